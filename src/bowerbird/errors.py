@@ -1,0 +1,161 @@
+"""Everything Bowerbird raises on purpose.
+
+::
+
+    BowerbirdError                  base: says what, where, and what to do
+    ├── InputError                  one input could not become a vector; sits at that input's own place
+    │   ├── UnreadableError         the file is missing, forbidden, vanished, too large or too slow to read
+    │   ├── DecodeError             the bytes are not a picture we can decode
+    │   └── UnsupportedInputError   the input's type, or the model's lack of a tower for it
+    ├── InputErrors                 several inputs of one call failed; `.errors` maps index -> InputError
+    ├── ModelError                  a model cannot be found, read or trusted
+    │   ├── ModelNotFoundError      no such name or directory
+    │   ├── ModelFormatError        a file of the model is missing, damaged or says something unknown
+    │   └── EngineError             an inference engine is missing or refuses the graph
+    ├── StoreError                  an index cannot be used as asked
+    │   ├── IndexNotFoundError      nothing is indexed there
+    │   ├── IndexDamagedError       files of the index are missing or unreadable
+    │   ├── IndexBusyError          another process is writing to it
+    │   ├── IndexReadOnlyError      the place cannot be written to
+    │   ├── StorageFullError        no space is left on the device
+    │   └── SpaceMismatchError      vectors of another space or format version: mixing is refused
+    ├── QueryError                  a question that cannot be asked: empty, bad filter, bad weights
+    ├── ScaleError                  arithmetic on scores of two different scales
+    └── MissingExtraError           an optional dependency is not installed; names the exact command
+
+The `hint` is the remedy. Command line and service print `str(error)`, which holds both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class BowerbirdError(Exception):
+    """Base of every error raised on purpose.
+
+    Args:
+        message: what happened, naming the thing it happened to.
+        hint: what to do about it, as a full sentence; empty when the message says it already.
+    """
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".rstrip()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments do not survive the default pickling of exceptions, and
+        # errors travel between processes as ordinary outcomes.
+        return (_rebuild, (type(self), self.message, self.hint))
+
+
+def _rebuild(kind: type[BowerbirdError], message: str, hint: str) -> BowerbirdError:
+    return kind(message, hint=hint)
+
+
+class InputError(BowerbirdError):
+    """One input could not become a vector. The other inputs of the call are not affected."""
+
+
+class UnreadableError(InputError):
+    """The bytes could not be read: missing, forbidden, vanished, over the size cap or too slow."""
+
+
+class DecodeError(InputError):
+    """The bytes were read but are not a picture that can be decoded safely."""
+
+
+class UnsupportedInputError(InputError):
+    """The input is of a type, or a modality, that this model does not take."""
+
+
+class InputErrors(BowerbirdError):
+    """Some inputs of one call failed.
+
+    Attributes:
+        errors: index of the input -> its error.
+    """
+
+    def __init__(self, errors: Mapping[int, InputError], total: int) -> None:
+        self.errors = dict(errors)
+        self.total = total
+        first = min(self.errors)
+        super().__init__(
+            f"{len(self.errors)} of {total} inputs failed; the first, at index {first}: "
+            f"{self.errors[first]}",
+            hint="Use `outcomes()` to get a vector or an error for every input.",
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (InputErrors, (self.errors, self.total))
+
+
+class ModelError(BowerbirdError):
+    """A model cannot be found, read or trusted."""
+
+
+class ModelNotFoundError(ModelError):
+    """No model of that name, and no directory either."""
+
+
+class ModelFormatError(ModelError):
+    """A file of the model is missing or damaged, or says something that is not understood."""
+
+
+class EngineError(ModelError):
+    """An inference engine is missing, or refuses the graph."""
+
+
+class StoreError(BowerbirdError):
+    """An index cannot be used as asked."""
+
+
+class IndexNotFoundError(StoreError):
+    """There is no index at that place."""
+
+
+class IndexDamagedError(StoreError):
+    """Files of the index are missing or unreadable."""
+
+
+class IndexBusyError(StoreError):
+    """Another process is writing to the index."""
+
+
+class IndexReadOnlyError(StoreError):
+    """The index, or the place where it should be made, cannot be written to."""
+
+
+class StorageFullError(StoreError):
+    """No space is left where the index lies. What was committed before stays searchable."""
+
+
+class SpaceMismatchError(StoreError):
+    """The vectors belong to another embedding space, or the index to another format version."""
+
+
+class QueryError(BowerbirdError):
+    """A question that cannot be asked: empty, an unknown column in a filter, wrong weights."""
+
+
+class ScaleError(BowerbirdError):
+    """Scores of two different scales were about to be compared or added."""
+
+
+class MissingExtraError(BowerbirdError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        self.package = package
+        self.extra = extra
+        super().__init__(
+            f"This needs the package {package!r}, which is not installed.",
+            hint=f"Run: pip install 'bowerbird[{extra}]'",
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (MissingExtraError, (self.package, self.extra))

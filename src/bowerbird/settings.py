@@ -1,0 +1,104 @@
+"""The only reader of environment variables.
+
+Every setting has an environment twin with the prefix `BOWERBIRD_`: `max_pixels` is read from
+`BOWERBIRD_MAX_PIXELS`. Command-line flags win over the environment, the environment over the defaults
+below. `settings()` reads the environment anew at each call, so nothing is frozen at import.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from bowerbird.errors import BowerbirdError
+
+PREFIX = "BOWERBIRD_"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user may set for the whole process.
+
+    Attributes:
+        index: where the index lies; empty: one for each indexed folder in the user's data directory.
+        model: name or directory of the model used when none is given.
+        precision: `auto`, `exact` or `fast`; see `bowerbird.models.engine`.
+        engine: `auto`, `onnxruntime` or `openvino`.
+        threads: threads that decode and prepare pictures; 0 takes one for each processor.
+        max_pixels: pictures with more pixels (width x height) are refused before they are decoded.
+        max_bytes: files larger than this, in bytes, are refused unread.
+        decode_seconds: time one picture may take to read and decode, where it can be enforced.
+        commit_seconds: an interrupted run loses at most about this many seconds of work.
+        lock_seconds: how long to wait for another process that writes to the same index.
+        data_dir: where indexes are kept.
+        cache_dir: where the results of probes and the hashes of model files are kept.
+    """
+
+    index: str = ""
+    model: str = "mini"
+    precision: str = "auto"
+    engine: str = "auto"
+    threads: int = 0
+    # Pillow refuses pictures above this on its own account; see `media.image`.
+    max_pixels: int = 178_956_970
+    max_bytes: int = 1 << 30
+    decode_seconds: float = 30.0
+    commit_seconds: float = 5.0
+    lock_seconds: float = 60.0
+    data_dir: str = ""
+    cache_dir: str = ""
+
+    @property
+    def data_path(self) -> Path:
+        """The directory that holds the indexes."""
+        if self.data_dir:
+            return Path(self.data_dir).expanduser()
+        from platformdirs import user_data_path
+
+        return user_data_path("bowerbird", appauthor=False)
+
+    @property
+    def cache_path(self) -> Path:
+        """The directory that holds what can be computed again."""
+        if self.cache_dir:
+            return Path(self.cache_dir).expanduser()
+        from platformdirs import user_cache_path
+
+        return user_cache_path("bowerbird", appauthor=False)
+
+    @property
+    def worker_threads(self) -> int:
+        """`threads`, with 0 replaced by the number of processors this process may use."""
+        if self.threads > 0:
+            return self.threads
+        affinity = getattr(os, "sched_getaffinity", None)
+        return len(affinity(0)) if affinity else (os.cpu_count() or 1)
+
+
+def settings() -> Settings:
+    """Read the settings from the environment.
+
+    Raises:
+        BowerbirdError: a variable holds something that is not of its type, or not allowed.
+    """
+    values: dict[str, str | int | float] = {}
+    for field in fields(Settings):
+        name = PREFIX + field.name.upper()
+        text = os.environ.get(name, "").strip()
+        if not text:
+            continue
+        kind = type(field.default)
+        try:
+            value: str | int | float = kind(text)
+        except ValueError:
+            raise BowerbirdError(
+                f"{name}={text!r} is not {'a whole number' if kind is int else 'a number'}.",
+                hint=f"Unset it, or give for example {name}={field.default}.",
+            ) from None
+        if isinstance(value, (int, float)) and (value < 0 or value != value):
+            raise BowerbirdError(
+                f"{name}={text} must not be negative.", hint=f"The default is {field.default}."
+            )
+        values[field.name] = value
+    return Settings(**values)  # type: ignore[arg-type]

@@ -85,8 +85,7 @@ class InputErrors(BowerbirdError):
         self.total = total
         first = min(self.errors)
         super().__init__(
-            f"{len(self.errors)} of {total} inputs failed; the first, at index {first}: "
-            f"{self.errors[first]}",
+            f"{len(self.errors)} of {total} inputs failed; the first, at index {first}: {self.errors[first]}",
             hint="Use `outcomes()` to get a vector or an error for every input.",
         )
 

@@ -88,7 +88,7 @@ def settings() -> Settings:
         text = os.environ.get(name, "").strip()
         if not text:
             continue
-        kind = type(field.default)
+        kind: type[str] | type[int] | type[float] = type(field.default)  # type: ignore[assignment]
         try:
             value: str | int | float = kind(text)
         except ValueError:
@@ -96,9 +96,9 @@ def settings() -> Settings:
                 f"{name}={text!r} is not {'a whole number' if kind is int else 'a number'}.",
                 hint=f"Unset it, or give for example {name}={field.default}.",
             ) from None
-        if isinstance(value, (int, float)) and (value < 0 or value != value):
+        if isinstance(value, (int, float)) and not value >= 0:
             raise BowerbirdError(
-                f"{name}={text} must not be negative.", hint=f"The default is {field.default}."
+                f"{name}={text} is not zero or more.", hint=f"The default is {field.default}."
             )
         values[field.name] = value
     return Settings(**values)  # type: ignore[arg-type]

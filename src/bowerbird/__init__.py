@@ -1,0 +1,65 @@
+"""Bowerbird: embeddings of pictures and text you can trust, and search by meaning.
+
+>>> import bowerbird as bb
+>>> model = bb.load("mini")
+>>> model.embed(["a red dress", "a pair of shoes"]).shape
+(2, 384)
+
+Names are imported when first used: ``import bowerbird`` itself loads no engine and no store.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bowerbird.errors import BowerbirdError as BowerbirdError
+    from bowerbird.errors import InputError as InputError
+    from bowerbird.hits import Hit as Hit
+    from bowerbird.hits import Hits as Hits
+    from bowerbird.media.image import DecodePolicy as DecodePolicy
+    from bowerbird.models.card import ModelCard as ModelCard
+    from bowerbird.models.encoder import Encoder as Encoder
+    from bowerbird.models.encoder import Outcome as Outcome
+    from bowerbird.models.encoder import load as load
+    from bowerbird.models.vision import Steps as Steps
+    from bowerbird.record import Modality as Modality
+    from bowerbird.search.index import Index as Index
+    from bowerbird.search.query import Query as Query
+    from bowerbird.settings import settings as settings
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "BowerbirdError": "errors",
+    "DecodePolicy": "media.image",
+    "Encoder": "models.encoder",
+    "Hit": "hits",
+    "Hits": "hits",
+    "Index": "search.index",
+    "InputError": "errors",
+    "Modality": "record",
+    "ModelCard": "models.card",
+    "Outcome": "models.encoder",
+    "Query": "search.query",
+    "Steps": "models.vision",
+    "load": "models.encoder",
+    "settings": "settings",
+}
+
+__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604  names of _HOME are strings
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'bowerbird' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"bowerbird.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,169 @@
+"""`bowerbird index`: bring an index up to date with folders of pictures."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bowerbird.cli import app
+from bowerbird.cli.screen import IndexOption, say, seconds_
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+    from bowerbird.search.index import Index
+    from bowerbird.search.ingest import Report
+
+SHOWN_FAILURES = 10
+
+
+@app.command()
+def index(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(help="Folders, globs or files. Default: the current folder.", show_default=False),
+    ] = None,
+    index: IndexOption = "",
+    model: Annotated[
+        str,
+        typer.Option(
+            envvar="BOWERBIRD_MODEL",
+            help="Model of a new index: a name or a directory. Default: mini.",
+            show_default=False,
+        ),
+    ] = "",
+    precision: Annotated[
+        str,
+        typer.Option(
+            envvar="BOWERBIRD_PRECISION",
+            help="auto: as fast as keeps cosine 0.999. exact: fp32, full decode. fast: faster, says its cost.",
+            show_default="auto",
+        ),
+    ] = "",
+    keep_missing: Annotated[
+        bool, typer.Option("--keep-missing", help="Keep pictures whose files are gone.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 when a file could not be indexed.")
+    ] = False,
+    failures: Annotated[
+        bool, typer.Option("--failures", help="List every file that could not be indexed.")
+    ] = False,
+) -> None:
+    """Index pictures, or bring an index up to date. Only what is new or changed is worked on.
+
+    \b
+    bowerbird index ~/Pictures
+    bowerbird index "photos/**/*.jpg" --index photos.bower
+    """
+    from bowerbird.flow.sources import expand
+    from bowerbird.search.places import home, place
+    from bowerbird.settings import settings
+
+    if precision:
+        os.environ["BOWERBIRD_PRECISION"] = precision
+    wanted = sources or [os.getcwd()]
+    for source in wanted:
+        expand(source)  # A source that does not exist stops everything before anything is done.
+    given = index or settings().index
+    groups: dict[Path, list[str]] = {}
+    for source in wanted:
+        groups.setdefault(Path(given) if given else place(home(source)), []).append(source)
+    reports = [
+        _one(path, group, model, keep_missing=keep_missing, every=failures) for path, group in groups.items()
+    ]
+    if any(report.interrupted for report in reports):
+        raise typer.Exit(130)
+    if strict and any(report.failed for report in reports):
+        raise typer.Exit(1)
+
+
+def _one(path: Path, sources: list[str], model: str, *, keep_missing: bool, every: bool) -> Report:
+    with _Display() as display:
+        opened = _open(path, model)
+        report = opened.add(sources, keep_missing=keep_missing, progress=display)
+    _summary(opened, report, every)
+    return report
+
+
+def _open(path: Path, model: str) -> Index:
+    from bowerbird.models.encoder import load
+    from bowerbird.search.index import Index
+    from bowerbird.store.manifest import NAME
+
+    if (path.expanduser() / NAME).exists():
+        return Index.open(path, load(model) if model else None)
+    return Index.create(path, model)
+
+
+class _Display:
+    """The progress bar, on stderr and only for a person: files, rate, time left."""
+
+    def __init__(self) -> None:
+        self._bar: Bar | None = None
+
+    def __enter__(self) -> _Display:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def start(self, total: int) -> None:
+        if not sys.stderr.isatty():
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("indexing"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._bar.start()
+        self._task = self._bar.add_task("", total=total, rate="")
+
+    def advance(self, count: int) -> None:
+        if not self._bar:
+            return
+        self._bar.advance(self._task, count)
+        speed = self._bar.tasks[0].speed
+        if speed:
+            self._bar.update(self._task, rate=f"{speed:.0f}/s")
+
+
+def _summary(opened: Index, report: Report, every: bool) -> None:
+    counts = {
+        "added": report.added,
+        "changed": report.changed,
+        "moved": report.moved,
+        "unchanged": report.unchanged,
+        "removed": report.removed,
+        "missing but kept": report.missing,
+        "failed": len(report.failed),
+    }
+    parts = [f"{count:,} {what}" for what, count in counts.items() if count]
+    copies = f" ({report.copies:,} of them exact copies)" if report.copies else ""
+    say(f"{', '.join(parts) or 'nothing to do'}{copies} in {seconds_(report.seconds)}.")
+    if report.interrupted:
+        say("Stopped early; what was done is kept, and the same command continues from there.")
+    shown = report.failed if every else report.failed[:SHOWN_FAILURES]
+    for _, reason in shown:
+        say(f"  failed: {reason}")
+    if len(report.failed) > len(shown):
+        say(f"  ... and {len(report.failed) - len(shown):,} more; list them with --failures.")
+    for tower, facts in opened.model.numerics().items():
+        if opened.model.precision == "fast":
+            say(f"fast: {tower} tower in {facts['precision']} ({facts['reason']}).")
+    say(f"{len(opened):,} pictures in {opened.path}")

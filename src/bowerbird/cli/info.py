@@ -1,0 +1,91 @@
+"""`bowerbird info`: what an index holds."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bowerbird.cli import app
+from bowerbird.cli.screen import IndexOption, bytes_, result
+
+
+@app.command()
+def info(
+    index: IndexOption = "",
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Say what an index holds: models, fingerprints, counts, size on disk, engine and precision.
+
+    \b
+    bowerbird info
+    bowerbird info --index photos.bower --json
+    """
+    from bowerbird.search.index import Index
+    from bowerbird.search.places import resolve
+
+    opened = Index.open(resolve(index, Path.cwd()))
+    facts = describe(opened)
+    if as_json:
+        result(json.dumps(facts, indent=1))
+        return
+    for heading, value in facts.items():
+        if heading != "models":
+            shown = (
+                bytes_(value)
+                if heading == "bytes"
+                else ", ".join(value)
+                if isinstance(value, list)
+                else value
+            )
+            result(f"{heading:<12}{shown}")
+    for model in facts["models"]:
+        result(f"\nmodel       {model['name']}  (space {model['space']})")
+        for column in model["columns"]:
+            result(
+                f"  vectors   {column['name']}: {column['dimensions']} dimensions, "
+                f"{column['modality']} output {column['output']}"
+            )
+        for tower, numerics in model["numerics"].items():
+            scaled = numerics.get("scaled")
+            decode = f", scaled JPEG decode from {scaled:g}x the target" if scaled else ""
+            result(
+                f"  {tower:<10}{numerics['engine']}, {numerics['precision']}{decode} ({numerics['reason']})"
+            )
+
+
+def describe(opened: Any) -> dict[str, Any]:
+    """Facts about an index as plain data."""
+    from dataclasses import asdict
+
+    from bowerbird.store.table import ATTRIBUTES
+
+    manifest = opened.manifest
+    return {
+        "index": str(opened.path),
+        "pictures": manifest.records,
+        "failed": manifest.failed,
+        "folders": list(manifest.roots),
+        "bytes": sum(entry.stat().st_size for entry in _files(opened.path)),
+        "created": manifest.created,
+        "updated": manifest.updated,
+        "written by": f"bowerbird {manifest.written_by}, format {manifest.format}",
+        "columns": list(ATTRIBUTES),
+        "models": [
+            {
+                "name": model.name,
+                "source": model.source,
+                "space": model.space,
+                "columns": [asdict(column) for column in model.columns],
+                "numerics": model.numerics,
+            }
+            for model in manifest.models
+        ],
+    }
+
+
+def _files(path: Path) -> list[Path]:
+    return [Path(folder) / name for folder, _, names in os.walk(path) for name in names]

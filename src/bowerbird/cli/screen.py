@@ -1,0 +1,64 @@
+"""What verbs share of talking to people: where messages go, how sizes and times are written."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, TypeAlias
+
+import typer
+
+IndexOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--index",
+        envvar="BOWERBIRD_INDEX",
+        metavar="PATH",
+        help="Directory of the index. Default: one for each folder, in your data directory.",
+        show_default=False,
+    ),
+]
+
+
+def complain(message: str) -> None:
+    """A message for people, on stderr."""
+    print(f"bowerbird: {_safe(message)}", file=sys.stderr)
+
+
+def say(message: str = "") -> None:
+    """A message for people that is not a result, on stderr."""
+    print(_safe(message), file=sys.stderr)
+
+
+def result(line: str) -> None:
+    """A line of results, on stdout; file names come out byte for byte as they are on disk."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(os.fsencode(line) + b"\n")
+
+
+def is_terminal() -> bool:
+    """Whether results are read by a person."""
+    return sys.stdout.isatty()
+
+
+def bytes_(count: int) -> str:
+    """A size for people: 1.2 MB."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return ""
+
+
+def seconds_(duration: float) -> str:
+    """A duration for people: 0.4 s, 12 s, 3 min 20 s."""
+    if duration < 10:
+        return f"{duration:.1f} s"
+    if duration < 120:
+        return f"{duration:.0f} s"
+    return f"{int(duration // 60)} min {int(duration % 60)} s"
+
+
+def _safe(text: str) -> str:
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,0 +1,1 @@
+"""Many files, streamed: what there is, and how it is worked through."""

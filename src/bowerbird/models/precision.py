@@ -1,0 +1,155 @@
+"""Which engine and precision a tower runs in, decided by a probe on photographs and sentences.
+
+Reduced precision is decided tower by tower: bf16 is free for transformers and not for small convolutional
+networks, and noise as a probe flatters (`docs/precision.md`). The decision is cached for each model, engine
+and processor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bowerbird.errors import BowerbirdError, EngineError
+from bowerbird.models.engine import ENGINES, Engine, has_native_bf16, open_engine
+from bowerbird.settings import settings
+
+POLICIES = ("auto", "exact", "fast")
+
+AUTO_BOUND = 0.999
+"""`auto` takes bf16 only where every probe keeps at least this cosine to fp32."""
+
+Probe = Callable[[Engine], list[NDArray[np.float32]]]
+"""Runs a tower on the shipped probes with an engine; one (n, dim) array for each published output."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a tower runs in, and why.
+
+    Attributes:
+        engine: a key of `ENGINES`.
+        precision: `fp32` or `bf16`.
+        drift: least cosine to fp32 over the probes; 1.0 where fp32 itself was chosen without a probe.
+        reason: one line for people.
+    """
+
+    engine: str
+    precision: str
+    drift: float
+    reason: str
+
+
+def choose(
+    policy: str, engine: str, *, graph: Path, fingerprint: str, probe: Probe, threads: int = 0
+) -> tuple[Choice, Engine]:
+    """Decide, and return the engine that was decided for.
+
+    Args:
+        policy: `exact` is fp32; `auto` takes bf16 where the processor has it and the probe stays within
+            `AUTO_BOUND`; `fast` takes bf16 wherever the processor has it, and reports what it costs.
+        engine: a key of `ENGINES`, or `auto`.
+        graph: the ONNX file.
+        fingerprint: of the graph, part of the cache key.
+        probe: see `Probe`.
+        threads: for the engine; 0 takes one for each core.
+
+    Raises:
+        BowerbirdError: no such policy.
+        EngineError: the engine is not there or refuses the graph.
+    """
+    if policy not in POLICIES:
+        raise BowerbirdError(f"There is no precision {policy!r}.", hint=f"Use one of {', '.join(POLICIES)}.")
+    kind = _available(engine)
+    if policy == "exact":
+        return _exact(kind, graph, threads, "exact was asked for")
+    if "bf16" not in ENGINES[kind].precisions or not has_native_bf16():
+        return _exact(
+            kind, graph, threads, "this processor has no bf16" if kind == "openvino" else f"{kind} runs fp32"
+        )
+    drift = _cached_drift(kind, graph, fingerprint, probe, threads)
+    if policy == "auto" and drift < AUTO_BOUND:
+        choice, chosen = _exact(kind, graph, threads, f"bf16 would cost cosine {drift:.5f}")
+        return choice, chosen
+    reason = f"bf16 keeps cosine {drift:.5f} to fp32 on the probes"
+    return Choice(kind, "bf16", drift, reason), open_engine(kind, graph, precision="bf16", threads=threads)
+
+
+def _exact(kind: str, graph: Path, threads: int, reason: str) -> tuple[Choice, Engine]:
+    return Choice(kind, "fp32", 1.0, reason), open_engine(kind, graph, threads=threads)
+
+
+def _available(engine: str) -> str:
+    if engine != "auto":
+        if engine not in ENGINES:
+            raise EngineError(f"There is no engine {engine!r}.", hint=f"Use auto, {' or '.join(ENGINES)}.")
+        return engine
+    from importlib.util import find_spec
+
+    return "openvino" if find_spec("openvino") else "onnxruntime"
+
+
+def drift_between(reference: list[NDArray[np.float32]], candidate: list[NDArray[np.float32]]) -> float:
+    """The least cosine between the rows of two runs, over all outputs; -1.0 where a value is not finite."""
+    least = 1.0
+    for exact, other in zip(reference, candidate, strict=True):
+        if not np.isfinite(other).all():
+            return -1.0
+        lengths = np.linalg.norm(exact, axis=1) * np.linalg.norm(other, axis=1)
+        least = min(least, float(((exact * other).sum(1) / np.maximum(lengths, 1e-12)).min()))
+    return least
+
+
+def _cached_drift(kind: str, graph: Path, fingerprint: str, probe: Probe, threads: int) -> float:
+    reference = open_engine(kind, graph, threads=threads)
+    key = "|".join((fingerprint, reference.name, platform.machine(), _processor(), "bf16", "1"))
+    path = settings().cache_path / "probes" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+    try:
+        return float(json.loads(path.read_text("utf-8"))["drift"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # Not probed here before.
+    candidate = open_engine(kind, graph, precision="bf16", threads=threads)
+    drift = drift_between(probe(reference), probe(candidate))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"drift": drift, "key": key}), "utf-8")
+    except OSError:
+        pass  # A cache that cannot be written costs the probe again, nothing else.
+    return drift
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return platform.processor()
+    wanted = ("model name", "flags")
+    return "|".join(sorted({line for line in lines if line.startswith(wanted)}))
+
+
+def probe_pictures() -> list[bytes]:
+    """The photographs shipped for probing, as JPEG files."""
+    folder = files("bowerbird.models") / "probe"
+    return [
+        entry.read_bytes()
+        for entry in sorted(folder.iterdir(), key=lambda e: e.name)
+        if entry.name.endswith(".jpg")
+    ]
+
+
+def probe_sentences() -> list[str]:
+    """The sentences shipped for probing."""
+    return (files("bowerbird.models") / "probe" / "sentences.txt").read_text("utf-8").splitlines()
+
+
+def describe(choice: Choice) -> dict[str, str | float]:
+    """A choice as plain data, for manifests and people."""
+    return asdict(choice)

@@ -1,0 +1,407 @@
+"""Files become rows of an index: only what is new or changed is embedded.
+
+The way of a file: walk -> compare with the index -> (threads) read, hash, decode, prepare, thumbnail ->
+batches through the network -> rows -> a commit every few seconds. Everything ahead of the network is bounded,
+so memory stays flat however many files there are.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bowerbird.errors import InputError, UnreadableError
+from bowerbird.flow.sources import FoundFile, Unreachable, expand, from_uri, is_gone, printable, to_uri, walk
+from bowerbird.lookahead import ordered_map
+from bowerbird.media.image import Picture, decode, read_bytes
+from bowerbird.models.encoder import IMAGE_BATCH, unit_outcome
+from bowerbird.record import content_id
+from bowerbird.settings import settings
+from bowerbird.store.table import schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from bowerbird.search.index import Index
+
+AHEAD = 3 * IMAGE_BATCH
+"""Prepared pictures waiting for the network at the most: 3 * 16 * 150 kB for a 224 x 224 input."""
+
+COMMIT_BYTES = 64 << 20
+"""Rows are committed earlier when they hold this much, whatever the clock says."""
+
+MOST_LISTED_FAILURES = 10_000
+
+
+class Progress(Protocol):
+    """Told how a run goes. Calls come from one thread."""
+
+    def start(self, total: int) -> None:
+        """`total` files were found."""
+
+    def advance(self, count: int) -> None:
+        """`count` more files are done with, whatever became of them."""
+
+
+@dataclass
+class Report:
+    """What a run did. All counts are files.
+
+    Attributes:
+        added: new in the index.
+        changed: embedded again, since their bytes changed.
+        moved: kept their vectors under a new path.
+        unchanged: left alone.
+        removed: left the index, since their files are gone.
+        missing: kept although their files are gone.
+        failed: (path, reason), one for each file or folder that could not be indexed.
+        copies: how many of the added are exact copies of another picture.
+        seconds: wall time.
+        interrupted: whether Ctrl-C ended the run early.
+    """
+
+    added: int = 0
+    changed: int = 0
+    moved: int = 0
+    unchanged: int = 0
+    removed: int = 0
+    missing: int = 0
+    copies: int = 0
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    seconds: float = 0.0
+    interrupted: bool = False
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A file after the threads are done with it; exactly one of `pixels`, `known` and `error` is set."""
+
+    file: FoundFile
+    content: str = ""
+    pixels: NDArray[np.uint8] | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+    known: bool = False
+    error: InputError | None = None
+
+
+class _Known:
+    """What the index holds, by path and by content."""
+
+    def __init__(self, index: Index) -> None:
+        self.ids: list[str] = []
+        self.uris: list[str] = []
+        self.contents: list[str] = []
+        self.stamps: list[tuple[int, int]] = []
+        self.by_uri: dict[str, int] = {}
+        self.by_content: dict[str, int] = {}
+        self.copies: dict[str, list[int]] = {}
+        for batch in index.table.scan(["id", "uri", "content", "size", "mtime_ns"]):
+            columns = [
+                batch.column(name).to_pylist() for name in ("id", "uri", "content", "size", "mtime_ns")
+            ]
+            for id_, uri, content, size, mtime in zip(*columns, strict=True):
+                self.add(id_, uri, content, (size, mtime))
+        self.seen = bytearray(len(self.ids))
+        self.used = set(self.ids)
+
+    def add(self, id_: str, uri: str, content: str, stamp: tuple[int, int]) -> None:
+        row = len(self.ids)
+        self.ids.append(id_)
+        self.uris.append(uri)
+        self.contents.append(content)
+        self.stamps.append(stamp)
+        self.by_uri[uri] = row
+        if self.by_content.setdefault(content, row) != row:
+            self.copies.setdefault(content, []).append(row)
+
+    def rows_of(self, content: str) -> list[int]:
+        """Every row that holds these bytes."""
+        return [self.by_content[content], *self.copies.get(content, [])]
+
+    def new_id(self, content: str) -> str:
+        """The content id itself; an exact copy of a record gets `-2`, `-3` and so on behind it."""
+        id_, count = content, 1
+        while id_ in self.used:
+            count += 1
+            id_ = f"{content}-{count}"
+        self.used.add(id_)
+        return id_
+
+
+class Ingest:
+    """One run over some sources. The index is locked by the caller."""
+
+    def __init__(
+        self, index: Index, sources: Sequence[str | Path], *, keep_missing: bool, progress: Progress | None
+    ) -> None:
+        self.index = index
+        self.keep_missing = keep_missing
+        self.progress = progress
+        self.report = Report()
+        self.roots = [root for source in sources for root in expand(source)]
+        self.side = index.model.image
+        self.columns = index.columns
+        self.known = _Known(index)
+        self.batch: list[_Prepared] = []
+        self.rows: list[dict[str, Any]] = []
+        self.row_bytes = 0
+        self.stale: list[str] = []
+        self.pending: dict[str, str] = {}
+        self.waiting: list[_Prepared] = []
+        self.committed = time.monotonic()
+
+    def run(self) -> Report:
+        """Do everything; returns what was done."""
+        started = time.monotonic()
+        total = sum(isinstance(entry, FoundFile) for entry in walk(self.roots))
+        self._require_pictures(total)
+        if self.progress:
+            self.progress.start(total)
+        prepared = ordered_map(self._prepare, self._to_read(), threads=settings().worker_threads, ahead=AHEAD)
+        try:
+            for item in prepared:
+                self._take(item)
+            self._finish()
+        except KeyboardInterrupt:
+            self.report.interrupted = True
+            prepared.close()  # type: ignore[attr-defined]
+            self._flush()
+            self._commit()
+        self.report.seconds = time.monotonic() - started
+        return self.report
+
+    def _require_pictures(self, total: int) -> None:
+        """An empty folder is refused: it is more often a disk that is not connected than a wish to forget."""
+        if total:
+            return
+        failures = [str(entry.error) for entry in walk(self.roots) if isinstance(entry, Unreachable)]
+        names = ", ".join(printable(str(root)) for root in self.roots[:3])
+        if failures:
+            raise UnreadableError(failures[0])
+        held = sum(self._is_below(uri) for uri in self.known.uris)
+        kept = f" The {held} records indexed from there before are kept." if held else ""
+        raise UnreadableError(
+            f"No pictures were found in {names}.{kept}",
+            hint="Check the folder, or whether its disk is connected.",
+        )
+
+    def _to_read(self) -> Iterator[FoundFile]:
+        """Files that are new, or look changed by size or time. The others are dealt with here."""
+        for entry in walk(self.roots):
+            if isinstance(entry, Unreachable):
+                self._fail(entry.path, entry.error)
+                continue
+            row = self.known.by_uri.get(to_uri(entry.path))
+            if row is not None:
+                self.known.seen[row] = 1
+                if self.known.stamps[row] == (entry.size, entry.mtime_ns):
+                    self.report.unchanged += 1
+                    self._advance()
+                    continue
+            yield entry
+
+    def _prepare(self, file: FoundFile) -> _Prepared:
+        """Runs in threads: everything up to the network's input."""
+        path = Path(file.path)
+        try:
+            data = read_bytes(path, self.side.decode)
+            content = content_id(data)
+            if content in self.known.by_content:
+                return _Prepared(file, content, known=True)
+            picture = decode(
+                data, self.side.decode, name=printable(file.path), target=self.side.tower.steps.target
+            )
+            return _Prepared(file, content, self.side.pixels(picture), _attributes(picture))
+        except InputError as error:
+            return _Prepared(file, error=error)
+
+    def _take(self, item: _Prepared) -> None:
+        if item.error:
+            self._fail(item.file.path, item.error)
+            self._advance()
+        elif item.known or item.content in self.pending:
+            # The bytes are known: their vectors are taken from the table once they are committed there.
+            self.waiting.append(item)
+        else:
+            self.pending[item.content] = item.file.path
+            self.batch.append(item)
+        if len(self.batch) >= IMAGE_BATCH:
+            self._flush()
+        late = time.monotonic() - self.committed > settings().commit_seconds
+        if late or self.row_bytes > COMMIT_BYTES:
+            self._commit()
+
+    def _flush(self) -> None:
+        """Run the waiting pictures through the network."""
+        batch, self.batch = self.batch, []
+        if not batch:
+            return
+        outputs = [column.output for column in self.columns]
+        arrays = self.side.run([item.pixels for item in batch if item.pixels is not None], outputs)
+        for row, item in enumerate(batch):
+            vectors = [unit_outcome(row, array[row]) for array in arrays]
+            broken = next((vector.error for vector in vectors if vector.error), None)
+            if broken:
+                self.pending.pop(item.content)
+                self._fail(item.file.path, broken)
+            else:
+                values: dict[str, Any] = dict(item.attributes)
+                for column, outcome in zip(self.columns, vectors, strict=True):
+                    values[column.name], values[column.norm] = outcome.vector, outcome.norm
+                self._row(item, values, self._place(item))
+            self._advance()
+
+    def _place(self, item: _Prepared) -> str:
+        """The id of the row for a file whose bytes are new at its path, and the counting of it."""
+        old = self.known.by_uri.get(to_uri(item.file.path))
+        if old is None:
+            self.report.added += 1
+        else:
+            self.report.changed += 1
+            self.stale.append(self.known.ids[old])
+        return self.known.new_id(item.content)
+
+    def _row(self, item: _Prepared, values: dict[str, Any], id_: str) -> None:
+        path = item.file.path
+        row = {
+            **values,
+            "id": id_,
+            "uri": to_uri(path),
+            "content": item.content,
+            "size": item.file.size,
+            "mtime_ns": item.file.mtime_ns,
+            "name": printable(os.path.basename(path)),
+            "folder": printable(os.path.dirname(path)),
+            "indexed_at": datetime.now(timezone.utc).replace(tzinfo=None, microsecond=0),
+        }
+        self.rows.append(row)
+        self.row_bytes += len(values["thumbnail"] or b"") + sum(4 * c.dimensions for c in self.columns)
+
+    def _commit(self) -> None:
+        """Write the rows that are ready, and publish them to readers."""
+        self.committed = time.monotonic()
+        if self.rows or self.stale:
+            self.index.table.upsert(self._arrow(), remove=self.stale)
+            for row in self.rows:
+                self.known.add(row["id"], row["uri"], row["content"], (row["size"], row["mtime_ns"]))
+            self.known.seen.extend(b"\1" * len(self.rows))
+            self.rows, self.stale, self.row_bytes = [], [], 0
+            self.pending.clear()
+            self._publish()
+        if self.waiting:
+            self._reuse()
+
+    def _reuse(self) -> None:
+        """Files whose bytes the table holds: moved, touched, or copies. They keep their vectors."""
+        waiting = [item for item in self.waiting if item.content in self.known.by_content]
+        self.waiting = [item for item in self.waiting if item.content not in self.known.by_content]
+        names = [name for name in schema(self.columns).names if name not in _OWN]
+        for start in range(0, len(waiting), 500):
+            part = waiting[start : start + 500]
+            wanted = sorted({self.known.ids[self.known.by_content[item.content]] for item in part})
+            quoted = ", ".join(f"'{id_}'" for id_ in wanted)
+            found: dict[str, dict[str, Any]] = {}
+            for batch in self.index.table.scan(["content", *names], where=f"id IN ({quoted})"):
+                found.update({row.pop("content"): row for row in batch.to_pylist()})
+            for item in part:
+                self._reuse_one(item, found[item.content])
+                self._advance()
+            self._commit()
+
+    def _reuse_one(self, item: _Prepared, values: dict[str, Any]) -> None:
+        uri = to_uri(item.file.path)
+        here = self.known.by_uri.get(uri)
+        if here is not None and self.known.contents[here] == item.content:
+            self.report.unchanged += 1  # Only its time changed: remember the new one.
+            self._row(item, values, self.known.ids[here])
+            return
+        gone = self._gone_with(item.content)
+        if gone is None:
+            self.report.copies += here is None
+            self._row(item, values, self._place(item))
+            return
+        self.report.moved += 1
+        self.known.seen[gone] = 1
+        if here is not None:
+            self.stale.append(self.known.ids[here])
+        self._row(item, values, self.known.ids[gone])
+
+    def _gone_with(self, content: str) -> int | None:
+        """A row of this content whose file is no longer there, and that no file has taken over yet."""
+        for row in self.known.rows_of(content):
+            if not self.known.seen[row] and is_gone(from_uri(self.known.uris[row])):
+                return row
+        return None
+
+    def _finish(self) -> None:
+        self._flush()
+        self._commit()
+        self._commit()  # What waited for the commit above.
+        for item in self.waiting:  # Copies of a picture that failed in the network.
+            self._fail(item.file.path, InputError("An exact copy of this picture failed.", hint="See there."))
+        self._forget_missing()
+        self.index.table.optimize(self.columns)
+        self._publish()
+
+    def _forget_missing(self) -> None:
+        gone = [
+            row
+            for row, seen in enumerate(self.known.seen)
+            if not seen and self._is_below(self.known.uris[row]) and is_gone(from_uri(self.known.uris[row]))
+        ]
+        if self.keep_missing:
+            self.report.missing = len(gone)
+        elif gone:
+            self.report.removed = self.index.table.delete([self.known.ids[row] for row in gone])
+
+    def _is_below(self, uri: str) -> bool:
+        path = Path(from_uri(uri))
+        return any(root == path or root in path.parents for root in self.roots)
+
+    def _publish(self) -> None:
+        roots = {*self.index.manifest.roots, *(str(root) for root in self.roots if root.is_dir())}
+        self.index.publish(failed=len(self.report.failed), roots=tuple(sorted(map(printable, roots))))
+
+    def _fail(self, path: str, error: InputError) -> None:
+        self.report.failed.append((printable(path), str(error)))
+
+    def _advance(self) -> None:
+        if self.progress:
+            self.progress.advance(1)
+
+    def _arrow(self) -> pa.Table:
+        import pyarrow as pa
+
+        fields = schema(self.columns)
+        vectors = {column.name: column.dimensions for column in self.columns}
+        arrays = []
+        for entry in fields:
+            values = [row.get(entry.name) for row in self.rows]
+            if entry.name in vectors:
+                flat = np.asarray(values, np.float32).reshape(-1)
+                arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(flat), vectors[entry.name]))
+            else:
+                arrays.append(pa.array(values, entry.type))
+        return pa.Table.from_arrays(arrays, schema=fields)
+
+
+# Columns that belong to the file rather than to the picture: a moved file has its own.
+_OWN = frozenset({"id", "uri", "content", "size", "mtime_ns", "name", "folder", "indexed_at"})
+
+
+def _attributes(picture: Picture) -> dict[str, Any]:
+    return {
+        "format": picture.format,
+        "width": picture.width,
+        "height": picture.height,
+        "taken_at": picture.taken_at,
+        "thumbnail": picture.thumbnail(),
+    }

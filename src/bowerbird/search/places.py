@@ -1,0 +1,68 @@
+"""Where indexes lie, and how one is found again from inside the folder it belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from bowerbird.errors import IndexNotFoundError
+from bowerbird.flow.sources import printable
+from bowerbird.settings import settings
+from bowerbird.store import manifest as manifests
+
+SUFFIX = ".bower"
+
+
+def home(source: str | Path) -> Path:
+    """The folder whose index a source belongs to: a folder itself; of a file or a glob, the folder it starts in."""
+    path = Path(os.path.abspath(os.path.expanduser(os.fspath(source))))
+    while not path.is_dir() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def place(folder: Path) -> Path:
+    """Where the index of a folder lies, whether it exists or not: in the user's data directory."""
+    real = os.path.realpath(folder)
+    digest = hashlib.sha256(os.fsencode(real)).hexdigest()[:12]
+    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in printable(os.path.basename(real)))[:40]
+    return settings().data_path / "indexes" / f"{name or 'root'}-{digest}{SUFFIX}"
+
+
+def resolve(given: str, start: Path) -> Path:
+    """The index to use: the one given, the one of `BOWERBIRD_INDEX`, or that of `start` or a folder above it.
+
+    Raises:
+        IndexNotFoundError: there is none.
+    """
+    named = given or settings().index
+    if named:
+        path = Path(named).expanduser().absolute()
+        if not path.exists():
+            raise IndexNotFoundError(
+                f"There is no index at {path}.", hint=f"Make one with: bowerbird index FOLDER --index {named}"
+            )
+        return path
+    for folder in (start, *start.parents):
+        path = place(folder)
+        if (path / manifests.NAME).exists():
+            return path
+    known = known_roots()
+    listed = f" Indexed so far: {', '.join(known[:5])}{' ...' if len(known) > 5 else ''}." if known else ""
+    raise IndexNotFoundError(
+        f"Neither {printable(str(start))} nor a folder above it is indexed.{listed}",
+        hint=f"Index it with: bowerbird index {printable(str(start))}",
+    )
+
+
+def known_roots() -> list[str]:
+    """The folders that have an index in the user's data directory."""
+    found: set[str] = set()
+    for path in sorted((settings().data_path / "indexes").glob(f"*{SUFFIX}/{manifests.NAME}")):
+        try:
+            found.update(json.loads(path.read_text("utf-8"))["roots"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # A damaged index is reported when it is opened, not when others are listed.
+    return sorted(found)

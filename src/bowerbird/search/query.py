@@ -1,0 +1,209 @@
+"""What is asked for, and how it becomes one vector and a ranking.
+
+Pictures alone are compared in the model's picture-to-picture output, everything else in the output that
+pictures share with texts. Several parts are blended by weighted addition of unit vectors, and words to move
+away from are subtracted; the sum is scaled to length 1.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bowerbird.errors import QueryError
+from bowerbird.flow.sources import printable, to_uri
+from bowerbird.hits import Hits
+from bowerbird.record import Modality
+from bowerbird.store.table import ATTRIBUTES, SCORE, VectorColumn
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from bowerbird.models.encoder import Outcome
+    from bowerbird.search.index import Index
+
+WITHOUT_WEIGHT = 0.5
+"""How strongly each text to move away from is subtracted, beside a total of 1 for what is looked for."""
+
+SPARE = 16
+"""Extra rows fetched, so that exact copies of one picture can be shown as one result."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """A question.
+
+    Attributes:
+        texts: words to look for.
+        image: a picture to look for.
+        like: id or path of an indexed record.
+        weights: one for each text, then one for the picture or the record; empty for equal ones.
+        without: words to move away from.
+
+    Raises:
+        QueryError: nothing is asked, or the parts contradict each other.
+    """
+
+    texts: tuple[str, ...] = ()
+    image: Path | None = None
+    like: str = ""
+    weights: tuple[float, ...] = ()
+    without: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for text in (*self.texts, *self.without):
+            if not text.strip():
+                raise QueryError("The query is empty.", hint='Say what to look for, such as "a red dress".')
+        if self.image is not None and self.like:
+            raise QueryError(
+                "A query picture and a record to be like were both given.", hint="Give one of the two."
+            )
+        if not self.parts:
+            raise QueryError("The query is empty.", hint="Give words, a picture, or a record to be like.")
+        if self.weights and len(self.weights) != self.parts:
+            raise QueryError(
+                f"{len(self.weights)} weights were given for {self.parts} parts of the query.",
+                hint="Give one for each text, then one for the picture.",
+            )
+        if any(not math.isfinite(weight) for weight in self.weights) or (
+            self.weights and not any(self.weights)
+        ):
+            raise QueryError(
+                f"The weights {self.weights} cannot be used.", hint="Give numbers that are not all zero."
+            )
+
+    @property
+    def parts(self) -> int:
+        """How many things are looked for."""
+        return len(self.texts) + (self.image is not None) + bool(self.like)
+
+    @property
+    def modality(self) -> str:
+        """`text`, `image`, or `text+image` for a blend."""
+        words = bool(self.texts or self.without)
+        pictures = self.image is not None or bool(self.like)
+        return "+".join(str(m) for m, asked in ((Modality.TEXT, words), (Modality.IMAGE, pictures)) if asked)
+
+    def __str__(self) -> str:
+        parts = [*self.texts]
+        if self.image is not None:
+            parts.append(self.image.name)
+        if self.like:
+            parts.append(f"like {os.path.basename(self.like)}")
+        return " + ".join(parts) + "".join(f" − {text}" for text in self.without)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A query as a vector."""
+
+    column: VectorColumn
+    vector: NDArray[np.float32]
+    notes: tuple[str, ...]
+    exclude: str = ""
+
+
+def answer(index: Index, query: Query, *, k: int, where: str, threshold: float | None) -> Hits:
+    """The `k` records most like the query; see `Index.search`."""
+    if k < 1:
+        raise QueryError(f"{k} results were asked for.", hint="Ask for at least 1.")
+    question = _compose(index, query)
+    columns = ["id", "uri", "content", *ATTRIBUTES]
+    wanted = k + SPARE + bool(question.exclude)
+    while True:
+        found = index.table.nearest(
+            question.column.name, question.vector, wanted, columns=columns, where=where
+        )
+        rows, copies = _distinct(found, question.exclude)
+        if len(rows) >= k or found.num_rows < wanted:
+            break
+        wanted *= 4  # Many exact copies of few pictures.
+    hits = _hits(index, query, question, found, rows[:k], copies)
+    return hits if threshold is None else hits.above(threshold)
+
+
+def _compose(index: Index, query: Query) -> _Question:
+    tower = index.model.image.tower
+    pictures_only = query.modality == str(Modality.IMAGE)
+    column = index.column(tower.similarity_output if pictures_only else tower.output)
+    vectors: list[NDArray[np.float32]] = []
+    notes: list[str] = []
+    exclude = ""
+    for text in query.texts:
+        vectors.append(_embedded(index, text, "", notes))
+    if query.image is not None:
+        vectors.append(_embedded(index, query.image, column.output, notes))
+    if query.like:
+        exclude, vector = _indexed(index, query.like, column)
+        vectors.append(vector)
+    weights = np.asarray(query.weights or [1.0] * len(vectors), np.float32)
+    total = np.float32(max(float(np.abs(weights).sum()), 1e-12))
+    blend = (np.stack(vectors) * (weights / total)[:, None]).sum(0)
+    for text in query.without:
+        blend = blend - np.float32(WITHOUT_WEIGHT) * _embedded(index, text, "", notes)
+    length = np.float32(max(float(np.linalg.norm(blend)), 1e-12))
+    return _Question(column, (blend / length).astype(np.float32), tuple(notes), exclude)
+
+
+def _embedded(index: Index, part: str | Path, output: str, notes: list[str]) -> NDArray[np.float32]:
+    outcome: Outcome = index.model.outcomes([part], output=output, role="query")[0]
+    if outcome.error:
+        raise outcome.error
+    assert outcome.vector is not None
+    if outcome.note:
+        notes.append(f"The query was {outcome.note}.")
+    return outcome.vector
+
+
+def _indexed(index: Index, like: str, column: VectorColumn) -> tuple[str, NDArray[np.float32]]:
+    """Id and vector of an indexed record, named by its id or its path."""
+    wanted = [like, to_uri(os.path.abspath(os.path.expanduser(like)))]
+    quoted = ["'" + name.replace("'", "''") + "'" for name in wanted]
+    where = f"id = {quoted[0]} OR uri IN ({', '.join(quoted)})"
+    for batch in index.table.scan(["id", column.name], where=where):
+        if batch.num_rows:
+            vector = batch.column(1).flatten().to_numpy()[: column.dimensions]
+            return str(batch.column(0)[0].as_py()), vector
+    raise QueryError(
+        f"No record {printable(like)!r} is in the index.",
+        hint="Give the id or the path of an indexed picture; for another picture, give it as the query.",
+    )
+
+
+def _distinct(found: pa.Table, exclude: str) -> tuple[list[int], dict[str, int]]:
+    """The rows to show, exact copies of one picture shown as one, and how many copies there are of each."""
+    rows: list[int] = []
+    copies: dict[str, int] = {}
+    for row, (id_, content) in enumerate(
+        zip(found["id"].to_pylist(), found["content"].to_pylist(), strict=True)
+    ):
+        if id_ == exclude:
+            copies[content] = 1  # The record asked about, and its copies, are not its own neighbours.
+            continue
+        if content not in copies:
+            rows.append(row)
+        copies[content] = copies.get(content, 0) + 1
+    return rows, copies
+
+
+def _hits(
+    index: Index, query: Query, question: _Question, found: pa.Table, rows: list[int], copies: dict[str, int]
+) -> Hits:
+    shown = found.take(rows)
+    attributes: dict[str, Any] = {name: shown[name].to_pylist() for name in ATTRIBUTES}
+    attributes["copies"] = [copies[content] for content in shown["content"].to_pylist()]
+    name = index.manifest.models[0].name
+    return Hits(
+        ids=shown["id"].to_pylist(),
+        scores=shown[SCORE].to_numpy(),
+        scale=f"{name}/{question.column.output} {query.modality}->{question.column.modality}",
+        uris=shown["uri"].to_pylist(),
+        attributes=attributes,
+        notes=question.notes,
+    )

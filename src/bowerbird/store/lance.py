@@ -1,0 +1,272 @@
+"""`Table` on Lance: one dataset directory. The only module that imports lance."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bowerbird.errors import (
+    BowerbirdError,
+    IndexDamagedError,
+    IndexReadOnlyError,
+    QueryError,
+    StorageFullError,
+    StoreError,
+)
+from bowerbird.store.table import SCORE, Table, VectorColumn
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROWS_FOR_VECTOR_INDEX = 50_000
+"""Below this, exact search over the vectors in memory is as fast as an index, and exact."""
+
+PROBES = 50
+REFINE = 10
+"""Partitions read, and candidates re-scored exactly for each result (see benchmarks/LOG.md)."""
+
+FRAGMENTS_BEFORE_COMPACTION = 32
+
+KEEP_VERSIONS = timedelta(hours=1)
+"""Versions younger than this stay on disk, so that open readers can finish."""
+
+
+class LanceTable(Table):
+    """A Lance dataset at `path`."""
+
+    def __init__(self, dataset: Any, path: Path) -> None:
+        self._dataset = dataset
+        self._path = path
+        self._exact: dict[str, _Matrix] = {}
+
+    @classmethod
+    def create(cls, path: Path, schema: pa.Schema) -> LanceTable:
+        """Make an empty table.
+
+        Raises:
+            StoreError: the place cannot be written to, or is full.
+        """
+        import lance
+
+        with translated(path):
+            return cls(
+                lance.write_dataset(schema.empty_table(), str(path), schema=schema, mode="create"), path
+            )
+
+    @classmethod
+    def open(cls, path: Path, version: int | None = None) -> LanceTable:
+        """Open a table at a version; None opens the newest.
+
+        Raises:
+            IndexDamagedError: it is not there, or cannot be read.
+        """
+        import lance
+
+        with translated(path):
+            return cls(lance.dataset(str(path), version=version), path)
+
+    @property
+    def version(self) -> int:
+        """See `Table`."""
+        return int(self._dataset.version)
+
+    def refresh(self) -> None:
+        """See `Table`."""
+        with translated(self._path):
+            self._dataset.checkout_latest()
+
+    def count(self, where: str = "") -> int:
+        """See `Table`."""
+        with translated(self._path, where):
+            return int(self._dataset.count_rows(filter=where or None))
+
+    def upsert(self, rows: pa.Table, *, remove: Sequence[str] = ()) -> None:
+        """See `Table`."""
+        with translated(self._path):
+            merge = self._dataset.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+            if remove:
+                merge = merge.when_not_matched_by_source_delete(_among("id", remove))
+            merge.execute(rows)
+            self._dataset.checkout_latest()
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """See `Table`."""
+        before = self.count()
+        with translated(self._path):
+            for start in range(0, len(ids), 1000):
+                self._dataset.delete(_among("id", ids[start : start + 1000]))
+        return before - self.count()
+
+    def scan(self, columns: Sequence[str], where: str = "") -> Iterator[pa.RecordBatch]:
+        """See `Table`."""
+        with translated(self._path, where):
+            yield from self._dataset.scanner(columns=list(columns), filter=where or None).to_batches()
+
+    def nearest(
+        self, column: str, vector: NDArray[np.float32], k: int, *, columns: Sequence[str], where: str = ""
+    ) -> pa.Table:
+        """See `Table`. Exact below `ROWS_FOR_VECTOR_INDEX`, through the vector index above."""
+        with translated(self._path, where):
+            if self._has_vector_index(column):
+                return self._approximate(column, vector, k, columns, where)
+            return self._exactly(column, vector, k, columns, where)
+
+    def _exactly(
+        self, column: str, vector: NDArray[np.float32], k: int, columns: Sequence[str], where: str
+    ) -> pa.Table:
+        matrix = self._exact.get(column)
+        if matrix is None or matrix.version != self.version:
+            matrix = self._exact[column] = _Matrix.read(self._dataset, column)
+        scores = matrix.vectors @ vector
+        scores[~matrix.present] = -np.inf
+        if where:
+            passing = self._dataset.scanner(columns=[], filter=where, with_row_id=True).to_table()
+            scores[~np.isin(matrix.row_ids, passing["_rowid"].to_numpy())] = -np.inf
+        best = top(scores, k)
+        rows = self._dataset.take(best.tolist(), columns=list(columns))
+        return _with_scores(rows, scores[best])
+
+    def _approximate(
+        self, column: str, vector: NDArray[np.float32], k: int, columns: Sequence[str], where: str
+    ) -> pa.Table:
+        question = {
+            "column": column,
+            "q": vector,
+            "k": k,
+            "metric": "dot",
+            "minimum_nprobes": PROBES,
+            "refine_factor": REFINE,
+        }
+        found = self._dataset.scanner(
+            columns=[*columns, "_distance"], nearest=question, filter=where or None, prefilter=True
+        ).to_table()
+        scores = 1.0 - found["_distance"].to_numpy()  # Lance's dot distance is 1 - dot.
+        return _with_scores(found.drop_columns(["_distance"]), scores)
+
+    def _has_vector_index(self, column: str) -> bool:
+        return any(column in index.field_names for index in self._dataset.describe_indices())
+
+    def optimize(self, vectors: Sequence[VectorColumn]) -> None:
+        """See `Table`."""
+        with translated(self._path):
+            if len(self._dataset.get_fragments()) > FRAGMENTS_BEFORE_COMPACTION:
+                self._dataset.optimize.compact_files()
+            rows = self.count()
+            for column in vectors:
+                if self._has_vector_index(column.name):
+                    self._dataset.optimize.optimize_indices()
+                elif rows >= ROWS_FOR_VECTOR_INDEX:
+                    self._build_index(column, rows)
+            self._dataset.checkout_latest()
+            self._dataset.cleanup_old_versions(older_than=KEEP_VERSIONS)
+
+    def _build_index(self, column: VectorColumn, rows: int) -> None:
+        self._dataset = self._dataset.create_index(
+            column.name,
+            "IVF_PQ",
+            metric="dot",
+            num_partitions=max(16, round(rows**0.5)),
+            num_sub_vectors=max(1, column.dimensions // 8),
+        )
+
+
+class _Matrix:
+    """All vectors of a column of one version, in memory, in the order of `take`."""
+
+    def __init__(
+        self, version: int, vectors: NDArray[np.float32], present: NDArray[np.bool_], ids: NDArray[Any]
+    ) -> None:
+        self.version = version
+        self.vectors = vectors  # (rows, dim)
+        self.present = present  # (rows,): False where the record has no such vector
+        self.row_ids = ids  # (rows,)
+
+    @classmethod
+    def read(cls, dataset: Any, column: str) -> _Matrix:
+        rows = dataset.count_rows()
+        width = dataset.schema.field(column).type.list_size
+        vectors = np.zeros((rows, width), np.float32)
+        present = np.zeros(rows, bool)
+        ids = np.zeros(rows, np.uint64)
+        start = 0
+        for batch in dataset.scanner(columns=[column], with_row_id=True, scan_in_order=True).to_batches():
+            stop = start + batch.num_rows
+            lists = batch.column(column)
+            present[start:stop] = lists.is_valid().to_numpy(zero_copy_only=False)
+            vectors[start:stop][present[start:stop]] = lists.flatten().to_numpy().reshape(-1, width)
+            ids[start:stop] = batch.column("_rowid").to_numpy()
+            start = stop
+        return cls(int(dataset.version), vectors, present, ids)
+
+
+def top(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Positions of the `k` largest scores, largest first, ties by position; minus infinity never counts."""
+    k = min(k, int(np.count_nonzero(scores > -np.inf)))
+    if k <= 0:
+        return np.empty(0, np.int64)
+    # Everything at least as large as the k-th, so that ties at the cut are broken by position too.
+    threshold = np.partition(scores, -k)[-k]
+    candidates = np.flatnonzero(scores >= threshold)
+    order = np.argsort(-scores[candidates], kind="stable")
+    return candidates[order[:k]]
+
+
+def _with_scores(rows: pa.Table, scores: NDArray[Any]) -> pa.Table:
+    import pyarrow as pa
+
+    return rows.append_column(SCORE, pa.array(scores.astype(np.float32)))
+
+
+def _among(column: str, values: Sequence[str]) -> str:
+    quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
+    return f"{column} IN ({quoted})"
+
+
+@contextmanager
+def translated(path: Path, where: str = "") -> Iterator[None]:
+    """Turn Lance's errors into ours; whatever fails while a filter is given and names it is the filter's."""
+    try:
+        yield
+    except BowerbirdError:
+        raise
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise _translate(error, path, where) from error
+    except BaseException as error:
+        # A panic of the Rust side arrives as pyo3_runtime.PanicException, a BaseException.
+        if type(error).__name__ == "PanicException":
+            raise _translate(error, path, where) from error
+        raise
+
+
+def _translate(error: BaseException, path: Path, where: str) -> StoreError | QueryError:
+    text = " ".join(str(error).split())[:300]
+    code = getattr(error, "errno", None)
+    if code == errno.ENOSPC or "No space left" in text or "os error 28" in text:
+        return StorageFullError(
+            f"No space is left on the device that holds {path}.",
+            hint="Free some space and run the same command again; it continues where it stopped.",
+        )
+    if (
+        code in (errno.EROFS, errno.EACCES, errno.EPERM)
+        or "Read-only file system" in text
+        or "Permission denied" in text
+    ):
+        return IndexReadOnlyError(
+            f"{path} cannot be written to.", hint="Check its permissions, or give another --index."
+        )
+    if where:
+        return QueryError(
+            f"The filter {where!r} cannot be used: {text}",
+            hint="Write it like \"width > 1000 and format = 'JPEG'\"; `bowerbird info` lists the columns.",
+        )
+    return IndexDamagedError(
+        f"The index at {path.parent} cannot be read: {text}",
+        hint="Delete that directory and index the folder again.",
+    )

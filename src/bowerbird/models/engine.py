@@ -6,6 +6,8 @@ An engine runs a graph; it knows nothing of pictures or texts. A new one impleme
 
 from __future__ import annotations
 
+import importlib
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -106,8 +108,7 @@ class OpenVino:
     precisions = ("fp32", "bf16")
 
     def __init__(self, graph: Path, *, precision: str, threads: int) -> None:
-        import openvino as ov
-
+        ov = _import_openvino()
         core = ov.Core()
         config = {
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
@@ -182,10 +183,27 @@ def open_engine(kind: str, graph: Path, *, precision: str = "fp32", threads: int
 def has_native_bf16() -> bool:
     """Whether this processor multiplies bf16 natively, as OpenVINO sees it. False where OpenVINO is missing."""
     try:
-        import openvino as ov
+        ov = _import_openvino()
     except ImportError:
         return False
     return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _import_openvino() -> Any:
+    """Import OpenVINO without its model converter.
+
+    Importing the converter sends a usage event over the network, unasked, from a forked process; nothing may
+    leave a user's machine because Bowerbird was started. It is also most of the import time. OpenVINO itself
+    allows for a missing converter, and whoever imports `openvino.tools.ovc` afterwards still gets it.
+    """
+    converter = "openvino.tools.ovc"
+    if "openvino" in sys.modules or converter in sys.modules:
+        return importlib.import_module("openvino")
+    sys.modules[converter] = None  # type: ignore[assignment]  # this is how Python spells "cannot be imported"
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        del sys.modules[converter]
 
 
 def _line(error: Exception) -> str:

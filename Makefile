@@ -1,0 +1,62 @@
+# Two commands set everything up on a machine with Python 3.10+ and make:
+#   make demo    index sample photographs with the embedded model and ask a few questions
+#   make test    run the tests
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Tests run in as many processes as there are processors.
+PYTEST_ARGS ?= -n auto
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast lint types imports check format bench build clean
+
+help:
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "bowerbird needs Python 3.10 or newer")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(BIN)/python pyproject.toml
+	$(PIP) -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/python pyproject.toml
+	$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo ## index sample photographs, ask questions, write demo-out/contact-sheet.html
+	$(BIN)/bowerbird demo --out demo-out
+
+test: $(VENV)/.dev ## run all tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-fast: $(VENV)/.dev ## run the tests that take less than about five seconds each
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m 'not slow'
+
+lint: $(VENV)/.dev ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev ## mypy --strict
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev ## who may import whom
+	$(BIN)/lint-imports
+
+check: lint types imports test ## everything CI checks
+
+format: $(VENV)/.dev ## let ruff format and fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev ## all benchmarks, with their peers in environments of their own (takes an hour)
+	$(BIN)/python -m benchmarks
+
+build: $(VENV)/.dev ## wheel and sdist in dist/
+	$(PIP) build
+	$(BIN)/python -m build
+
+clean: ## remove what was built, the environment included
+	rm -rf $(VENV) dist build demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -45,7 +45,9 @@ LIKE = "motorcycle_left.png"
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Where the index and the contact sheet are written.")] = Path("bowerbird-demo"),
+    out: Annotated[Path, typer.Option(help="Where index and contact sheet are written.")] = Path(
+        "bowerbird-demo"
+    ),
 ) -> None:
     """Index sample photographs with the embedded model, ask a few questions, write a contact sheet.
 

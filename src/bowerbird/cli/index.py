@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bowerbird.cli import app
-from bowerbird.cli.screen import IndexOption, say, seconds_
+from bowerbird.cli.screen import IndexOption, native_libraries_silent, say, seconds_
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -84,7 +85,7 @@ def index(
 
 
 def _one(path: Path, sources: list[str], model: str, *, keep_missing: bool, every: bool) -> Report:
-    with _Display() as display:
+    with native_libraries_silent(), _Display() as display:
         opened = _open(path, model)
         report = opened.add(sources, keep_missing=keep_missing, progress=display)
     _summary(opened, report, every)
@@ -159,10 +160,12 @@ def _summary(opened: Index, report: Report, every: bool) -> None:
     if report.interrupted:
         say("Stopped early; what was done is kept, and the same command continues from there.")
     shown = report.failed if every else report.failed[:SHOWN_FAILURES]
-    for _, reason in shown:
-        say(f"  failed: {reason}")
+    for failure in shown:
+        say(f"  failed: {failure.reason}")
     if len(report.failed) > len(shown):
         say(f"  ... and {len(report.failed) - len(shown):,} more; list them with --failures.")
+    for hint, count in Counter(failure.hint for failure in report.failed if failure.hint).most_common(5):
+        say(f"  for {count:,} of these: {hint}")
     for tower, facts in opened.model.numerics().items():
         if opened.model.precision == "fast":
             say(f"fast: {tower} tower in {facts['precision']} ({facts['reason']}).")

@@ -33,7 +33,7 @@ def info(
         result(json.dumps(facts, indent=1))
         return
     for heading, value in facts.items():
-        if heading != "models":
+        if heading not in ("models", "numerics here"):
             shown = (
                 bytes_(value)
                 if heading == "bytes"
@@ -49,12 +49,15 @@ def info(
                 f"  vectors   {column['name']}: {column['dimensions']} dimensions, "
                 f"{column['modality']} output {column['output']}"
             )
-        for tower, numerics in model["numerics"].items():
-            scaled = numerics.get("scaled")
-            decode = f", scaled JPEG decode from {scaled:g}x the target" if scaled else ""
-            result(
-                f"  {tower:<10}{numerics['engine']}, {numerics['precision']}{decode} ({numerics['reason']})"
-            )
+        for heading, towers in (("written", model["numerics"]), ("here", facts["numerics here"])):
+            for tower, numerics in towers.items():
+                result(f"  {heading:<10}{tower} tower in {_numerics(numerics)}")
+
+
+def _numerics(numerics: dict[str, Any]) -> str:
+    scaled = numerics.get("scaled")
+    decode = f", scaled JPEG decode from {scaled:g}x the target" if scaled else ""
+    return f"{numerics['engine']}, {numerics['precision']} ({numerics['reason']}){decode}"
 
 
 def describe(opened: Any) -> dict[str, Any]:
@@ -64,6 +67,7 @@ def describe(opened: Any) -> dict[str, Any]:
     from bowerbird.store.table import ATTRIBUTES
 
     manifest = opened.manifest
+    opened.model.warm()
     return {
         "index": str(opened.path),
         "pictures": manifest.records,
@@ -74,6 +78,7 @@ def describe(opened: Any) -> dict[str, Any]:
         "updated": manifest.updated,
         "written by": f"bowerbird {manifest.written_by}, format {manifest.format}",
         "columns": list(ATTRIBUTES),
+        "numerics here": opened.model.numerics(),
         "models": [
             {
                 "name": model.name,

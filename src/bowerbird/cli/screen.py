@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, TypeAlias
 
 import typer
@@ -34,6 +36,33 @@ def result(line: str) -> None:
     """A line of results, on stdout; file names come out byte for byte as they are on disk."""
     sys.stdout.flush()
     sys.stdout.buffer.write(os.fsencode(line) + b"\n")
+
+
+@contextmanager
+def native_libraries_silent() -> Iterator[None]:
+    """Keep C libraries from writing to stderr behind Python's back; Python's own stderr works as before.
+
+    libtiff writes lines about every odd TIFF in a folder. What matters of it is reported with the file's name,
+    and the lines would tear the progress bar apart. With `--debug` they are shown.
+    """
+    if os.environ.get("BOWERBIRD_DEBUG"):
+        yield
+        return
+    sys.stderr.flush()
+    saved, python_stderr = os.dup(2), sys.stderr
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    try:
+        with open(
+            saved, "w", encoding="utf-8", errors="backslashreplace", closefd=False, buffering=1
+        ) as stream:
+            os.dup2(quiet, 2)
+            sys.stderr = stream
+            yield
+    finally:
+        os.dup2(saved, 2)
+        sys.stderr = python_stderr
+        os.close(quiet)
+        os.close(saved)
 
 
 def is_terminal() -> bool:

@@ -86,14 +86,21 @@ def walk(roots: Iterable[Path]) -> Iterator[FoundFile | Unreachable]:
 
     Symbolic links are followed; a folder reached twice, as in a loop, is walked once. Hidden files and folders
     (a leading dot) are left out below a root. A folder that cannot be read comes out as `Unreachable`. A root
-    that is a file is taken whatever its name.
+    that is a file is taken whatever its name. A path comes out once, however many roots lead to it.
     """
     seen: set[tuple[int, int]] = set()
+    folders, singles = [], dict[str, None]()
     for root in roots:
         if root.is_dir():
-            yield from _walk_folder(os.fspath(root), seen)
+            folders.append(os.fspath(root))
         else:
-            yield _found(os.fspath(root))
+            singles[os.fspath(root)] = None
+    for path in singles:
+        yield _found(path)
+    for folder in folders:
+        for entry in _walk_folder(folder, seen):
+            if entry.path not in singles:
+                yield entry
 
 
 def _walk_folder(top: str, seen: set[tuple[int, int]]) -> Iterator[FoundFile | Unreachable]:

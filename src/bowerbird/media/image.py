@@ -108,7 +108,7 @@ class Picture:
         long = max(self.image.size)
         if long > side:
             size = tuple(max(1, round(length * side / long)) for length in self.image.size)
-            small = self.image.resize((size[0], size[1]), Image.Resampling.BICUBIC, reducing_gap=2.0)
+            small = self.image.resize((size[0], size[1]), Image.Resampling.BILINEAR, reducing_gap=1.0)
         else:
             small = self.image.copy()
         small.info.clear()

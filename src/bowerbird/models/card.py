@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,7 @@ class ModelCard:
     @property
     def source(self) -> str:
         """What `load` is given to get this model again."""
-        return EMBEDDED if self.name == EMBEDDED else str(self.directory)
+        return EMBEDDED if self.directory.resolve() == find(EMBEDDED) else str(self.directory)
 
     @property
     def size(self) -> int:
@@ -179,7 +180,7 @@ def find(name: str) -> Path:
         ModelNotFoundError: there is no such model.
     """
     if name == EMBEDDED:
-        return Path(__file__).parent / EMBEDDED
+        return Path(__file__).resolve().parent / EMBEDDED
     path = Path(name).expanduser()
     if path.is_dir():
         return path.resolve()
@@ -208,12 +209,8 @@ def read_card(name: str) -> ModelCard:
         name=name if name == EMBEDDED else directory.name,
         directory=directory,
         license=str(notes.get("license", "")),
-        text=_text_tower(directory, layout, notes.get("text", {}))
-        if _exists(directory, layout.text)
-        else None,
-        image=_image_tower(directory, layout, notes.get("image", {}))
-        if _exists(directory, layout.image)
-        else None,
+        text=_text_tower(directory, layout, notes["text"]) if _exists(directory, layout.text) else None,
+        image=_image_tower(directory, layout, notes["image"]) if _exists(directory, layout.image) else None,
     )
 
 
@@ -237,6 +234,9 @@ def _annotations(directory: Path) -> dict[str, Any]:
         raise ModelFormatError(
             f"{path} is of a format this version does not read.", hint="Upgrade bowerbird."
         )
+    towers = (notes.setdefault("text", {}), notes.setdefault("image", {}))
+    if not all(isinstance(tower, dict) for tower in towers):
+        raise ModelFormatError(f"{path}: `text` and `image` are objects.")
     return notes
 
 
@@ -259,20 +259,25 @@ def _pad_id(directory: Path) -> int:
     path = directory / "config.json"
     try:
         config = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        return int({**config, **(config.get("text_config") or {})}.get("pad_token_id") or 0)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ModelFormatError(f"{path} cannot be read: {error}.", hint="Fetch the model again.") from error
-    return int({**config, **config.get("text_config", {})}.get("pad_token_id") or 0)
 
 
 def _image_tower(directory: Path, layout: Layout, notes: dict[str, Any]) -> ImageTower:
-    scaled = notes.get("scaled_decode")
+    try:
+        scaled = float(notes.get("scaled_decode") or 0)
+    except (ValueError, TypeError) as error:
+        raise ModelFormatError(f"{directory / ANNOTATIONS}: scaled_decode is not a number.") from error
+    if scaled and not scaled >= 1:
+        raise ModelFormatError(f"{directory / ANNOTATIONS}: scaled_decode={scaled} is not at least 1.")
     output = str(notes.get("output", "image_embeds"))
     limits = settings()
     return ImageTower(
         graph=artifact(directory / layout.image),
         steps=read_steps(directory / "preprocessor_config.json"),
         decode=DecodePolicy(
-            scaled=float(scaled) if scaled else None,
+            scaled=scaled or None,
             max_pixels=limits.max_pixels,
             max_bytes=limits.max_bytes,
             seconds=limits.decode_seconds,
@@ -296,9 +301,9 @@ def artifact(path: Path) -> Artifact:
     memo = settings().cache_path / "sha256" / hashlib.sha256(os.fsencode(key)).hexdigest()[:32]
     try:
         known = memo.read_text("ascii").strip()
-        if len(known) == 64:
+        if re.fullmatch("[0-9a-f]{64}", known):
             return Artifact(path, known, stat.st_size)
-    except OSError:
+    except (OSError, ValueError):
         pass  # Not hashed before, or the cache cannot be read: hash it now.
     try:
         with path.open("rb") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from bowerbird.lookahead import ordered_map
 from bowerbird.media.image import DecodePolicy, Picture, decode, from_array, from_pillow, read_bytes
 from bowerbird.models.card import ImageTower, ModelCard, TextTower, read_card
 from bowerbird.models.engine import Engine
-from bowerbird.models.precision import Choice, choose, describe, probe_pictures, probe_sentences
+from bowerbird.models.precision import Choice, check_names, choose, describe, probe_pictures, probe_sentences
 from bowerbird.models.text import Tokens, load_tokenizer, pad, pool, tokenize
 from bowerbird.settings import settings
 
@@ -70,7 +71,7 @@ class ImageSide:
             policy,
             engine,
             graph=tower.graph.path,
-            fingerprint=tower.graph.sha256,
+            fingerprint=json.dumps(tower.meaning(), sort_keys=True),
             probe=self._probe,
             threads=threads,
         )
@@ -137,7 +138,7 @@ class TextSide:
             policy,
             engine,
             graph=tower.graph.path,
-            fingerprint=tower.graph.sha256,
+            fingerprint=json.dumps(tower.meaning(), sort_keys=True),
             probe=self._probe,
             threads=threads,
         )
@@ -185,6 +186,7 @@ class Encoder:
     def __init__(
         self, card: ModelCard, *, precision: str = "auto", engine: str = "auto", threads: int = 0
     ) -> None:
+        check_names(precision, engine)
         self.card = card
         self.precision = precision
         self._engine = engine
@@ -228,6 +230,17 @@ class Encoder:
                 self._image = ImageSide(self.card.image, self.precision, self._engine, self._threads)
             return self._image
 
+    def warm(self) -> Encoder:
+        """Load every tower now rather than at its first use.
+
+        Raises:
+            ModelError: a tower cannot be loaded.
+        """
+        for tower, side in ((self.card.text, "text"), (self.card.image, "image")):
+            if tower is not None:
+                getattr(self, side)
+        return self
+
     def numerics(self) -> dict[str, dict[str, Any]]:
         """What each loaded tower runs in: engine, precision, drift, reason, and scaled decode. Plain data."""
         found: dict[str, dict[str, Any]] = {}
@@ -243,7 +256,7 @@ class Encoder:
         Args:
             inputs: see `Input`; a `str` is always a text and a `Path` always a picture. One input alone is taken
                 as a list of one.
-            output: name of the picture output; empty takes the one shared with texts.
+            output: name of the picture output; empty takes the one shared with texts. Any other takes no texts.
             role: name of a prompt of the model, such as `query`.
 
         Returns:
@@ -266,7 +279,7 @@ class Encoder:
         results: list[Outcome | None] = [None] * len(listed)
         texts = [index for index, value in enumerate(listed) if isinstance(value, str)]
         pictures = [index for index, value in enumerate(listed) if not isinstance(value, str)]
-        for outcome in self._texts(texts, [str(listed[index]) for index in texts], role):
+        for outcome in self._texts(texts, [str(listed[index]) for index in texts], output, role):
             results[outcome.index] = outcome
         for outcome in self._pictures(((index, listed[index]) for index in pictures), output, bool(pictures)):
             results[outcome.index] = outcome
@@ -277,8 +290,17 @@ class Encoder:
             return self.text.dimensions
         return self.image.dimensions(output or self.image.tower.output)
 
-    def _texts(self, indices: Sequence[int], texts: Sequence[str], role: str) -> Iterator[Outcome]:
+    def _texts(
+        self, indices: Sequence[int], texts: Sequence[str], output: str, role: str
+    ) -> Iterator[Outcome]:
         if not texts:
+            return
+        if output and self.card.image and output != self.card.image.output:
+            self.image.dimensions(output)
+            unshared = UnsupportedInputError(
+                f"The output {output!r} is of pictures only.", hint="Leave out `output` to embed texts."
+            )
+            yield from (Outcome(index, error=unshared) for index in indices)
             return
         try:
             raw, dropped = self.text.encode([clean(text) for text in texts], role)
@@ -299,6 +321,7 @@ class Encoder:
             yield from (Outcome(index, error=error) for index, _ in items)
             return
         wanted = (output or side.tower.output,)
+        side.dimensions(wanted[0])  # before any picture is read
 
         def prepare(item: tuple[int, Input]) -> tuple[int, NDArray[np.uint8] | InputError]:
             try:

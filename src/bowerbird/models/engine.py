@@ -44,8 +44,26 @@ class Engine(Protocol):
     outputs: Mapping[str, TensorSpec]
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """The named outputs, in that order. Inputs that the graph does not have are ignored."""
+        """The named outputs, in that order. Inputs that the graph does not have are ignored.
+
+        Raises:
+            EngineError: an input that the graph wants is missing or of another type or shape, the graph has no
+                such output, or the engine fails.
+        """
         ...
+
+
+def _taken(engine: Engine, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+    """The inputs that the graph has, checked: OpenVINO fills a missing one with zeros and converts any type."""
+    for name in outputs:
+        if name not in engine.outputs:
+            raise EngineError(f"The graph has no output {name!r}; it has {', '.join(engine.outputs)}.")
+    for name, spec in engine.inputs.items():
+        if name not in feeds:
+            raise EngineError(f"The graph wants an input {name!r}, which this kind of model does not give.")
+        if feeds[name].dtype.name != spec.dtype:
+            raise EngineError(f"The graph wants {name!r} in {spec.dtype}, not in {feeds[name].dtype.name}.")
+    return {name: feeds[name] for name in engine.inputs}
 
 
 class OnnxRuntime:
@@ -71,14 +89,21 @@ class OnnxRuntime:
             raise EngineError(
                 f"ONNX Runtime cannot load {graph}: {_line(error)}", hint="Fetch the model again."
             ) from error
-        self.name = f"onnxruntime {ort.__version__}"
+        self.name = self.label()
         self.precision = precision
         self.inputs: Mapping[str, TensorSpec] = {i.name: _ort_spec(i) for i in self._session.get_inputs()}
         self.outputs: Mapping[str, TensorSpec] = {o.name: _ort_spec(o) for o in self._session.get_outputs()}
 
+    @staticmethod
+    def label() -> str:
+        """Name and version."""
+        import onnxruntime as ort
+
+        return f"onnxruntime {ort.__version__}"
+
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """See `Engine.run`."""
-        taken = {name: value for name, value in feeds.items() if name in self.inputs}
+        taken = _taken(self, feeds, outputs)
         try:
             return list(self._session.run(list(outputs), taken))
         except Exception as error:
@@ -122,7 +147,7 @@ class OpenVino:
                 f"OpenVINO cannot load {graph}: {_line(error)}", hint="Fetch the model again."
             ) from error
         self._requests = threading.local()
-        self.name = f"openvino {ov.__version__.split('-')[0]}"
+        self.name = self.label()
         self.precision = precision
         self.inputs: Mapping[str, TensorSpec] = {
             port.get_any_name(): _ov_spec(port) for port in self._compiled.inputs
@@ -131,12 +156,17 @@ class OpenVino:
             port.get_any_name(): _ov_spec(port) for port in self._compiled.outputs
         }
 
+    @staticmethod
+    def label() -> str:
+        """Name and version."""
+        return f"openvino {_import_openvino().__version__.split('-')[0]}"
+
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """See `Engine.run`."""
+        taken = _taken(self, feeds, outputs)
         request = getattr(self._requests, "request", None)
         if request is None:
             request = self._requests.request = self._compiled.create_infer_request()
-        taken = {name: value for name, value in feeds.items() if name in self.inputs}
         try:
             results = request.infer(taken, share_inputs=True, share_outputs=True)
         except RuntimeError as error:

@@ -48,17 +48,21 @@ class Choice:
     reason: str
 
 
+Opener = Callable[[str], Engine]
+"""Opens the tower's graph in a precision: `fp32` or `bf16`."""
+
+
 def choose(
     policy: str, engine: str, *, graph: Path, fingerprint: str, probe: Probe, threads: int = 0
 ) -> tuple[Choice, Engine]:
-    """Decide, and return the engine that was decided for.
+    """Decide for a graph on this processor, and return the engine that was decided for.
 
     Args:
         policy: `exact` is fp32; `auto` takes bf16 where the processor has it and the probe stays within
             `AUTO_BOUND`; `fast` takes bf16 wherever the processor has it, and reports what it costs.
         engine: a key of `ENGINES`, or `auto`.
         graph: the ONNX file.
-        fingerprint: of the graph, part of the cache key.
+        fingerprint: of everything that decides what the probe computes; part of the cache key.
         probe: see `Probe`.
         threads: for the engine; 0 takes one for each core.
 
@@ -66,31 +70,56 @@ def choose(
         BowerbirdError: no such policy.
         EngineError: the engine is not there or refuses the graph.
     """
+    check_names(policy, engine)
+    kind = _available(engine)
+
+    def opened(precision: str) -> Engine:
+        return open_engine(kind, graph, precision=precision, threads=threads)
+
+    has_bf16 = policy != "exact" and "bf16" in ENGINES[kind].precisions and has_native_bf16()
+    return decide(policy, kind, opened, probe, fingerprint=fingerprint, has_bf16=has_bf16)
+
+
+def decide(
+    policy: str, kind: str, opened: Opener, probe: Probe, *, fingerprint: str, has_bf16: bool
+) -> tuple[Choice, Engine]:
+    """The decision of `choose`, given how to open the graph and whether bf16 is to be had."""
+    if policy == "exact":
+        return Choice(kind, "fp32", 1.0, "exact was asked for"), opened("fp32")
+    if not has_bf16:
+        reason = (
+            f"{kind} runs fp32" if "bf16" not in ENGINES[kind].precisions else "this processor has no bf16"
+        )
+        return Choice(kind, "fp32", 1.0, reason), opened("fp32")
+    cache = _cache_path(fingerprint, kind)
+    drift = _read_drift(cache)
+    engines: dict[str, Engine] = {}
+    if drift is None:
+        engines = {precision: opened(precision) for precision in ("fp32", "bf16")}
+        drift = drift_between(probe(engines["fp32"]), probe(engines["bf16"]))
+        _write_drift(cache, drift)
+    if policy == "auto" and drift < AUTO_BOUND:
+        choice = Choice(kind, "fp32", 1.0, f"bf16 would cost cosine {drift:.5f}")
+    else:
+        choice = Choice(kind, "bf16", drift, f"bf16 keeps cosine {drift:.5f} to fp32 on the probes")
+    return choice, engines.get(choice.precision) or opened(choice.precision)
+
+
+def check_names(policy: str, engine: str) -> None:
+    """Refuse a policy or an engine that does not exist.
+
+    Raises:
+        BowerbirdError: no such policy.
+        EngineError: no such engine.
+    """
     if policy not in POLICIES:
         raise BowerbirdError(f"There is no precision {policy!r}.", hint=f"Use one of {', '.join(POLICIES)}.")
-    kind = _available(engine)
-    if policy == "exact":
-        return _exact(kind, graph, threads, "exact was asked for")
-    if "bf16" not in ENGINES[kind].precisions or not has_native_bf16():
-        return _exact(
-            kind, graph, threads, "this processor has no bf16" if kind == "openvino" else f"{kind} runs fp32"
-        )
-    drift = _cached_drift(kind, graph, fingerprint, probe, threads)
-    if policy == "auto" and drift < AUTO_BOUND:
-        choice, chosen = _exact(kind, graph, threads, f"bf16 would cost cosine {drift:.5f}")
-        return choice, chosen
-    reason = f"bf16 keeps cosine {drift:.5f} to fp32 on the probes"
-    return Choice(kind, "bf16", drift, reason), open_engine(kind, graph, precision="bf16", threads=threads)
-
-
-def _exact(kind: str, graph: Path, threads: int, reason: str) -> tuple[Choice, Engine]:
-    return Choice(kind, "fp32", 1.0, reason), open_engine(kind, graph, threads=threads)
+    if engine != "auto" and engine not in ENGINES:
+        raise EngineError(f"There is no engine {engine!r}.", hint=f"Use auto, {' or '.join(ENGINES)}.")
 
 
 def _available(engine: str) -> str:
     if engine != "auto":
-        if engine not in ENGINES:
-            raise EngineError(f"There is no engine {engine!r}.", hint=f"Use auto, {' or '.join(ENGINES)}.")
         return engine
     from importlib.util import find_spec
 
@@ -101,29 +130,33 @@ def drift_between(reference: list[NDArray[np.float32]], candidate: list[NDArray[
     """The least cosine between the rows of two runs, over all outputs; -1.0 where a value is not finite."""
     least = 1.0
     for exact, other in zip(reference, candidate, strict=True):
-        if not np.isfinite(other).all():
+        if not (np.isfinite(exact).all() and np.isfinite(other).all()):
             return -1.0
         lengths = np.linalg.norm(exact, axis=1) * np.linalg.norm(other, axis=1)
         least = min(least, float(((exact * other).sum(1) / np.maximum(lengths, 1e-12)).min()))
     return least
 
 
-def _cached_drift(kind: str, graph: Path, fingerprint: str, probe: Probe, threads: int) -> float:
-    reference = open_engine(kind, graph, threads=threads)
-    key = "|".join((fingerprint, reference.name, platform.machine(), _processor(), "bf16", "1"))
-    path = settings().cache_path / "probes" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+def _cache_path(fingerprint: str, kind: str) -> Path:
+    key = "|".join((fingerprint, ENGINES[kind].label(), platform.machine(), _processor(), "bf16", "2"))
+    return settings().cache_path / "probes" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+
+
+def _read_drift(path: Path) -> float | None:
+    """What a probe found before; None when there was none, or what it left cannot be trusted."""
     try:
-        return float(json.loads(path.read_text("utf-8"))["drift"])
+        drift = float(json.loads(path.read_text("utf-8"))["drift"])
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # Not probed here before.
-    candidate = open_engine(kind, graph, precision="bf16", threads=threads)
-    drift = drift_between(probe(reference), probe(candidate))
+        return None
+    return drift if -1.0 <= drift <= 1.0 + 1e-5 else None  # NaN is not
+
+
+def _write_drift(path: Path, drift: float) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"drift": drift, "key": key}), "utf-8")
+        path.write_text(json.dumps({"drift": drift}), "utf-8")
     except OSError:
         pass  # A cache that cannot be written costs the probe again, nothing else.
-    return drift
 
 
 def _processor() -> str:

@@ -117,12 +117,12 @@ def read_text_config(directory: Path) -> TextConfig:
     Raises:
         ModelFormatError: a file is missing or damaged, or asks for something that is not implemented.
     """
-    modules = _json(directory / "modules.json")
+    modules = _json(directory / "modules.json", list)
     pooling = ""
     for module in modules:
-        kind = str(module.get("type", "")).rsplit(".", 1)[-1]
+        kind = str(module.get("type", "")).rsplit(".", 1)[-1] if isinstance(module, dict) else repr(module)
         if kind == "Pooling":
-            pooling = _pooling(directory / module["path"] / "config.json")
+            pooling = _pooling(directory / str(module.get("path", "")) / "config.json")
         elif kind not in ("Transformer", "Normalize"):
             raise ModelFormatError(
                 f"{directory / 'modules.json'}: module {kind!r} is not known.",
@@ -130,19 +130,40 @@ def read_text_config(directory: Path) -> TextConfig:
             )
     if not pooling:
         raise ModelFormatError(f"{directory / 'modules.json'} names no Pooling module.")
-    bert = _json(directory / "sentence_bert_config.json")
-    prompts_path = directory / "config_sentence_transformers.json"
-    prompts = _json(prompts_path) if prompts_path.exists() else {}
+    prompts, default = _prompts(directory / "config_sentence_transformers.json")
     return TextConfig(
-        max_tokens=int(bert["max_seq_length"]),
+        max_tokens=_max_tokens(directory / "sentence_bert_config.json"),
         pooling=pooling,
-        prompts=tuple(sorted((prompts.get("prompts") or {}).items())),
-        default_prompt=prompts.get("default_prompt_name") or "",
+        prompts=prompts,
+        default_prompt=default,
     )
+
+
+def _max_tokens(path: Path) -> int:
+    config = _json(path)
+    if config.get("do_lower_case"):
+        raise ModelFormatError(f"{path}: do_lower_case is not implemented; ignoring it would change vectors.")
+    length = config.get("max_seq_length")
+    if not isinstance(length, int) or length < 1:
+        raise ModelFormatError(f"{path}: max_seq_length {length!r} is not a number of tokens.")
+    return length
+
+
+def _prompts(path: Path) -> tuple[tuple[tuple[str, str], ...], str]:
+    config = _json(path) if path.exists() else {}
+    prompts = config.get("prompts") or {}
+    default = config.get("default_prompt_name") or ""
+    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
+        raise ModelFormatError(f"{path}: `prompts` is an object of texts.")
+    if default and default not in prompts:
+        raise ModelFormatError(f"{path}: default_prompt_name {default!r} is none of {sorted(prompts)}.")
+    return tuple(sorted(prompts.items())), default
 
 
 def _pooling(path: Path) -> str:
     config = _json(path)
+    if config.get("include_prompt") is False:
+        raise ModelFormatError(f"{path}: include_prompt=false is not implemented.")
     spelled = config.get("pooling_mode")
     if isinstance(spelled, str):
         chosen = [spelled]
@@ -160,10 +181,13 @@ def _pooling(path: Path) -> str:
     return chosen[0]
 
 
-def _json(path: Path) -> Any:
+def _json(path: Path, kind: type[Any] = dict) -> Any:
     try:
-        return json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
         raise ModelFormatError(f"{path} is missing.", hint="Fetch the model again.") from error
     except (OSError, ValueError) as error:
         raise ModelFormatError(f"{path} cannot be read: {error}.", hint="Fetch the model again.") from error
+    if not isinstance(content, kind):
+        raise ModelFormatError(f"{path} holds no JSON {'list' if kind is list else 'object'}.")
+    return content

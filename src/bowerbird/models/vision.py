@@ -18,10 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bowerbird.errors import ModelFormatError
+from bowerbird.errors import ModelFormatError, UnsupportedInputError
 
 Resample: TypeAlias = int
 """Pillow's codes: 0 nearest, 1 lanczos, 2 bilinear, 3 bicubic, 4 box, 5 hamming."""
+
+LARGEST_RESIZED = 1 << 26
+"""Pixels: what a resize may make of a picture, 1000:1 at a short side of 256. A 1x20000 picture would take
+4 GB and half a minute, to keep 0.004 % of it in the crop."""
 
 RESAMPLE_NAMES = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 
@@ -58,6 +62,12 @@ class Resize:
     def __call__(self, image: Image.Image) -> Image.Image:
         """RGB in, RGB out."""
         size = self.size(*image.size)
+        if size[0] * size[1] > LARGEST_RESIZED:
+            raise UnsupportedInputError(
+                f"A picture of {image.width}x{image.height} is too elongated: its short side scaled to "
+                f"{min(size)} makes it {max(size)} long.",
+                hint="Cut it into pieces.",
+            )
         return image if image.size == size else image.resize(size, Image.Resampling(self.resample))
 
     def __str__(self) -> str:
@@ -153,7 +163,11 @@ class Steps:
         return min(first.height, first.width) if isinstance(first, Resize) else None
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        """RGB picture to (height, width, 3) uint8, before scaling."""
+        """RGB picture to (height, width, 3) uint8, before scaling.
+
+        Raises:
+            UnsupportedInputError: it is so elongated that resizing its short side would fill the memory.
+        """
         for step in self.geometry:
             image = step(image)
         return np.asarray(image)
@@ -185,18 +199,33 @@ class Family:
     Attributes:
         square: what an integer `size` means when `default_to_square` is not said.
         resample: the code when `resample` is not said.
+        size: when not said.
         crop: whether `do_center_crop` is on when not said.
+        crop_size: when not said.
+        mean: when not said.
+        std: when not said.
     """
 
     square: bool
     resample: Resample
+    size: int
     crop: bool
+    crop_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
-FAMILIES: dict[str, Family] = {
-    "CLIPImageProcessor": Family(square=False, resample=3, crop=True),
-    "CLIPFeatureExtractor": Family(square=False, resample=3, crop=True),
-}
+_CLIP = Family(
+    square=False,
+    resample=3,
+    size=224,
+    crop=True,
+    crop_size=224,
+    mean=(0.48145466, 0.4578275, 0.40821073),
+    std=(0.26862954, 0.26130258, 0.27577711),
+)
+
+FAMILIES: dict[str, Family] = {"CLIPImageProcessor": _CLIP, "CLIPFeatureExtractor": _CLIP}
 """Image processor classes whose arithmetic is implemented here. Each family is a row of data."""
 
 
@@ -229,27 +258,45 @@ def _parse_config(config: Mapping[str, Any], path: Path) -> Steps:
     rest.pop("do_convert_rgb", None)  # Pictures are always RGB before the first step.
     square = bool(rest.pop("default_to_square", family.square))
     resample = int(rest.pop("resample", family.resample))
+    if resample not in range(len(RESAMPLE_NAMES)):
+        raise ModelFormatError(f"{path}: resample {resample} is not known.")
     size, crop = rest.pop("size", None), rest.pop("crop_size", None)
-    if rest.pop("do_resize", True) and size is not None:
-        height, width, mode = _size(size, square, path)
+    fixed = False  # whether every picture comes out in one size
+    if rest.pop("do_resize", True):
+        height, width, mode = _size(family.size if size is None else size, square, path)
         geometry.append(Resize(height, width, mode, resample))
-    if rest.pop("do_center_crop", family.crop) and crop is not None:
-        height, width, _ = _size(crop, True, path)
+        fixed = mode == "square"
+    if rest.pop("do_center_crop", family.crop):
+        height, width, _ = _size(family.crop_size if crop is None else crop, True, path)
         geometry.append(CenterCrop(height, width))
+        fixed = True
+    if not fixed:
+        raise ModelFormatError(f"{path} leaves pictures of different sizes, which no batch can hold.")
     factor = float(rest.pop("rescale_factor", 1 / 255))
     factor = factor if rest.pop("do_rescale", True) else 1.0
     mean, std = rest.pop("image_mean", None), rest.pop("image_std", None)
-    if not rest.pop("do_normalize", True) or mean is None or std is None:
+    if not rest.pop("do_normalize", True):
         mean, std = [0.0] * 3, [1.0] * 3
+    mean = tuple(map(float, family.mean if mean is None else mean))
+    std = tuple(map(float, family.std if std is None else std))
+    if len(mean) != 3 or len(std) != 3 or 0.0 in std:
+        raise ModelFormatError(f"{path}: image_mean and image_std are three numbers, image_std not zero.")
     if rest:
         raise ModelFormatError(
             f"{path}: unknown key {sorted(rest)[0]!r}; ignoring it could change every vector."
         )
-    return Steps(tuple(geometry), Scale(factor, tuple(map(float, mean)), tuple(map(float, std))))
+    return Steps(tuple(geometry), Scale(factor, mean, std))
 
 
 def _size(size: Any, square: bool, path: Path) -> tuple[int, int, str]:
     """(height, width, mode) of a `size` in any of its published spellings."""
+    height, width, mode = _spelled(size, square, path)
+    if height < 1 or width < 1:
+        raise ModelFormatError(f"{path}: size {size!r} is not above zero.")
+    return height, width, mode
+
+
+def _spelled(size: Any, square: bool, path: Path) -> tuple[int, int, str]:
     if isinstance(size, int):
         return size, size, "square" if square else "shortest"
     if isinstance(size, dict) and set(size) == {"shortest_edge"}:

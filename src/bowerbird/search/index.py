@@ -62,7 +62,7 @@ class Index:
             )
         with writable(directory):
             directory.mkdir(parents=True, exist_ok=True)
-            strangers = [entry.name for entry in directory.iterdir() if entry.name not in (LOCK, TABLE)]
+            strangers = [entry.name for entry in directory.iterdir() if not _is_ours(entry.name)]
             if strangers:
                 raise StoreError(
                     f"{directory} is not empty: it holds {strangers[0]!r}.", hint="Give a new directory."
@@ -240,6 +240,11 @@ class Index:
         )
         with writable(self.path):
             manifests.write(self.path, self.manifest)
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a name is one of an index: that may be all a killed `create`, or one still running, has made."""
+    return name in (LOCK, TABLE, manifests.NAME) or name.startswith(f".{manifests.NAME}.")
 
 
 def _initialise(directory: Path, encoder: Encoder) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,8 @@ AHEAD = 3 * IMAGE_BATCH
 COMMIT_BYTES = 64 << 20
 """Rows are committed earlier when they hold this much, whatever the clock says."""
 
-MOST_LISTED_FAILURES = 10_000
+MOST_WAITING = 500
+"""So many files whose bytes are known already are held back at the most, vectors and thumbnails included."""
 
 
 class Progress(Protocol):
@@ -49,6 +50,14 @@ class Progress(Protocol):
 
     def advance(self, count: int) -> None:
         """`count` more files are done with, whatever became of them."""
+
+
+class Failure(NamedTuple):
+    """A file or folder that could not be indexed: one line says why, and one what to do about it."""
+
+    path: str
+    reason: str
+    hint: str
 
 
 @dataclass
@@ -62,7 +71,7 @@ class Report:
         unchanged: left alone.
         removed: left the index, since their files are gone.
         missing: kept although their files are gone.
-        failed: (path, reason), one for each file or folder that could not be indexed.
+        failed: one for each file or folder that could not be indexed.
         copies: how many of the added are exact copies of another picture.
         seconds: wall time.
         interrupted: whether Ctrl-C ended the run early.
@@ -75,7 +84,7 @@ class Report:
     removed: int = 0
     missing: int = 0
     copies: int = 0
-    failed: list[tuple[str, str]] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
     seconds: float = 0.0
     interrupted: bool = False
 
@@ -122,9 +131,21 @@ class _Known:
         if self.by_content.setdefault(content, row) != row:
             self.copies.setdefault(content, []).append(row)
 
+    def drop(self, row: int) -> None:
+        """Forget the bytes of a row that has left the table: vectors cannot be taken from there any more."""
+        content, id_ = self.contents[row], self.ids[row]
+        left = [other for other in self.rows_of(content) if self.ids[other] != id_]
+        self.copies.pop(content, None)
+        if left:
+            self.by_content[content] = left[0]
+            self.copies[content] = left[1:]
+        else:
+            self.by_content.pop(content, None)
+
     def rows_of(self, content: str) -> list[int]:
         """Every row that holds these bytes."""
-        return [self.by_content[content], *self.copies.get(content, [])]
+        first = [self.by_content[content]] if content in self.by_content else []
+        return [*first, *self.copies.get(content, [])]
 
     def new_id(self, content: str) -> str:
         """The content id itself; an exact copy of a record gets `-2`, `-3` and so on behind it."""
@@ -153,8 +174,8 @@ class Ingest:
         self.batch: list[_Prepared] = []
         self.rows: list[dict[str, Any]] = []
         self.row_bytes = 0
-        self.stale: list[str] = []
-        self.pending: dict[str, str] = {}
+        self.stale: set[int] = set()  # rows of `known` whose files now hold other bytes
+        self.pending: set[str] = set()  # contents on their way through the network to the table
         self.waiting: list[_Prepared] = []
         self.committed = time.monotonic()
 
@@ -173,7 +194,6 @@ class Ingest:
         except KeyboardInterrupt:
             self.report.interrupted = True
             prepared.close()  # type: ignore[attr-defined]
-            self._flush()
             self._commit()
         self.report.seconds = time.monotonic() - started
         return self.report
@@ -224,19 +244,20 @@ class Ingest:
             return _Prepared(file, error=error)
 
     def _take(self, item: _Prepared) -> None:
+        if item.known and item.content not in self.known.by_content:
+            item = self._prepare(item.file)  # The record that held these bytes has left the table since.
         if item.error:
             self._fail(item.file.path, item.error)
             self._advance()
-        elif item.known or item.content in self.pending:
-            # The bytes are known: their vectors are taken from the table once they are committed there.
-            self.waiting.append(item)
+        elif item.content in self.known.by_content or item.content in self.pending:
+            self.waiting.append(item)  # The bytes are known: at the next commit it is given their vectors.
         else:
-            self.pending[item.content] = item.file.path
+            self.pending.add(item.content)
             self.batch.append(item)
         if len(self.batch) >= IMAGE_BATCH:
             self._flush()
         late = time.monotonic() - self.committed > settings().commit_seconds
-        if late or self.row_bytes > COMMIT_BYTES:
+        if late or self.row_bytes > COMMIT_BYTES or len(self.waiting) >= MOST_WAITING:
             self._commit()
 
     def _flush(self) -> None:
@@ -250,24 +271,29 @@ class Ingest:
             vectors = [unit_outcome(row, array[row]) for array in arrays]
             broken = next((vector.error for vector in vectors if vector.error), None)
             if broken:
-                self.pending.pop(item.content)
+                self.pending.discard(item.content)
                 self._fail(item.file.path, broken)
             else:
                 values: dict[str, Any] = dict(item.attributes)
                 for column, outcome in zip(self.columns, vectors, strict=True):
                     values[column.name], values[column.norm] = outcome.vector, outcome.norm
+                self._give_up(item)
                 self._row(item, values, self._place(item))
             self._advance()
 
     def _place(self, item: _Prepared) -> str:
         """The id of the row for a file whose bytes are new at its path, and the counting of it."""
-        old = self.known.by_uri.get(to_uri(item.file.path))
-        if old is None:
-            self.report.added += 1
-        else:
+        if to_uri(item.file.path) in self.known.by_uri:
             self.report.changed += 1
-            self.stale.append(self.known.ids[old])
+        else:
+            self.report.added += 1
         return self.known.new_id(item.content)
+
+    def _give_up(self, item: _Prepared) -> None:
+        """What the file held before leaves the index, unless another file turns out to hold it now."""
+        here = self.known.by_uri.get(to_uri(item.file.path))
+        if here is not None and self.known.contents[here] != item.content:
+            self.stale.add(here)
 
     def _row(self, item: _Prepared, values: dict[str, Any], id_: str) -> None:
         path = item.file.path
@@ -286,68 +312,76 @@ class Ingest:
         self.row_bytes += len(values["thumbnail"] or b"") + sum(4 * c.dimensions for c in self.columns)
 
     def _commit(self) -> None:
-        """Write the rows that are ready, and publish them to readers."""
+        """Write everything taken so far, and publish it to readers."""
         self.committed = time.monotonic()
+        self._flush()
+        self._reuse()  # While the records that are about to leave are still in the table.
         if self.rows or self.stale:
-            self.index.table.upsert(self._arrow(), remove=self.stale)
+            remove = [self.known.ids[row] for row in sorted(self.stale)]
+            self.index.table.upsert(self._arrow(), remove=remove)
+            for old in self.stale:
+                self.known.drop(old)
             for row in self.rows:
                 self.known.add(row["id"], row["uri"], row["content"], (row["size"], row["mtime_ns"]))
             self.known.seen.extend(b"\1" * len(self.rows))
-            self.rows, self.stale, self.row_bytes = [], [], 0
+            self.rows, self.stale, self.row_bytes = [], set(), 0
             self.pending.clear()
             self._publish()
-        if self.waiting:
-            self._reuse()
 
     def _reuse(self) -> None:
-        """Files whose bytes the table holds: moved, touched, or copies. They keep their vectors."""
-        waiting = [item for item in self.waiting if item.content in self.known.by_content]
-        self.waiting = [item for item in self.waiting if item.content not in self.known.by_content]
-        names = [name for name in schema(self.columns).names if name not in _OWN]
-        for start in range(0, len(waiting), 500):
-            part = waiting[start : start + 500]
-            wanted = sorted({self.known.ids[self.known.by_content[item.content]] for item in part})
-            quoted = ", ".join(f"'{id_}'" for id_ in wanted)
-            found: dict[str, dict[str, Any]] = {}
+        """Files whose bytes are in the table, or about to be: moved, touched, or copies. They take the vectors."""
+        waiting, self.waiting = self.waiting, []
+        found = self._values({item.content for item in waiting})
+        for item in waiting:
+            if item.content in found:
+                self._give_up(item)
+        for item in waiting:
+            if item.content in found:
+                self._reuse_one(item, found[item.content])
+            elif item.content not in self.pending:
+                copied = InputError("An exact copy of this picture failed.", hint="See there.")
+                self._fail(item.file.path, copied)
+            self._advance()
+
+    def _values(self, contents: set[str]) -> dict[str, dict[str, Any]]:
+        """Vectors, attributes and thumbnail by content, for what the table holds or is about to."""
+        found = {row["content"]: row for row in self.rows if row["content"] in contents}
+        ids = [self.known.ids[self.known.by_content[c]] for c in contents if c in self.known.by_content]
+        if ids:
+            names = [name for name in schema(self.columns).names if name not in _OWN]
+            quoted = ", ".join(f"'{id_}'" for id_ in sorted(ids))
             for batch in self.index.table.scan(["content", *names], where=f"id IN ({quoted})"):
                 found.update({row.pop("content"): row for row in batch.to_pylist()})
-            for item in part:
-                self._reuse_one(item, found[item.content])
-                self._advance()
-            self._commit()
+        return found
 
     def _reuse_one(self, item: _Prepared, values: dict[str, Any]) -> None:
-        uri = to_uri(item.file.path)
-        here = self.known.by_uri.get(uri)
+        here = self.known.by_uri.get(to_uri(item.file.path))
         if here is not None and self.known.contents[here] == item.content:
             self.report.unchanged += 1  # Only its time changed: remember the new one.
             self._row(item, values, self.known.ids[here])
             return
-        gone = self._gone_with(item.content)
-        if gone is None:
+        free = self._free(item.content)
+        if free is None:
             self.report.copies += here is None
             self._row(item, values, self._place(item))
             return
         self.report.moved += 1
-        self.known.seen[gone] = 1
-        if here is not None:
-            self.stale.append(self.known.ids[here])
-        self._row(item, values, self.known.ids[gone])
+        self.known.seen[free] = 1
+        self.stale.discard(free)
+        self._row(item, values, self.known.ids[free])
 
-    def _gone_with(self, content: str) -> int | None:
-        """A row of this content whose file is no longer there, and that no file has taken over yet."""
+    def _free(self, content: str) -> int | None:
+        """A row of this content that no file holds any more, and that no file has taken over yet."""
         for row in self.known.rows_of(content):
-            if not self.known.seen[row] and is_gone(from_uri(self.known.uris[row])):
+            if row in self.stale or (not self.known.seen[row] and is_gone(from_uri(self.known.uris[row]))):
                 return row
         return None
 
     def _finish(self) -> None:
-        self._flush()
         self._commit()
-        self._commit()  # What waited for the commit above.
-        for item in self.waiting:  # Copies of a picture that failed in the network.
-            self._fail(item.file.path, InputError("An exact copy of this picture failed.", hint="See there."))
         self._forget_missing()
+        # Before the tidying too: it may delete the version that the last manifest, if old, sends readers to.
+        self._publish()
         self.index.table.optimize(self.columns)
         self._publish()
 
@@ -371,7 +405,7 @@ class Ingest:
         self.index.publish(failed=len(self.report.failed), roots=tuple(sorted(map(printable, roots))))
 
     def _fail(self, path: str, error: InputError) -> None:
-        self.report.failed.append((printable(path), str(error)))
+        self.report.failed.append(Failure(printable(path), error.message, error.hint))
 
     def _advance(self) -> None:
         if self.progress:

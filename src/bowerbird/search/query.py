@@ -35,6 +35,10 @@ SPARE = 16
 """Extra rows fetched, so that exact copies of one picture can be shown as one result."""
 
 
+SAME = 1e-6
+"""Scores of exact copies differ by less: a dot product depends in its last bits on where the row lies."""
+
+
 @dataclass(frozen=True)
 class Query:
     """A question.
@@ -106,7 +110,7 @@ class _Question:
     column: VectorColumn
     vector: NDArray[np.float32]
     notes: tuple[str, ...]
-    exclude: str = ""
+    exclude: str = ""  # content of the record that was asked about
 
 
 def answer(index: Index, query: Query, *, k: int, where: str, threshold: float | None) -> Hits:
@@ -121,7 +125,7 @@ def answer(index: Index, query: Query, *, k: int, where: str, threshold: float |
             question.column.name, question.vector, wanted, columns=columns, where=where
         )
         rows, copies = _distinct(found, question.exclude)
-        if len(rows) >= k or found.num_rows < wanted:
+        if found.num_rows < wanted or (len(rows) >= k and _is_past(found, rows[k - 1])):
             break
         wanted *= 4  # Many exact copies of few pictures.
     hits = _hits(index, query, question, found, rows[:k], copies)
@@ -162,11 +166,11 @@ def _embedded(index: Index, part: str | Path, output: str, notes: list[str]) -> 
 
 
 def _indexed(index: Index, like: str, column: VectorColumn) -> tuple[str, NDArray[np.float32]]:
-    """Id and vector of an indexed record, named by its id or its path."""
-    wanted = [like, to_uri(os.path.abspath(os.path.expanduser(like)))]
+    """Content and vector of an indexed record, named by its id or its path."""
+    wanted = [printable(like), to_uri(os.path.abspath(os.path.expanduser(like)))]
     quoted = ["'" + name.replace("'", "''") + "'" for name in wanted]
     where = f"id = {quoted[0]} OR uri IN ({', '.join(quoted)})"
-    for batch in index.table.scan(["id", column.name], where=where):
+    for batch in index.table.scan(["content", column.name], where=where):
         if batch.num_rows:
             vector = batch.column(1).flatten().to_numpy()[: column.dimensions]
             return str(batch.column(0)[0].as_py()), vector
@@ -180,22 +184,24 @@ def _distinct(found: pa.Table, exclude: str) -> tuple[list[int], dict[str, int]]
     """The rows to show, exact copies of one picture shown as one, and how many copies there are of each."""
     rows: list[int] = []
     copies: dict[str, int] = {}
-    for row, (id_, content) in enumerate(
-        zip(found["id"].to_pylist(), found["content"].to_pylist(), strict=True)
-    ):
-        if id_ == exclude:
-            copies[content] = 1  # The record asked about, and its copies, are not its own neighbours.
-            continue
+    for row, content in enumerate(found["content"].to_pylist()):
+        if content == exclude:
+            continue  # The record asked about, and its copies, are not its own neighbours.
         if content not in copies:
             rows.append(row)
         copies[content] = copies.get(content, 0) + 1
     return rows, copies
 
 
+def _is_past(found: pa.Table, row: int) -> bool:
+    """Whether the last row found scores less than this one, so that all its exact copies were found."""
+    return bool(found[SCORE][row].as_py() - found[SCORE][-1].as_py() > SAME)
+
+
 def _hits(
     index: Index, query: Query, question: _Question, found: pa.Table, rows: list[int], copies: dict[str, int]
 ) -> Hits:
-    shown = found.take(rows)
+    shown = found.take(np.asarray(rows, np.int64))
     attributes: dict[str, Any] = {name: shown[name].to_pylist() for name in ATTRIBUTES}
     attributes["copies"] = [copies[content] for content in shown["content"].to_pylist()]
     name = index.manifest.models[0].name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,6 +18,7 @@ from bowerbird.errors import (
     IndexDamagedError,
     IndexReadOnlyError,
     QueryError,
+    SpaceMismatchError,
     StorageFullError,
     StoreError,
 )
@@ -38,6 +40,14 @@ KEEP_VERSIONS = timedelta(hours=1)
 """Versions younger than this stay on disk, so that open readers can finish."""
 
 
+def _lance() -> Any:
+    # Its warnings about the training of an index would land between our lines on a user's terminal.
+    os.environ.setdefault("LANCE_LOG", "error")
+    import lance
+
+    return lance
+
+
 class LanceTable(Table):
     """A Lance dataset at `path`."""
 
@@ -53,8 +63,7 @@ class LanceTable(Table):
         Raises:
             StoreError: the place cannot be written to, or is full.
         """
-        import lance
-
+        lance = _lance()
         with translated(path):
             return cls(
                 lance.write_dataset(schema.empty_table(), str(path), schema=schema, mode="create"), path
@@ -67,8 +76,7 @@ class LanceTable(Table):
         Raises:
             IndexDamagedError: it is not there, or cannot be read.
         """
-        import lance
-
+        lance = _lance()
         with translated(path):
             return cls(lance.dataset(str(path), version=version), path)
 
@@ -93,15 +101,15 @@ class LanceTable(Table):
             merge = self._dataset.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
             if remove:
                 merge = merge.when_not_matched_by_source_delete(_among("id", remove))
-            merge.execute(rows)
+            merge.execute(_last_of_each(rows))
             self._dataset.checkout_latest()
 
     def delete(self, ids: Sequence[str]) -> int:
         """See `Table`."""
         before = self.count()
         with translated(self._path):
-            for start in range(0, len(ids), 1000):
-                self._dataset.delete(_among("id", ids[start : start + 1000]))
+            if ids:
+                self._dataset.delete(_among("id", ids))
         return before - self.count()
 
     def scan(self, columns: Sequence[str], where: str = "") -> Iterator[pa.RecordBatch]:
@@ -114,6 +122,9 @@ class LanceTable(Table):
     ) -> pa.Table:
         """See `Table`. Exact below `ROWS_FOR_VECTOR_INDEX`, through the vector index above."""
         with translated(self._path, where):
+            width = self._dataset.schema.field(column).type.list_size
+            if len(vector) != width:
+                raise SpaceMismatchError(f"The query has {len(vector)} dimensions and {column} has {width}.")
             if self._has_vector_index(column):
                 return self._approximate(column, vector, k, columns, where)
             return self._exactly(column, vector, k, columns, where)
@@ -168,12 +179,13 @@ class LanceTable(Table):
             self._dataset.cleanup_old_versions(older_than=KEEP_VERSIONS)
 
     def _build_index(self, column: VectorColumn, rows: int) -> None:
+        dim = column.dimensions
         self._dataset = self._dataset.create_index(
             column.name,
             "IVF_PQ",
             metric="dot",
-            num_partitions=max(16, round(rows**0.5)),
-            num_sub_vectors=max(1, column.dimensions // 8),
+            num_partitions=max(1, min(round(rows**0.5), rows // 256)),  # each is trained on 256 rows
+            num_sub_vectors=next(n for n in range(max(1, dim // 8), 0, -1) if dim % n == 0),
         )
 
 
@@ -224,6 +236,12 @@ def _with_scores(rows: pa.Table, scores: NDArray[Any]) -> pa.Table:
     return rows.append_column(SCORE, pa.array(scores.astype(np.float32)))
 
 
+def _last_of_each(rows: pa.Table) -> pa.Table:
+    """Rows with one for each id, the last given: Lance would insert a new id as often as it is given."""
+    last = {id_: row for row, id_ in enumerate(rows["id"].to_pylist())}
+    return rows if len(last) == rows.num_rows else rows.take(list(last.values()))
+
+
 def _among(column: str, values: Sequence[str]) -> str:
     quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
     return f"{column} IN ({quoted})"
@@ -245,6 +263,20 @@ def translated(path: Path, where: str = "") -> Iterator[None]:
         raise
 
 
+# Signs in the text: Lance has no types of error to tell these apart by.
+_DAMAGE = (
+    "LanceError(IO)",
+    "Not found:",
+    "was not found",
+    "does not appear to be a Lance file",
+    "metadata region",
+    "is not aligned",
+    "Protobuf",
+)
+# A defect of the caller: nobody may be told to delete an index because of it.
+_ASKED_WRONGLY = ("Schema error", "does not exist in schema", "already exists")
+
+
 def _translate(error: BaseException, path: Path, where: str) -> StoreError | QueryError:
     text = " ".join(str(error).split())[:300]
     code = getattr(error, "errno", None)
@@ -261,11 +293,14 @@ def _translate(error: BaseException, path: Path, where: str) -> StoreError | Que
         return IndexReadOnlyError(
             f"{path} cannot be written to.", hint="Check its permissions, or give another --index."
         )
-    if where:
+    damaged = any(sign in text for sign in _DAMAGE)
+    if where and not damaged:
         return QueryError(
             f"The filter {where!r} cannot be used: {text}",
             hint="Write it like \"width > 1000 and format = 'JPEG'\"; `bowerbird info` lists the columns.",
         )
+    if not damaged and any(sign in text for sign in _ASKED_WRONGLY):
+        return StoreError(f"The index at {path.parent} cannot do that: {text}")
     return IndexDamagedError(
         f"The index at {path.parent} cannot be read: {text}",
         hint="Delete that directory and index the folder again.",

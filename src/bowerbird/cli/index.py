@@ -93,13 +93,19 @@ def _one(path: Path, sources: list[str], model: str, *, keep_missing: bool, ever
 
 
 def _open(path: Path, model: str) -> Index:
+    from bowerbird.errors import StoreError
     from bowerbird.models.encoder import load
     from bowerbird.search.index import Index
     from bowerbird.store.manifest import NAME
 
     if (path.expanduser() / NAME).exists():
         return Index.open(path, load(model) if model else None)
-    return Index.create(path, model)
+    try:
+        return Index.create(path, model)
+    except StoreError:
+        if not (path.expanduser() / NAME).exists():
+            raise
+        return Index.open(path)  # Another process has made it in the meantime.
 
 
 class _Display:

@@ -34,8 +34,20 @@ def say(message: str = "") -> None:
 
 def result(line: str) -> None:
     """A line of results, on stdout; file names come out byte for byte as they are on disk."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(os.fsencode(line) + b"\n")
+    try:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(os.fsencode(line) + b"\n")
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        # What is still buffered must not fail once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return  # The reader of a pipe, such as `head`, has seen enough.
+        from bowerbird.errors import BowerbirdError
+
+        raise BowerbirdError(
+            f"The results cannot be written: {error.strerror}.", hint="Check where the output goes."
+        ) from error
 
 
 @contextmanager

@@ -151,6 +151,11 @@ def _found(path: str) -> FoundFile | Unreachable:
 
 def unreadable(path: str, error: OSError) -> UnreadableError:
     """One line for what the system said about a path."""
+    if isinstance(error, FileNotFoundError):
+        return UnreadableError(
+            f"{printable(path)} has vanished, or is a link that leads nowhere.",
+            hint="Run the same command again, or remove the link.",
+        )
     reason = (error.strerror or type(error).__name__).lower()
     return UnreadableError(f"{printable(path)} cannot be read: {reason}.", hint="Check its permissions.")
 

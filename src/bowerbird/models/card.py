@@ -83,6 +83,9 @@ class ImageTower:
         decode: how files become upright RGB pictures.
         output: the tensor in the space shared with texts.
         similarity_output: the tensor that compares pictures with pictures best; often the same.
+        scaled: precision policy -> least ratio of decoded to wanted short side at which JPEG may be decoded at a
+            reduced scale; a policy that is not named decodes in full.
+        scaled_cosine: least cosine to full decode that was measured under `scaled`.
     """
 
     graph: Artifact
@@ -90,6 +93,8 @@ class ImageTower:
     decode: DecodePolicy
     output: str
     similarity_output: str
+    scaled: tuple[tuple[str, float], ...] = ()
+    scaled_cosine: float = 1.0
 
     def meaning(self) -> dict[str, Any]:
         """What decides the vectors, without where the files happen to lie."""
@@ -225,7 +230,7 @@ def _has(directory: Path, layout: Layout) -> bool:
 def _annotations(directory: Path) -> dict[str, Any]:
     path = directory / ANNOTATIONS
     if not path.exists():
-        return {}
+        return {"text": {}, "image": {}}
     try:
         notes = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -265,26 +270,38 @@ def _pad_id(directory: Path) -> int:
 
 
 def _image_tower(directory: Path, layout: Layout, notes: dict[str, Any]) -> ImageTower:
-    try:
-        scaled = float(notes.get("scaled_decode") or 0)
-    except (ValueError, TypeError) as error:
-        raise ModelFormatError(f"{directory / ANNOTATIONS}: scaled_decode is not a number.") from error
-    if scaled and not scaled >= 1:
-        raise ModelFormatError(f"{directory / ANNOTATIONS}: scaled_decode={scaled} is not at least 1.")
+    ratios, cosine = _scaled_decode(directory / ANNOTATIONS, notes.get("scaled_decode", {}))
     output = str(notes.get("output", "image_embeds"))
     limits = settings()
     return ImageTower(
         graph=artifact(directory / layout.image),
         steps=read_steps(directory / "preprocessor_config.json"),
         decode=DecodePolicy(
-            scaled=scaled or None,
             max_pixels=limits.max_pixels,
             max_bytes=limits.max_bytes,
             seconds=limits.decode_seconds,
         ),
         output=output,
         similarity_output=str(notes.get("similarity_output", output)),
+        scaled=ratios,
+        scaled_cosine=cosine,
     )
+
+
+def _scaled_decode(path: Path, notes: Any) -> tuple[tuple[tuple[str, float], ...], float]:
+    """The ratios by precision policy, and the least cosine that was measured; see `docs/model-directory.md`."""
+    try:
+        ratios = tuple((policy, float(notes[policy])) for policy in ("auto", "fast") if policy in notes)
+        cosine = float(notes.get("least_cosine", 1.0))
+        unknown = set(notes) - {"auto", "fast", "least_cosine"}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ModelFormatError(f"{path}: scaled_decode {notes!r} is not understood.") from error
+    if unknown or not all(ratio >= 1 for _, ratio in ratios):
+        raise ModelFormatError(
+            f"{path}: scaled_decode {notes!r} is not understood.",
+            hint='Write it like {"auto": 3, "fast": 2, "least_cosine": 0.998}; ratios are at least 1.',
+        )
+    return ratios, cosine
 
 
 def artifact(path: Path) -> Artifact:

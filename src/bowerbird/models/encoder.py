@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -107,7 +107,7 @@ class ImageSide:
 
     def pixels(self, picture: Picture) -> NDArray[np.uint8]:
         """(height, width, 3) uint8: the picture after every geometric step."""
-        return self.tower.steps.pixels(picture.image)
+        return self.tower.steps.pixels(picture.image, (picture.width, picture.height), picture.box)
 
     def run(self, pixels: Sequence[NDArray[np.uint8]], outputs: Sequence[str]) -> list[Vectors]:
         """Prepared pictures to raw vectors: one (n, dim) float32 array for each output."""
@@ -366,9 +366,7 @@ def load(name: str = "", *, precision: str = "", engine: str = "", threads: int 
 
 def decode_policy(tower: ImageTower, policy: str) -> DecodePolicy:
     """How files are decoded under a precision policy: `exact` never decodes at a reduced scale."""
-    from dataclasses import replace
-
-    return replace(tower.decode, scaled=None) if policy == "exact" else tower.decode
+    return replace(tower.decode, scaled=dict(tower.scaled).get(policy))
 
 
 def unit_outcome(index: int, vector: NDArray[np.float32], note: str = "") -> Outcome:
@@ -395,7 +393,9 @@ def batches_by_length(lengths: Sequence[int]) -> Iterator[list[int]]:
 
 def clean(text: str) -> str:
     """Lone surrogates, as in file names that are not UTF-8, become U+FFFD: tokenisers take Unicode only."""
-    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace") if not text.isascii() else text
+    return (
+        text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    )
 
 
 _ACCEPTED = "Give a Path, the bytes of a picture file, a Pillow image, or a uint8 array (h, w, 3)."

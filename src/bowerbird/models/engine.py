@@ -213,6 +213,12 @@ def open_engine(kind: str, graph: Path, *, precision: str = "fp32", threads: int
 def has_native_bf16() -> bool:
     """Whether this processor multiplies bf16 natively, as OpenVINO sees it. False where OpenVINO is missing."""
     try:
+        # Saves importing OpenVINO, only to be told no, at every start on most machines.
+        if "bf16" not in Path("/proc/cpuinfo").read_text("ascii", "replace"):
+            return False
+    except OSError:
+        pass  # No Linux: OpenVINO has to be asked.
+    try:
         ov = _import_openvino()
     except ImportError:
         return False

@@ -71,7 +71,7 @@ def choose(
         EngineError: the engine is not there or refuses the graph.
     """
     check_names(policy, engine)
-    kind = _available(engine)
+    kind = _suited(policy) if engine == "auto" else engine
 
     def opened(precision: str) -> Engine:
         return open_engine(kind, graph, precision=precision, threads=threads)
@@ -87,9 +87,7 @@ def decide(
     if policy == "exact":
         return Choice(kind, "fp32", 1.0, "exact was asked for"), opened("fp32")
     if not has_bf16:
-        reason = (
-            f"{kind} runs fp32" if "bf16" not in ENGINES[kind].precisions else "this processor has no bf16"
-        )
+        reason = "this processor has no bf16" if not has_native_bf16() else f"{kind} has no bf16"
         return Choice(kind, "fp32", 1.0, reason), opened("fp32")
     cache = _cache_path(fingerprint, kind)
     drift = _read_drift(cache)
@@ -118,12 +116,10 @@ def check_names(policy: str, engine: str) -> None:
         raise EngineError(f"There is no engine {engine!r}.", hint=f"Use auto, {' or '.join(ENGINES)}.")
 
 
-def _available(engine: str) -> str:
-    if engine != "auto":
-        return engine
-    from importlib.util import find_spec
-
-    return "openvino" if find_spec("openvino") else "onnxruntime"
+def _suited(policy: str) -> str:
+    """OpenVINO where bf16 is to be had, twice as fast there; elsewhere the two run alike (benchmarks/LOG.md) and
+    ONNX Runtime loads in a third of the time."""
+    return "openvino" if policy != "exact" and has_native_bf16() else "onnxruntime"
 
 
 def drift_between(reference: list[NDArray[np.float32]], candidate: list[NDArray[np.float32]]) -> float:

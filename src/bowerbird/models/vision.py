@@ -20,6 +20,9 @@ from PIL import Image
 
 from bowerbird.errors import ModelFormatError, UnsupportedInputError
 
+Box: TypeAlias = tuple[float, float, float, float]
+"""(left, top, right, bottom) in pixels."""
+
 Resample: TypeAlias = int
 """Pillow's codes: 0 nearest, 1 lanczos, 2 bilinear, 3 bicubic, 4 box, 5 hamming."""
 
@@ -59,16 +62,29 @@ class Resize:
         other = max(1, int(exact) if self.rounding == "truncate" else round(exact))
         return (self.height, other) if width <= height else (other, self.height)
 
-    def __call__(self, image: Image.Image) -> Image.Image:
-        """RGB in, RGB out."""
-        size = self.size(*image.size)
+    def __call__(
+        self, image: Image.Image, full: tuple[int, int] | None = None, box: Box | None = None
+    ) -> Image.Image:
+        """RGB in, RGB out.
+
+        Args:
+            image: the picture, or a scaled decode of it.
+            full: (width, height) of the whole picture, when `image` is a scaled decode.
+            box: the part of `image` that the picture covers; see `Picture.box`.
+
+        Raises:
+            UnsupportedInputError: the result would be larger than `LARGEST_RESIZED`.
+        """
+        size = self.size(*(full or image.size))
         if size[0] * size[1] > LARGEST_RESIZED:
             raise UnsupportedInputError(
                 f"A picture of {image.width}x{image.height} is too elongated: its short side scaled to "
                 f"{min(size)} makes it {max(size)} long.",
                 hint="Cut it into pieces.",
             )
-        return image if image.size == size else image.resize(size, Image.Resampling(self.resample))
+        if image.size == size and box is None:
+            return image
+        return image.resize(size, Image.Resampling(self.resample), box=box)
 
     def __str__(self) -> str:
         how = f"short side {self.height}" if self.mode == "shortest" else f"{self.width}x{self.height}"
@@ -162,14 +178,12 @@ class Steps:
         first = self.geometry[0] if self.geometry else None
         return min(first.height, first.width) if isinstance(first, Resize) else None
 
-    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        """RGB picture to (height, width, 3) uint8, before scaling.
-
-        Raises:
-            UnsupportedInputError: it is so elongated that resizing its short side would fill the memory.
-        """
-        for step in self.geometry:
-            image = step(image)
+    def pixels(
+        self, image: Image.Image, full: tuple[int, int] | None = None, box: Box | None = None
+    ) -> NDArray[np.uint8]:
+        """RGB picture to (height, width, 3) uint8, before scaling; arguments and errors as of `Resize`."""
+        for number, step in enumerate(self.geometry):
+            image = step(image, full, box) if number == 0 and isinstance(step, Resize) else step(image)
         return np.asarray(image)
 
     def to_json(self) -> list[dict[str, Any]]:

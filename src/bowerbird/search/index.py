@@ -305,7 +305,12 @@ def writable(directory: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise IndexReadOnlyError(
-                f"{directory} cannot be written to.", hint="Check its permissions, or give another --index."
+                f"{directory} cannot be written to.", hint="Check its permissions, or give another place."
+            ) from error
+        if error.errno in (errno.ENOENT, errno.EISDIR):
+            raise StoreError(
+                f"{directory} cannot be written: {(error.strerror or '').lower()}.",
+                hint="Give a path in a folder that exists.",
             ) from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
             raise StoreError(

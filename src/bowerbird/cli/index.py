@@ -86,20 +86,25 @@ def index(
 
 def _one(path: Path, sources: list[str], model: str, *, keep_missing: bool, every: bool) -> Report:
     with native_libraries_silent(), _Display() as display:
-        opened = _open(path, model)
+        opened = _open(path, model, sources)
         report = opened.add(sources, keep_missing=keep_missing, progress=display)
     _summary(opened, report, every)
     return report
 
 
-def _open(path: Path, model: str) -> Index:
+def _open(path: Path, model: str, sources: list[str]) -> Index:
     from bowerbird.errors import StoreError
+    from bowerbird.flow.sources import FoundFile, expand, walk
     from bowerbird.models.encoder import load
     from bowerbird.search.index import Index
+    from bowerbird.search.ingest import no_pictures
     from bowerbird.store.manifest import NAME
 
     if (path.expanduser() / NAME).exists():
         return Index.open(path, load(model) if model else None)
+    roots = [root for source in sources for root in expand(source)]
+    if not any(isinstance(entry, FoundFile) for entry in walk(roots)):
+        raise no_pictures(roots)  # An empty index would be found instead of that of a folder above.
     try:
         return Index.create(path, model)
     except StoreError:

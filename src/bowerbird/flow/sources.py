@@ -12,6 +12,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from bowerbird.errors import InputError, UnreadableError
 from bowerbird.media.image import IMAGE_SUFFIXES
+from bowerbird.media.reading import one_line
 
 _GLOB_CHARACTERS = frozenset("*?[")
 
@@ -144,7 +145,9 @@ def _found(path: str) -> FoundFile | Unreachable:
     if not stat.S_ISREG(info.st_mode):
         return Unreachable(
             path,
-            UnreadableError(f"{printable(path)} is not a regular file.", hint="Remove it from the folder."),
+            UnreadableError(
+                f"{one_line(printable(path))} is not a regular file.", hint="Remove it from the folder."
+            ),
         )
     return FoundFile(path, info.st_size, info.st_mtime_ns)
 
@@ -153,11 +156,13 @@ def unreadable(path: str, error: OSError) -> UnreadableError:
     """One line for what the system said about a path."""
     if isinstance(error, FileNotFoundError):
         return UnreadableError(
-            f"{printable(path)} has vanished, or is a link that leads nowhere.",
+            f"{one_line(printable(path))} has vanished, or is a link that leads nowhere.",
             hint="Run the same command again, or remove the link.",
         )
     reason = (error.strerror or type(error).__name__).lower()
-    return UnreadableError(f"{printable(path)} cannot be read: {reason}.", hint="Check its permissions.")
+    return UnreadableError(
+        f"{one_line(printable(path))} cannot be read: {reason}.", hint="Check its permissions."
+    )
 
 
 def is_gone(path: str) -> bool:

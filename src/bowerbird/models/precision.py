@@ -118,7 +118,8 @@ def check_names(policy: str, engine: str) -> None:
 
 def _suited(policy: str) -> str:
     """OpenVINO where bf16 is to be had, twice as fast there; elsewhere the two run alike (benchmarks/LOG.md) and
-    ONNX Runtime loads in a third of the time."""
+    ONNX Runtime loads in a third of the time.
+    """
     return "openvino" if policy != "exact" and has_native_bf16() else "onnxruntime"
 
 

@@ -22,6 +22,7 @@ from bowerbird.errors import InputError, UnreadableError
 from bowerbird.flow.sources import FoundFile, Unreachable, expand, from_uri, is_gone, printable, to_uri, walk
 from bowerbird.lookahead import ordered_map
 from bowerbird.media.image import Picture, decode, read_bytes
+from bowerbird.media.reading import one_line
 from bowerbird.models.encoder import IMAGE_BATCH, unit_outcome
 from bowerbird.record import content_id
 from bowerbird.settings import settings
@@ -183,7 +184,8 @@ class Ingest:
         """Do everything; returns what was done."""
         started = time.monotonic()
         total = sum(isinstance(entry, FoundFile) for entry in walk(self.roots))
-        self._require_pictures(total)
+        if not total:
+            raise no_pictures(self.roots, kept=sum(map(self._is_below, self.known.uris)))
         if self.progress:
             self.progress.start(total)
         prepared = ordered_map(self._prepare, self._to_read(), threads=settings().worker_threads, ahead=AHEAD)
@@ -197,21 +199,6 @@ class Ingest:
             self._commit()
         self.report.seconds = time.monotonic() - started
         return self.report
-
-    def _require_pictures(self, total: int) -> None:
-        """An empty folder is refused: it is more often a disk that is not connected than a wish to forget."""
-        if total:
-            return
-        failures = [str(entry.error) for entry in walk(self.roots) if isinstance(entry, Unreachable)]
-        names = ", ".join(printable(str(root)) for root in self.roots[:3])
-        if failures:
-            raise UnreadableError(failures[0])
-        held = sum(self._is_below(uri) for uri in self.known.uris)
-        kept = f" The {held} records indexed from there before are kept." if held else ""
-        raise UnreadableError(
-            f"No pictures were found in {names}.{kept}",
-            hint="Check the folder, or whether its disk is connected.",
-        )
 
     def _to_read(self) -> Iterator[FoundFile]:
         """Files that are new, or look changed by size or time. The others are dealt with here."""
@@ -405,7 +392,9 @@ class Ingest:
         self.index.publish(failed=len(self.report.failed), roots=tuple(sorted(map(printable, roots))))
 
     def _fail(self, path: str, error: InputError) -> None:
-        self.report.failed.append(Failure(printable(path), error.message, error.hint))
+        shown, said = one_line(printable(path)), error.message
+        named = shown in said or one_line(path) in said
+        self.report.failed.append(Failure(printable(path), said if named else f"{shown}: {said}", error.hint))
 
     def _advance(self) -> None:
         if self.progress:
@@ -425,6 +414,19 @@ class Ingest:
             else:
                 arrays.append(pa.array(values, entry.type))
         return pa.Table.from_arrays(arrays, schema=fields)
+
+
+def no_pictures(roots: Sequence[Path], kept: int = 0) -> UnreadableError:
+    """An empty folder is refused: it is more often a disk that is not connected than a wish to forget."""
+    for entry in walk(roots):
+        if isinstance(entry, Unreachable):
+            return UnreadableError(entry.error.message, hint=entry.error.hint)
+    names = ", ".join(printable(str(root)) for root in roots[:3])
+    held = f" The {kept} records indexed from there before are kept." if kept else ""
+    return UnreadableError(
+        f"No pictures were found in {names}.{held}",
+        hint="Check the folder, or whether its disk is connected.",
+    )
 
 
 # Columns that belong to the file rather than to the picture: a moved file has its own.

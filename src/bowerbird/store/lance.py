@@ -274,7 +274,7 @@ _DAMAGE = (
     "Protobuf",
 )
 # A defect of the caller: nobody may be told to delete an index because of it.
-_ASKED_WRONGLY = ("Schema error", "does not exist in schema", "already exists")
+_ASKED_WRONGLY = ("Schema error", "FieldNotFound", "does not exist in schema", "already exists")
 
 
 def _translate(error: BaseException, path: Path, where: str) -> StoreError | QueryError:

@@ -112,6 +112,8 @@ def read(directory: Path) -> Manifest:
             ModelEntry(**{**entry, "columns": tuple(VectorColumn(**column) for column in entry["columns"])})
             for entry in data["models"]
         )
+        if not models:
+            raise ValueError("it names no model")
         return Manifest(**{**data, "models": models, "roots": tuple(data["roots"])})
     except StoreError:
         raise

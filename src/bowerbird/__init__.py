@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bowerbird.errors import BowerbirdError as BowerbirdError
     from bowerbird.errors import InputError as InputError
+    from bowerbird.errors import InputErrors as InputErrors
     from bowerbird.hits import Hit as Hit
     from bowerbird.hits import Hits as Hits
     from bowerbird.media.image import DecodePolicy as DecodePolicy
@@ -38,6 +39,7 @@ _HOME = {
     "Hits": "hits",
     "Index": "search.index",
     "InputError": "errors",
+    "InputErrors": "errors",
     "Modality": "record",
     "ModelCard": "models.card",
     "Outcome": "models.encoder",

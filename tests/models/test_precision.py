@@ -131,6 +131,14 @@ class TestDecision:
         )
         assert choice.precision == "fp32"
 
+    @pytest.mark.parametrize("policy", ["auto", "fast"])
+    def test_an_engine_that_refuses_the_graph_in_bf16_runs_it_in_fp32(self, tiny_image, policy, tmp_path):
+        tower = Tower(tiny_image, "onnxruntime", FAITHFUL)
+        tower.graphs["bf16"] = tmp_path / "refused.onnx"
+        tower.graphs["bf16"].write_bytes(b"no graph")
+        choice, _ = tower.decide(policy)
+        assert choice.precision == "fp32"
+
     def test_choose_on_this_processor(self, tiny_image, kind):
         tower = Tower(tiny_image, kind, FAITHFUL)
         choice, engine = choose("auto", kind, graph=tower.graphs["fp32"], fingerprint="x", probe=tower.probe)

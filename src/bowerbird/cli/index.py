@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bowerbird.cli import app
-from bowerbird.cli.screen import IndexOption, native_libraries_silent, say, seconds_
+from bowerbird.cli.screen import IndexOption, native_libraries_silent, numerics_line, say, seconds_
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -177,7 +177,7 @@ def _summary(opened: Index, report: Report, every: bool) -> None:
         say(f"  ... and {len(report.failed) - len(shown):,} more; list them with --failures.")
     for hint, count in Counter(failure.hint for failure in report.failed if failure.hint).most_common(5):
         say(f"  for {count:,} of these: {hint}")
-    for tower, facts in opened.model.numerics().items():
-        if opened.model.precision == "fast":
-            say(f"fast: {tower} tower in {facts['precision']} ({facts['reason']}).")
+    if opened.model.precision == "fast":
+        for tower, numerics in opened.model.numerics().items():
+            say(f"fast: {tower} tower in {numerics_line(numerics)}")
     say(f"{len(opened):,} pictures in {opened.path}")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from bowerbird.cli import app
-from bowerbird.cli.screen import IndexOption, bytes_, result
+from bowerbird.cli.screen import IndexOption, bytes_, numerics_line, result
 
 
 @app.command()
@@ -51,13 +51,7 @@ def info(
             )
         for heading, towers in (("written", model["numerics"]), ("here", facts["numerics here"])):
             for tower, numerics in towers.items():
-                result(f"  {heading:<10}{tower} tower in {_numerics(numerics)}")
-
-
-def _numerics(numerics: dict[str, Any]) -> str:
-    scaled = numerics.get("scaled")
-    decode = f", scaled JPEG decode from {scaled:g}x the target" if scaled else ""
-    return f"{numerics['engine']}, {numerics['precision']} ({numerics['reason']}){decode}"
+                result(f"  {heading:<10}{tower} tower in {numerics_line(numerics)}")
 
 
 def describe(opened: Any) -> dict[str, Any]:

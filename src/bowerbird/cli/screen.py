@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
@@ -99,6 +99,17 @@ def seconds_(duration: float) -> str:
     if duration < 120:
         return f"{duration:.0f} s"
     return f"{int(duration // 60)} min {int(duration % 60)} s"
+
+
+def numerics_line(numerics: Mapping[str, Any]) -> str:
+    """What a tower runs in, why, and what it costs."""
+    line = f"{numerics['engine']}, {numerics['precision']} ({numerics['reason']})"
+    if numerics.get("scaled"):
+        line += (
+            f"; JPEG at reduced scale from {numerics['scaled']:g}x the wanted size, "
+            f"least cosine measured {numerics['scaled_cosine']:g}"
+        )
+    return line
 
 
 def _safe(text: str) -> str:

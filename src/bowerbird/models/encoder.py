@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bowerbird.errors import (
+    BowerbirdError,
     EngineError,
     InputError,
     InputErrors,
@@ -41,6 +42,10 @@ TOKENS_PER_BATCH = 4096
 
 LONGEST_BATCH = 64
 """Texts in one run of the network."""
+
+
+GENERIC_ROLES = ("query", "document")
+"""Roles that any model may be asked for; one without such a prompt takes the text as it is."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +166,10 @@ class TextSide:
 
     def _prompt(self, role: str) -> str:
         prompts = dict(self.tower.prompts)
+        if role and role not in prompts and role not in GENERIC_ROLES:
+            raise UnsupportedInputError(
+                f"The model has no prompt {role!r}.", hint=f"It has: {', '.join(prompts) or 'none'}."
+            )
         return prompts.get(role or self.tower.default_prompt, "")
 
     def _run_with(self, engine: Engine, tokens: Sequence[Tokens]) -> Vectors:
@@ -247,7 +256,10 @@ class Encoder:
         if self._text:
             found["text"] = _numerics(self._text.choice, self._text._engine, {})
         if self._image:
-            found["image"] = _numerics(self._image.choice, self._image._engine, self._image.decode.numerics())
+            decoding = self._image.decode.numerics()
+            if decoding["scaled"]:
+                decoding["scaled_cosine"] = self._image.tower.scaled_cosine
+            found["image"] = _numerics(self._image.choice, self._image._engine, decoding)
         return found
 
     def embed(self, inputs: Input | Iterable[Input], *, output: str = "", role: str = "") -> Vectors:
@@ -352,9 +364,13 @@ def load(name: str = "", *, precision: str = "", engine: str = "", threads: int 
         threads: for the engine and for decoding; 0 takes `BOWERBIRD_THREADS`.
 
     Raises:
+        BowerbirdError: no such precision, or a negative number of threads.
+        EngineError: no such engine.
         ModelNotFoundError: there is no such model.
         ModelFormatError: one of its files is missing, damaged or not understood.
     """
+    if threads < 0:
+        raise BowerbirdError(f"threads={threads} is negative.", hint="Give 0 for one for each processor.")
     chosen = settings()
     return Encoder(
         read_card(name or chosen.model),

@@ -27,6 +27,9 @@ POLICIES = ("auto", "exact", "fast")
 AUTO_BOUND = 0.999
 """`auto` takes bf16 only where every probe keeps at least this cosine to fp32."""
 
+FAST_BOUND = 0.0
+"""`fast` takes bf16 whatever it costs, unless it is broken (a drift of -1)."""
+
 Probe = Callable[[Engine], list[NDArray[np.float32]]]
 """Runs a tower on the shipped probes with an engine; one (n, dim) array for each published output."""
 
@@ -87,16 +90,20 @@ def decide(
     if policy == "exact":
         return Choice(kind, "fp32", 1.0, "exact was asked for"), opened("fp32")
     if not has_bf16:
-        reason = "this processor has no bf16" if not has_native_bf16() else f"{kind} has no bf16"
-        return Choice(kind, "fp32", 1.0, reason), opened("fp32")
+        return Choice(kind, "fp32", 1.0, f"{kind} has no bf16 on this processor"), opened("fp32")
     cache = _cache_path(fingerprint, kind)
     drift = _read_drift(cache)
     engines: dict[str, Engine] = {}
     if drift is None:
-        engines = {precision: opened(precision) for precision in ("fp32", "bf16")}
-        drift = drift_between(probe(engines["fp32"]), probe(engines["bf16"]))
+        engines = {"fp32": opened("fp32")}
+        reference = probe(engines["fp32"])
+        try:
+            engines["bf16"] = opened("bf16")
+            drift = drift_between(reference, probe(engines["bf16"]))
+        except EngineError:
+            drift = -1.0  # An engine that refuses a graph in bf16 still runs it in fp32.
         _write_drift(cache, drift)
-    if policy == "auto" and drift < AUTO_BOUND:
+    if drift < (AUTO_BOUND if policy == "auto" else FAST_BOUND):
         choice = Choice(kind, "fp32", 1.0, f"bf16 would cost cosine {drift:.5f}")
     else:
         choice = Choice(kind, "bf16", drift, f"bf16 keeps cosine {drift:.5f} to fp32 on the probes")

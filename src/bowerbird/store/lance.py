@@ -303,5 +303,5 @@ def _translate(error: BaseException, path: Path, where: str) -> StoreError | Que
         return StoreError(f"The index at {path.parent} cannot do that: {text}")
     return IndexDamagedError(
         f"The index at {path.parent} cannot be read: {text}",
-        hint="Delete that directory and index the folder again.",
+        hint="If it happens again, delete that directory and index the folder anew.",
     )

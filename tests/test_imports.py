@@ -32,6 +32,7 @@ PUBLIC = {
     "Hits",
     "Index",
     "InputError",
+    "InputErrors",
     "Modality",
     "ModelCard",
     "Outcome",

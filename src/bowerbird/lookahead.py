@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size` items, the last one shorter. (`itertools.batched` came with Python 3.12.)"""
+    source = iter(items)
+    while chunk := list(islice(source, size)):
+        yield chunk
 
 
 def ordered_map(

@@ -288,7 +288,7 @@ def test_damaged_table(run: Command, folder: Path, indexed: Path, harm: str) -> 
     ):
         damaged = run(*verb, code=2)
         assert str(indexed) in damaged.err
-        assert "index the folder again" in damaged.err, damaged.err
+        assert "index the folder anew" in damaged.err, damaged.err
     if harm == "cut":  # The remedy that is given works.
         shutil.rmtree(indexed)
         run("index", folder)

@@ -388,7 +388,7 @@ def test_damage_is_not_blamed_on_the_filter(index: bb.Index) -> None:
             file.unlink()
     damaged = bb.Index.open(index.path)
     for ask in ({"where": "width > 10"}, {}):
-        with pytest.raises(IndexDamagedError, match="index the folder again"):
+        with pytest.raises(IndexDamagedError, match="index the folder anew"):
             damaged.search("anything", **ask)
     with pytest.raises(IndexDamagedError):
         damaged.search(like="0" * 32)
@@ -432,7 +432,7 @@ def apply(folder: Path, picture: Picture, kind: str, name: str, *more: str | int
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(runs=st.lists(st.lists(operations, max_size=6), min_size=1, max_size=4), commit=st.sampled_from("05"))
 @example(runs=[[("write", "a.png", 1)], [("move", "a.png", "c.png"), ("write", "a.png", 2)]], commit="5")
 @example(runs=[[("write", "a.png", 1)], [("move", "a.png", "c.png"), ("write", "a.png", 2)]], commit="0")

@@ -75,14 +75,14 @@ class OnnxRuntime:
 
     precisions = ("fp32",)
 
-    def __init__(self, graph: Path, *, precision: str, threads: int) -> None:
+    def __init__(self, graph: Path, *, precision: str, streams: int) -> None:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
+        # A run takes the thread that calls it and no other: batches run side by side, which is a third faster on a
+        # CPU than one batch spread over all cores. `streams` threads may call, and no pool of its own is made.
+        options.intra_op_num_threads = 1
         options.log_severity_level = 3
-        # Idle spinning would take the processors away from the threads that decode the next pictures.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
         except Exception as error:
@@ -132,13 +132,14 @@ class OpenVino:
 
     precisions = ("fp32", "bf16")
 
-    def __init__(self, graph: Path, *, precision: str, threads: int) -> None:
+    def __init__(self, graph: Path, *, precision: str, streams: int) -> None:
         ov = _import_openvino()
         core = ov.Core()
         config = {
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": threads,
+            "PERFORMANCE_HINT": "THROUGHPUT",
+            "NUM_STREAMS": streams,
+            "INFERENCE_NUM_THREADS": streams,
         }
         try:
             self._compiled = core.compile_model(str(graph), "CPU", config)
@@ -183,14 +184,14 @@ def _ov_spec(port: Any) -> TensorSpec:
 ENGINES: dict[str, type[OnnxRuntime] | type[OpenVino]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
 
 
-def open_engine(kind: str, graph: Path, *, precision: str = "fp32", threads: int = 0) -> Engine:
+def open_engine(kind: str, graph: Path, *, precision: str = "fp32", streams: int = 1) -> Engine:
     """Load a graph.
 
     Args:
         kind: a key of `ENGINES`.
         graph: the ONNX file.
         precision: `fp32` or `bf16`.
-        threads: 0 leaves the number to the engine: one for each core.
+        streams: how many runs may go on at once, each in one thread.
 
     Raises:
         EngineError: the engine is unknown or not installed, does not have this precision, or refuses the graph.
@@ -203,7 +204,7 @@ def open_engine(kind: str, graph: Path, *, precision: str = "fp32", threads: int
             f"{kind} does not run in {precision}.", hint=f"It has: {', '.join(engine.precisions)}."
         )
     try:
-        return engine(graph, precision=precision, threads=threads)
+        return engine(graph, precision=precision, streams=streams)
     except ImportError as error:
         raise EngineError(
             f"The engine {kind} is not installed here.", hint=f"Run: pip install {kind}"

@@ -56,7 +56,7 @@ Opener = Callable[[str], Engine]
 
 
 def choose(
-    policy: str, engine: str, *, graph: Path, fingerprint: str, probe: Probe, threads: int = 0
+    policy: str, engine: str, *, graph: Path, fingerprint: str, probe: Probe, streams: int = 1
 ) -> tuple[Choice, Engine]:
     """Decide for a graph on this processor, and return the engine that was decided for.
 
@@ -67,7 +67,7 @@ def choose(
         graph: the ONNX file.
         fingerprint: of everything that decides what the probe computes; part of the cache key.
         probe: see `Probe`.
-        threads: for the engine; 0 takes one for each core.
+        streams: how many runs may go on at once; see `open_engine`.
 
     Raises:
         BowerbirdError: no such policy.
@@ -77,7 +77,7 @@ def choose(
     kind = _suited(policy) if engine == "auto" else engine
 
     def opened(precision: str) -> Engine:
-        return open_engine(kind, graph, precision=precision, threads=threads)
+        return open_engine(kind, graph, precision=precision, streams=streams)
 
     has_bf16 = policy != "exact" and "bf16" in ENGINES[kind].precisions and has_native_bf16()
     return decide(policy, kind, opened, probe, fingerprint=fingerprint, has_bf16=has_bf16)

@@ -1,8 +1,8 @@
 """Files become rows of an index: only what is new or changed is embedded.
 
-The way of a file: walk -> compare with the index -> (threads) read, hash, decode, prepare, thumbnail ->
-batches through the network -> rows -> a commit every few seconds. Everything ahead of the network is bounded,
-so memory stays flat however many files there are.
+The way of a file: walk -> compare with the index -> (threads, a batch each) read, hash, decode, thumbnail, resize,
+run the network -> rows -> a commit every few seconds. What runs ahead is bounded, so memory stays flat however
+many files there are.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from bowerbird.errors import InputError, UnreadableError
 from bowerbird.flow.sources import FoundFile, Unreachable, expand, from_uri, is_gone, printable, to_uri, walk
-from bowerbird.lookahead import ordered_map
+from bowerbird.lookahead import chunks, ordered_map
 from bowerbird.media.image import Picture, decode, read_bytes
 from bowerbird.media.reading import one_line
 from bowerbird.models.encoder import IMAGE_BATCH, unit_outcome
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from bowerbird.search.index import Index
 
-AHEAD = 3 * IMAGE_BATCH
-"""Prepared pictures waiting for the network at the most: 3 * 16 * 150 kB for a 224 x 224 input."""
+AHEAD = 2
+"""Batches for each thread that are finished or under way at the most, ahead of the rows being written."""
 
 COMMIT_BYTES = 64 << 20
 """Rows are committed earlier when they hold this much, whatever the clock says."""
@@ -92,12 +92,21 @@ class Report:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A file after the threads are done with it; exactly one of `pixels`, `known` and `error` is set."""
+    """A file on its way through the threads.
+
+    Attributes:
+        file: as it was found.
+        content: content id of its bytes, once read.
+        pixels: the network's input, before its batch is run.
+        values: attributes, thumbnail and then vectors, by column.
+        known: whether its bytes need no run, since a record or another file of the batch has them.
+        error: why there is nothing of this.
+    """
 
     file: FoundFile
     content: str = ""
     pixels: NDArray[np.uint8] | None = None
-    attributes: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
     known: bool = False
     error: InputError | None = None
 
@@ -172,7 +181,6 @@ class Ingest:
         self.side = index.model.image
         self.columns = index.columns
         self.known = _Known(index)
-        self.batch: list[_Prepared] = []
         self.rows: list[dict[str, Any]] = []
         self.row_bytes = 0
         self.stale: set[int] = set()  # rows of `known` whose files now hold other bytes
@@ -188,10 +196,13 @@ class Ingest:
             raise no_pictures(self.roots, kept=sum(map(self._is_below, self.known.uris)))
         if self.progress:
             self.progress.start(total)
-        prepared = ordered_map(self._prepare, self._to_read(), threads=settings().worker_threads, ahead=AHEAD)
+        threads = settings().worker_threads
+        batches = chunks(self._to_read(), IMAGE_BATCH)
+        prepared = ordered_map(self._prepare, batches, threads=threads, ahead=AHEAD * threads)
         try:
-            for item in prepared:
-                self._take(item)
+            for batch in prepared:
+                for item in batch:
+                    self._take(item)
             self._finish()
         except KeyboardInterrupt:
             self.report.interrupted = True
@@ -215,58 +226,60 @@ class Ingest:
                     continue
             yield entry
 
-    def _prepare(self, file: FoundFile) -> _Prepared:
-        """Runs in threads: everything up to the network's input."""
-        path = Path(file.path)
+    def _prepare(self, files: Sequence[FoundFile]) -> list[_Prepared]:
+        """Runs in threads, a batch at a time: everything from reading to the vectors."""
+        items: list[_Prepared] = []
+        for file in files:
+            item = self._read(file)
+            twin = any(item.content == other.content for other in items if other.pixels is not None)
+            items.append(replace(item, pixels=None, known=True) if item.content and twin else item)
+        fresh = [item.pixels for item in items if item.pixels is not None]
+        if not fresh:
+            return items
+        arrays = self.side.run(fresh, [column.output for column in self.columns])
+        rows = zip(*arrays, strict=True)
+        return [self._embedded(item, next(rows)) if item.pixels is not None else item for item in items]
+
+    def _read(self, file: FoundFile) -> _Prepared:
         try:
-            data = read_bytes(path, self.side.decode)
+            data = read_bytes(Path(file.path), self.side.decode)
             content = content_id(data)
             if content in self.known.by_content:
                 return _Prepared(file, content, known=True)
-            picture = decode(
-                data, self.side.decode, name=printable(file.path), target=self.side.tower.steps.target
-            )
+            target = self.side.tower.steps.target
+            picture = decode(data, self.side.decode, name=printable(file.path), target=target)
             return _Prepared(file, content, self.side.pixels(picture), _attributes(picture))
         except InputError as error:
             return _Prepared(file, error=error)
 
+    def _embedded(self, item: _Prepared, raw: Sequence[NDArray[np.float32]]) -> _Prepared:
+        """The item with its vectors in place of its pixels."""
+        values = dict(item.values)
+        for column, vector in zip(self.columns, raw, strict=True):
+            outcome = unit_outcome(0, vector)
+            if outcome.error:
+                return _Prepared(item.file, item.content, error=outcome.error)
+            values[column.name], values[column.norm] = outcome.vector, outcome.norm
+        return replace(item, pixels=None, values=values)
+
     def _take(self, item: _Prepared) -> None:
-        if item.known and item.content not in self.known.by_content:
-            item = self._prepare(item.file)  # The record that held these bytes has left the table since.
+        held = item.content in self.known.by_content or item.content in self.pending
+        if item.known and not held:
+            # The record that held these bytes has left the table since, or its twin failed.
+            (item,) = self._prepare([item.file])
         if item.error:
             self._fail(item.file.path, item.error)
             self._advance()
-        elif item.content in self.known.by_content or item.content in self.pending:
+        elif held:
             self.waiting.append(item)  # The bytes are known: at the next commit it is given their vectors.
         else:
             self.pending.add(item.content)
-            self.batch.append(item)
-        if len(self.batch) >= IMAGE_BATCH:
-            self._flush()
+            self._give_up(item)
+            self._row(item, item.values, self._place(item))
+            self._advance()
         late = time.monotonic() - self.committed > settings().commit_seconds
         if late or self.row_bytes > COMMIT_BYTES or len(self.waiting) >= MOST_WAITING:
             self._commit()
-
-    def _flush(self) -> None:
-        """Run the waiting pictures through the network."""
-        batch, self.batch = self.batch, []
-        if not batch:
-            return
-        outputs = [column.output for column in self.columns]
-        arrays = self.side.run([item.pixels for item in batch if item.pixels is not None], outputs)
-        for row, item in enumerate(batch):
-            vectors = [unit_outcome(row, array[row]) for array in arrays]
-            broken = next((vector.error for vector in vectors if vector.error), None)
-            if broken:
-                self.pending.discard(item.content)
-                self._fail(item.file.path, broken)
-            else:
-                values: dict[str, Any] = dict(item.attributes)
-                for column, outcome in zip(self.columns, vectors, strict=True):
-                    values[column.name], values[column.norm] = outcome.vector, outcome.norm
-                self._give_up(item)
-                self._row(item, values, self._place(item))
-            self._advance()
 
     def _place(self, item: _Prepared) -> str:
         """The id of the row for a file whose bytes are new at its path, and the counting of it."""
@@ -301,7 +314,6 @@ class Ingest:
     def _commit(self) -> None:
         """Write everything taken so far, and publish it to readers."""
         self.committed = time.monotonic()
-        self._flush()
         self._reuse()  # While the records that are about to leave are still in the table.
         if self.rows or self.stale:
             remove = [self.known.ids[row] for row in sorted(self.stale)]

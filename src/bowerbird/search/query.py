@@ -133,7 +133,8 @@ def answer(index: Index, query: Query, *, k: int, where: str, threshold: float |
 
 
 def _compose(index: Index, query: Query) -> _Question:
-    tower = index.model.image.tower
+    tower = index.model.card.image
+    assert tower is not None  # An index is not made without one.
     pictures_only = query.modality == str(Modality.IMAGE)
     column = index.column(tower.similarity_output if pictures_only else tower.output)
     vectors: list[NDArray[np.float32]] = []

@@ -482,3 +482,16 @@ def check(index: bb.Index, folder: Path, model: bb.Encoder, report: Report) -> N
             if key not in _fresh:
                 _fresh[key] = model.embed(path, output=column.output)[0]
             np.testing.assert_allclose(row[column.name], _fresh[key], atol=2e-5)
+
+
+def test_a_glob_forgets_what_is_gone_below_it(model, picture, tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "deep").mkdir(parents=True)
+    for seed, name in enumerate(["a.png", "b.png", "deep/c.png"]):
+        (folder / name).write_bytes(picture(900 + seed))
+    index = bb.Index.create(tmp_path / "glob.bower", model)
+    pattern = f"{folder}/**/*.png"
+    assert index.add(pattern).added == 3
+    (folder / "deep" / "c.png").unlink()
+    report = index.add(pattern)
+    assert (report.removed, report.unchanged, len(index)) == (1, 2, 2)

@@ -353,7 +353,7 @@ def indexed(tmp_path_factory):
     vectors = clustered(2000)
     path = tmp_path_factory.mktemp("indexed") / "t.lance"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lance_store, "ROWS_FOR_VECTOR_INDEX", 1000)
+        patch.setattr(lance_store, "EXACT_BYTES", 0)
         table = LanceTable.create(path, schema([WIDE]))
         ids = [f"r{i}" for i in range(2000)]
         table.upsert(rows(ids, vectors, missing=range(0, 2000, 50), column=WIDE))
@@ -365,7 +365,7 @@ def indexed(tmp_path_factory):
 
 
 class TestVectorIndex:
-    """Lance's own: above ROWS_FOR_VECTOR_INDEX search is approximate."""
+    """Lance's own: above EXACT_BYTES search is approximate."""
 
     @pytest.mark.parametrize("least", [0, 1500, 1990])
     def test_recall_and_filters(self, indexed, least):
@@ -392,7 +392,7 @@ class TestVectorIndex:
         table.upsert(rows(["fresh"], fresh, column=WIDE), remove=["r1"])
         assert table.nearest("v", fresh[0], 1, columns=["id"])["id"].to_pylist() == ["fresh"]
         assert "r1" not in table.nearest("v", vectors[1], 20, columns=["id"])["id"].to_pylist()
-        monkeypatch.setattr(lance_store, "ROWS_FOR_VECTOR_INDEX", 1000)
+        monkeypatch.setattr(lance_store, "EXACT_BYTES", 0)
         table.optimize([WIDE])
         assert table.count() == 2000
         assert table.nearest("v", fresh[0], 1, columns=["id"])["id"].to_pylist() == ["fresh"]
@@ -400,7 +400,7 @@ class TestVectorIndex:
     @pytest.mark.parametrize("dimensions", [1, 7, 20, 300, 500])
     def test_any_length_of_vector_can_be_indexed(self, tmp_path, monkeypatch, dimensions):
         column = VectorColumn("v", "features", "image", dimensions)
-        monkeypatch.setattr(lance_store, "ROWS_FOR_VECTOR_INDEX", 300)
+        monkeypatch.setattr(lance_store, "EXACT_BYTES", 0)
         table = LanceTable.create(tmp_path / "t.lance", schema([column]))
         vectors = units(600, dimensions)
         table.upsert(rows([f"r{i}" for i in range(600)], vectors, column=column))
@@ -409,14 +409,14 @@ class TestVectorIndex:
         assert found[SCORE][0].as_py() == pytest.approx(1, abs=1e-3)
 
     def test_hardly_any_vectors(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(lance_store, "ROWS_FOR_VECTOR_INDEX", 300)
+        monkeypatch.setattr(lance_store, "EXACT_BYTES", 0)
         table = LanceTable.create(tmp_path / "t.lance", SCHEMA)
         table.upsert(rows([f"r{i}" for i in range(600)], missing=range(590)))
         table.optimize([COLUMN])
         assert table.nearest("v", units(1)[0], 20, columns=["id"]).num_rows == 10
 
     def test_it_prints_nothing(self, tmp_path, monkeypatch, capfd):
-        monkeypatch.setattr(lance_store, "ROWS_FOR_VECTOR_INDEX", 300)
+        monkeypatch.setattr(lance_store, "EXACT_BYTES", 0)
         table = LanceTable.create(tmp_path / "t.lance", SCHEMA)
         table.upsert(rows([f"r{i}" for i in range(600)]))
         table.optimize([COLUMN])

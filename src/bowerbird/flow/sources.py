@@ -82,6 +82,16 @@ def expand(source: str | Path) -> list[Path]:
     )
 
 
+def scope(source: str | Path) -> Path:
+    """Where the files of a source may lie: the folder or file itself; for a glob, the folder its pattern starts in."""
+    path = Path(os.path.abspath(os.path.expanduser(os.fspath(source))))
+    if os.path.lexists(path):
+        return path
+    while not _GLOB_CHARACTERS.isdisjoint(os.fspath(path)):
+        path = path.parent
+    return path
+
+
 def walk(roots: Iterable[Path]) -> Iterator[FoundFile | Unreachable]:
     """Every file below `roots` that looks like a picture, folder by folder in the order of names.
 

@@ -19,7 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bowerbird.errors import InputError, UnreadableError
-from bowerbird.flow.sources import FoundFile, Unreachable, expand, from_uri, is_gone, printable, to_uri, walk
+from bowerbird.flow.sources import (
+    FoundFile,
+    Unreachable,
+    expand,
+    from_uri,
+    is_gone,
+    printable,
+    scope,
+    to_uri,
+    walk,
+)
 from bowerbird.lookahead import chunks, ordered_map
 from bowerbird.media.image import Picture, decode, read_bytes
 from bowerbird.media.reading import one_line
@@ -178,6 +188,7 @@ class Ingest:
         self.progress = progress
         self.report = Report()
         self.roots = [root for source in sources for root in expand(source)]
+        self.scope = [scope(source) for source in sources]
         self.side = index.model.image
         self.columns = index.columns
         self.known = _Known(index)
@@ -263,14 +274,13 @@ class Ingest:
         return replace(item, pixels=None, values=values)
 
     def _take(self, item: _Prepared) -> None:
-        held = item.content in self.known.by_content or item.content in self.pending
-        if item.known and not held:
+        if item.known and not self._is_held(item.content):
             # The record that held these bytes has left the table since, or its twin failed.
             (item,) = self._prepare([item.file])
         if item.error:
             self._fail(item.file.path, item.error)
             self._advance()
-        elif held:
+        elif item.known or self._is_held(item.content):
             self.waiting.append(item)  # The bytes are known: at the next commit it is given their vectors.
         else:
             self.pending.add(item.content)
@@ -280,6 +290,9 @@ class Ingest:
         late = time.monotonic() - self.committed > settings().commit_seconds
         if late or self.row_bytes > COMMIT_BYTES or len(self.waiting) >= MOST_WAITING:
             self._commit()
+
+    def _is_held(self, content: str) -> bool:
+        return content in self.known.by_content or content in self.pending
 
     def _place(self, item: _Prepared) -> str:
         """The id of the row for a file whose bytes are new at its path, and the counting of it."""
@@ -397,7 +410,7 @@ class Ingest:
 
     def _is_below(self, uri: str) -> bool:
         path = Path(from_uri(uri))
-        return any(root == path or root in path.parents for root in self.roots)
+        return any(base == path or base in path.parents for base in self.scope)
 
     def _publish(self) -> None:
         roots = {*self.index.manifest.roots, *(str(root) for root in self.roots if root.is_dir())}

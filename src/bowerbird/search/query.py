@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,9 @@ SPARE = 16
 
 SAME = 1e-6
 """Scores of exact copies differ by less: a dot product depends in its last bits on where the row lies."""
+
+
+_QUOTED = re.compile(r"'(?:[^']|'')*'")
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,9 @@ def answer(index: Index, query: Query, *, k: int, where: str, threshold: float |
     """The `k` records most like the query; see `Index.search`."""
     if k < 1:
         raise QueryError(f"{k} results were asked for.", hint="Ask for at least 1.")
+    if ";" in _QUOTED.sub("", where):
+        # The store would read up to the semicolon and leave the rest out in silence.
+        raise QueryError(f"The filter {where!r} holds a semicolon.", hint="Join conditions with AND or OR.")
     question = _compose(index, query)
     columns = ["id", "uri", "content", *ATTRIBUTES]
     wanted = k + SPARE + bool(question.exclude)

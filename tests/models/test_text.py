@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 import bowerbird as bb
 from bowerbird.errors import ModelFormatError
 from bowerbird.models.card import find
-from bowerbird.models.encoder import batches_by_length, clean
+from bowerbird.models.encoder import clean
 from bowerbird.models.text import load_tokenizer, pool, tokenize
+from bowerbird.models.towers import batches_by_length
 
 ENGINES = ("onnxruntime", "openvino")
 

@@ -35,6 +35,7 @@ from bowerbird.media.image import Picture, decode, read_bytes
 from bowerbird.media.reading import one_line
 from bowerbird.models.encoder import IMAGE_BATCH, unit_outcome
 from bowerbird.record import content_id
+from bowerbird.search.known import Known
 from bowerbird.settings import settings
 from bowerbird.store.table import schema
 
@@ -121,62 +122,6 @@ class _Prepared:
     error: InputError | None = None
 
 
-class _Known:
-    """What the index holds, by path and by content."""
-
-    def __init__(self, index: Index) -> None:
-        self.ids: list[str] = []
-        self.uris: list[str] = []
-        self.contents: list[str] = []
-        self.stamps: list[tuple[int, int]] = []
-        self.by_uri: dict[str, int] = {}
-        self.by_content: dict[str, int] = {}
-        self.copies: dict[str, list[int]] = {}
-        for batch in index.table.scan(["id", "uri", "content", "size", "mtime_ns"]):
-            columns = [
-                batch.column(name).to_pylist() for name in ("id", "uri", "content", "size", "mtime_ns")
-            ]
-            for id_, uri, content, size, mtime in zip(*columns, strict=True):
-                self.add(id_, uri, content, (size, mtime))
-        self.seen = bytearray(len(self.ids))
-        self.used = set(self.ids)
-
-    def add(self, id_: str, uri: str, content: str, stamp: tuple[int, int]) -> None:
-        row = len(self.ids)
-        self.ids.append(id_)
-        self.uris.append(uri)
-        self.contents.append(content)
-        self.stamps.append(stamp)
-        self.by_uri[uri] = row
-        if self.by_content.setdefault(content, row) != row:
-            self.copies.setdefault(content, []).append(row)
-
-    def drop(self, row: int) -> None:
-        """Forget the bytes of a row that has left the table: vectors cannot be taken from there any more."""
-        content, id_ = self.contents[row], self.ids[row]
-        left = [other for other in self.rows_of(content) if self.ids[other] != id_]
-        self.copies.pop(content, None)
-        if left:
-            self.by_content[content] = left[0]
-            self.copies[content] = left[1:]
-        else:
-            self.by_content.pop(content, None)
-
-    def rows_of(self, content: str) -> list[int]:
-        """Every row that holds these bytes."""
-        first = [self.by_content[content]] if content in self.by_content else []
-        return [*first, *self.copies.get(content, [])]
-
-    def new_id(self, content: str) -> str:
-        """The content id itself; an exact copy of a record gets `-2`, `-3` and so on behind it."""
-        id_, count = content, 1
-        while id_ in self.used:
-            count += 1
-            id_ = f"{content}-{count}"
-        self.used.add(id_)
-        return id_
-
-
 class Ingest:
     """One run over some sources. The index is locked by the caller."""
 
@@ -191,7 +136,7 @@ class Ingest:
         self.scope = [scope(source) for source in sources]
         self.side = index.model.image
         self.columns = index.columns
-        self.known = _Known(index)
+        self.known = Known(index.table)
         self.rows: list[dict[str, Any]] = []
         self.row_bytes = 0
         self.stale: set[int] = set()  # rows of `known` whose files now hold other bytes

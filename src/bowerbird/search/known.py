@@ -1,0 +1,73 @@
+"""What an index holds already, by path and by content: what a run compares the files with."""
+
+from __future__ import annotations
+
+from bowerbird.store.table import Table
+
+
+class Known:
+    """The rows of an index in the order they were read, then written; parallel lists, by row number.
+
+    Attributes:
+        ids: of the records.
+        uris: where their files lie, or lay.
+        contents: content ids of their bytes.
+        stamps: (size in bytes, time of change in ns) of their files.
+        by_uri: uri -> its newest row.
+        by_content: content id -> the first row that holds it; `copies` has the others.
+        seen: 1 for a row whose file the run has met.
+        used: every id that is taken.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self.ids: list[str] = []
+        self.uris: list[str] = []
+        self.contents: list[str] = []
+        self.stamps: list[tuple[int, int]] = []
+        self.by_uri: dict[str, int] = {}
+        self.by_content: dict[str, int] = {}
+        self.copies: dict[str, list[int]] = {}
+        for batch in table.scan(["id", "uri", "content", "size", "mtime_ns"]):
+            columns = [
+                batch.column(name).to_pylist() for name in ("id", "uri", "content", "size", "mtime_ns")
+            ]
+            for id_, uri, content, size, mtime in zip(*columns, strict=True):
+                self.add(id_, uri, content, (size, mtime))
+        self.seen = bytearray(len(self.ids))
+        self.used = set(self.ids)
+
+    def add(self, id_: str, uri: str, content: str, stamp: tuple[int, int]) -> None:
+        """Take note of a row. A row of the same uri, read or written before, is superseded."""
+        row = len(self.ids)
+        self.ids.append(id_)
+        self.uris.append(uri)
+        self.contents.append(content)
+        self.stamps.append(stamp)
+        self.by_uri[uri] = row
+        if self.by_content.setdefault(content, row) != row:
+            self.copies.setdefault(content, []).append(row)
+
+    def drop(self, row: int) -> None:
+        """Forget the bytes of a row that has left the table: vectors cannot be taken from there any more."""
+        content, id_ = self.contents[row], self.ids[row]
+        left = [other for other in self.rows_of(content) if self.ids[other] != id_]
+        self.copies.pop(content, None)
+        if left:
+            self.by_content[content] = left[0]
+            self.copies[content] = left[1:]
+        else:
+            self.by_content.pop(content, None)
+
+    def rows_of(self, content: str) -> list[int]:
+        """Every row that holds these bytes."""
+        first = [self.by_content[content]] if content in self.by_content else []
+        return [*first, *self.copies.get(content, [])]
+
+    def new_id(self, content: str) -> str:
+        """The content id itself; an exact copy of a record gets `-2`, `-3` and so on behind it."""
+        id_, count = content, 1
+        while id_ in self.used:
+            count += 1
+            id_ = f"{content}-{count}"
+        self.used.add(id_)
+        return id_

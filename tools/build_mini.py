@@ -107,7 +107,7 @@ PROMPTS = (
 )
 # precision policy -> least ratio of decoded to wanted short side at which JPEG is decoded at a reduced scale; and the
 # least cosine to full decode measured from there on, textures included (the model's README has the table).
-SCALED_DECODE = {"auto": 2.9, "fast": 2.0, "least_cosine": 0.997}
+SCALED_DECODE = {"auto": 3.0, "fast": 2.0, "least_cosine": 0.997}
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_OUTPUT = ROOT / "src" / "bowerbird" / "models" / "mini"

@@ -82,6 +82,9 @@ def _failed(error: Exception) -> int:
         traceback.print_exc()
     elif isinstance(error, BowerbirdError):
         complain(str(error))
+    elif isinstance(error, OSError):
+        where = f" {error.filename}" if error.filename else ""
+        complain(f"{(error.strerror or str(error)).capitalize()}{where}.")
     else:
         complain(
             f"Unexpected {type(error).__name__}: {error}. This is a defect of bowerbird; "

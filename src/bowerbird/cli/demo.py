@@ -52,7 +52,7 @@ def demo(
     """Index sample photographs with the embedded model, ask a few questions, write a contact sheet.
 
     \b
-    pip install 'bowerbird[demo]'
+    pip install 'bowerbird\\[demo]'
     bowerbird demo
     """
     from bowerbird.errors import MissingExtraError

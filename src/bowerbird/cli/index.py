@@ -66,8 +66,6 @@ def index(
     from bowerbird.search.places import home, place
     from bowerbird.settings import settings
 
-    if precision:
-        os.environ["BOWERBIRD_PRECISION"] = precision
     wanted = sources or [os.getcwd()]
     for source in wanted:
         expand(source)  # A source that does not exist stops everything before anything is done.
@@ -76,7 +74,8 @@ def index(
     for source in wanted:
         groups.setdefault(Path(given) if given else place(home(source)), []).append(source)
     reports = [
-        _one(path, group, model, keep_missing=keep_missing, every=failures) for path, group in groups.items()
+        _one(path, group, model, precision, keep_missing=keep_missing, every=failures)
+        for path, group in groups.items()
     ]
     if any(report.interrupted for report in reports):
         raise typer.Exit(130)
@@ -84,33 +83,36 @@ def index(
         raise typer.Exit(1)
 
 
-def _one(path: Path, sources: list[str], model: str, *, keep_missing: bool, every: bool) -> Report:
+def _one(
+    path: Path, sources: list[str], model: str, precision: str, *, keep_missing: bool, every: bool
+) -> Report:
     with native_libraries_silent(), _Display() as display:
-        opened = _open(path, model, sources)
+        opened = _open(path.expanduser(), model, precision, sources)
         report = opened.add(sources, keep_missing=keep_missing, progress=display)
     _summary(opened, report, every)
     return report
 
 
-def _open(path: Path, model: str, sources: list[str]) -> Index:
+def _open(path: Path, model: str, precision: str, sources: list[str]) -> Index:
     from bowerbird.errors import StoreError
     from bowerbird.flow.sources import FoundFile, expand, walk
     from bowerbird.models.encoder import load
     from bowerbird.search.index import Index
     from bowerbird.search.ingest import no_pictures
-    from bowerbird.store.manifest import NAME
+    from bowerbird.store.manifest import exists
 
-    if (path.expanduser() / NAME).exists():
-        return Index.open(path, load(model) if model else None)
+    given = load(model, precision=precision) if model else None
+    if exists(path):
+        return Index.open(path, given, precision=precision)
     roots = [root for source in sources for root in expand(source)]
     if not any(isinstance(entry, FoundFile) for entry in walk(roots)):
         raise no_pictures(roots)  # An empty index would be found instead of that of a folder above.
     try:
-        return Index.create(path, model)
+        return Index.create(path, given or load(precision=precision))
     except StoreError:
-        if not (path.expanduser() / NAME).exists():
+        if not exists(path):
             raise
-        return Index.open(path)  # Another process has made it in the meantime.
+        return Index.open(path, given, precision=precision)  # Another process has made it in the meantime.
 
 
 class _Display:
@@ -165,9 +167,11 @@ def _summary(opened: Index, report: Report, every: bool) -> None:
         "missing but kept": report.missing,
         "failed": len(report.failed),
     }
-    parts = [f"{count:,} {what}" for what, count in counts.items() if count]
     copies = f" ({report.copies:,} of them exact copies)" if report.copies else ""
-    say(f"{', '.join(parts) or 'nothing to do'}{copies} in {seconds_(report.seconds)}.")
+    parts = [
+        f"{count:,} {what}{copies if what == 'added' else ''}" for what, count in counts.items() if count
+    ]
+    say(f"{', '.join(parts) or 'nothing to do'} in {seconds_(report.seconds)}.")
     if report.interrupted:
         say("Stopped early; what was done is kept, and the same command continues from there.")
     shown = report.failed if every else report.failed[:SHOWN_FAILURES]

@@ -51,7 +51,8 @@ def info(
             )
         for heading, towers in (("written", model["numerics"]), ("here", facts["numerics here"])):
             for tower, numerics in towers.items():
-                result(f"  {heading:<10}{tower} tower in {numerics_line(numerics)}")
+                for one in (numerics, *numerics.get("earlier", [])):
+                    result(f"  {heading:<10}{tower} tower in {numerics_line(one)}")
 
 
 def describe(opened: Any) -> dict[str, Any]:

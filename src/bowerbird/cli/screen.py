@@ -34,6 +34,8 @@ def say(message: str = "") -> None:
 
 def result(line: str) -> None:
     """A line of results, on stdout; file names come out byte for byte as they are on disk."""
+    if sys.stdout is None:  # Closed by the caller, who wants no results.
+        return
     try:
         sys.stdout.flush()
         sys.stdout.buffer.write(os.fsencode(line) + b"\n")
@@ -79,7 +81,7 @@ def native_libraries_silent() -> Iterator[None]:
 
 def is_terminal() -> bool:
     """Whether results are read by a person."""
-    return sys.stdout.isatty()
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def bytes_(count: int) -> str:

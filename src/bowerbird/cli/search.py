@@ -142,6 +142,7 @@ def _table(hits: Hits) -> None:
     from rich.text import Text
 
     from bowerbird.flow.sources import from_uri, printable
+    from bowerbird.media.reading import one_line
 
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("score", justify="right")
@@ -150,7 +151,7 @@ def _table(hits: Hits) -> None:
     table.add_column("taken", style="dim")
     for hit in hits:
         taken = hit.attributes["taken_at"]
-        path = printable(from_uri(hit.uri))
+        path = one_line(printable(from_uri(hit.uri)))
         shown = os.path.relpath(path) if path.startswith(os.getcwd() + os.sep) else path
         copies = f"  ({hit.attributes['copies']} copies)" if hit.attributes["copies"] != 1 else ""
         table.add_row(
@@ -175,10 +176,11 @@ def _show(opened: Index, query: Query, hits: Hits, sheet: str, open_: bool) -> N
         from bowerbird.settings import settings
 
         target = settings().cache_path / "contact-sheet.html"
-        target.parent.mkdir(parents=True, exist_ok=True)
     from bowerbird.search.index import writable
 
     with writable(target):
+        if not sheet:
+            target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(page, "utf-8")
     if open_:
         import webbrowser

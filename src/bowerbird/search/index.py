@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bowerbird.errors import (
     IndexBusyError,
+    IndexDamagedError,
     IndexReadOnlyError,
+    QueryError,
     SpaceMismatchError,
     StorageFullError,
     StoreError,
 )
+from bowerbird.flow.sources import printable
 from bowerbird.models.encoder import Encoder, load
 from bowerbird.record import Modality
 from bowerbird.settings import settings
@@ -54,8 +57,12 @@ class Index:
             ModelError: the model cannot be loaded.
         """
         directory = Path(path).expanduser().absolute()
+        if printable(str(directory)) != str(directory):
+            raise StoreError(
+                f"{printable(str(directory))} cannot hold an index.", hint="Give a name in valid UTF-8."
+            )
         encoder = model if isinstance(model, Encoder) else load(model)
-        if (directory / manifests.NAME).exists():
+        if manifests.exists(directory):
             raise StoreError(
                 f"There is an index at {directory} already.",
                 hint="Open it with Index.open, or delete the directory.",
@@ -68,19 +75,19 @@ class Index:
                     f"{directory} is not empty: it holds {strangers[0]!r}.", hint="Give a new directory."
                 )
         with locked(directory, settings().lock_seconds), writable(directory):
-            if not (directory / manifests.NAME).exists():
-                # A table without a manifest is what a killed `create` leaves behind.
-                shutil.rmtree(directory / TABLE, ignore_errors=True)
+            if not manifests.exists(directory):
+                _clear_unfinished(directory)
                 _initialise(directory, encoder)
         return cls.open(directory, encoder)
 
     @classmethod
-    def open(cls, path: str | Path, model: Encoder | None = None) -> Index:
+    def open(cls, path: str | Path, model: Encoder | None = None, *, precision: str = "") -> Index:
         """Open an index, with the model it was made with.
 
         Args:
             path: the directory of the index.
             model: an encoder of the same space, when there is one already; otherwise it is loaded.
+            precision: what the model is loaded with; see `load`.
 
         Raises:
             IndexNotFoundError: there is no index.
@@ -90,7 +97,7 @@ class Index:
         directory = Path(path).expanduser().absolute()
         manifest = manifests.read(directory)
         entry = manifest.models[0]
-        encoder = model or load(entry.source)
+        encoder = model or load(entry.source, precision=precision)
         if encoder.card.space != entry.space:
             raise SpaceMismatchError(
                 _mismatch(directory, entry, encoder),
@@ -112,7 +119,13 @@ class Index:
 
     def column(self, output: str) -> VectorColumn:
         """The column that holds a picture output of the model."""
-        return next(column for column in self.columns if column.output == output)
+        for column in self.columns:
+            if column.output == output:
+                return column
+        raise IndexDamagedError(
+            f"The manifest of {self.path} names no column for {output!r}.",
+            hint="Delete the directory and index the folder again.",
+        )
 
     def add(
         self,
@@ -173,23 +186,16 @@ class Index:
         """
         from bowerbird.search.query import Query
 
-        texts = (
-            (text,)
-            if isinstance(text, str)
-            else ()
-            if text is None or isinstance(text, Path)
-            else tuple(text)
-        )
-        picture = image if not isinstance(text, Path) else text
-        if isinstance(text, Path) and image is not None:
-            from bowerbird.errors import QueryError
-
-            raise QueryError(
-                "Two query pictures were given.", hint="Give one as the query, or blend words with `image`."
-            )
+        if isinstance(text, Path):
+            if image is not None:
+                raise QueryError(
+                    "Two query pictures were given.",
+                    hint="Give one as the query, or blend words with `image`.",
+                )
+            text, image = None, text
         query = Query(
-            texts=texts,
-            image=Path(picture) if picture is not None else None,
+            texts=(text,) if isinstance(text, str) else tuple(text or ()),
+            image=Path(image) if image is not None else None,
             like=like,
             weights=tuple(weights),
             without=(without,) if isinstance(without, str) else tuple(without),
@@ -226,10 +232,16 @@ class Index:
             self.table = LanceTable.open(self.path / TABLE)
             yield
 
-    def publish(self, *, failed: int, roots: tuple[str, ...]) -> None:
-        """Write the manifest for what the table holds now: from here on, readers see it."""
-        numerics = {**self.manifest.models[0].numerics, **self.model.numerics()}
+    def publish(self, *, failed: int, roots: tuple[str, ...], embedded: bool) -> None:
+        """Write the manifest for what the table holds now: from here on, readers see it.
+
+        Args:
+            failed: how many files could not be indexed.
+            roots: the folders indexed so far.
+            embedded: whether vectors were written since the last time, in the numerics of this model.
+        """
         entry = self.manifest.models[0]
+        numerics = _with_earlier(entry.numerics, self.model.numerics()) if embedded else entry.numerics
         self.manifest = self.manifest.updated_to(
             written_by=_version(),
             table_version=self.table.version,
@@ -242,9 +254,37 @@ class Index:
             manifests.write(self.path, self.manifest)
 
 
+def _with_earlier(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Numerics by tower; where an index has vectors of several, the others are kept under `earlier`."""
+    merged = dict(before)
+    for tower, facts in now.items():
+        old = {key: value for key, value in before.get(tower, {}).items() if key != "earlier"}
+        earlier = [entry for entry in before.get(tower, {}).get("earlier", []) if entry != facts]
+        if old and old != facts:
+            earlier.append(old)
+        merged[tower] = {**facts, "earlier": earlier} if earlier else dict(facts)
+    return merged
+
+
 def _is_ours(name: str) -> bool:
     """Whether a name is one of an index: that may be all a killed `create`, or one still running, has made."""
     return name in (LOCK, TABLE, manifests.NAME) or name.startswith(f".{manifests.NAME}.")
+
+
+def _clear_unfinished(directory: Path) -> None:
+    """Remove the empty table that a killed `create` leaves behind; one that holds records is never removed."""
+    if not (directory / TABLE).exists():
+        return
+    try:
+        rows = LanceTable.open(directory / TABLE).count()
+    except StoreError:
+        rows = 0 if not any((directory / TABLE / "data").glob("*")) else -1
+    if rows:
+        raise IndexDamagedError(
+            f"{directory} holds {'records' if rows < 0 else f'{rows:,} records'}, but no {manifests.NAME}.",
+            hint=f"Put {manifests.NAME} back, or delete the directory to start anew.",
+        )
+    shutil.rmtree(directory / TABLE, ignore_errors=True)
 
 
 def _initialise(directory: Path, encoder: Encoder) -> None:
@@ -307,7 +347,7 @@ def writable(directory: Path) -> Iterator[None]:
             raise IndexReadOnlyError(
                 f"{directory} cannot be written to.", hint="Check its permissions, or give another place."
             ) from error
-        if error.errno in (errno.ENOENT, errno.EISDIR):
+        if error.errno in (errno.ENOENT, errno.EISDIR, errno.ENAMETOOLONG):
             raise StoreError(
                 f"{directory} cannot be written: {(error.strerror or '').lower()}.",
                 hint="Give a path in a folder that exists.",

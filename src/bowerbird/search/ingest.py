@@ -359,7 +359,9 @@ class Ingest:
 
     def _publish(self) -> None:
         roots = {*self.index.manifest.roots, *(str(root) for root in self.roots if root.is_dir())}
-        self.index.publish(failed=len(self.report.failed), roots=tuple(sorted(map(printable, roots))))
+        shown = tuple(sorted(map(printable, roots)))
+        embedded = self.report.added + self.report.changed > self.report.copies
+        self.index.publish(failed=len(self.report.failed), roots=shown, embedded=embedded)
 
     def _fail(self, path: str, error: InputError) -> None:
         shown, said = one_line(printable(path)), error.message

@@ -7,7 +7,7 @@ import json
 import os
 from pathlib import Path
 
-from bowerbird.errors import IndexNotFoundError
+from bowerbird.errors import IndexNotFoundError, StoreError
 from bowerbird.flow.sources import printable
 from bowerbird.settings import settings
 from bowerbird.store import manifest as manifests
@@ -40,21 +40,31 @@ def resolve(given: str, start: Path) -> Path:
     named = given or settings().index
     if named:
         path = Path(named).expanduser().absolute()
-        if not path.exists():
+        if not manifests.exists(path) and not os.path.lexists(path):
             raise IndexNotFoundError(
                 f"There is no index at {path}.", hint=f"Make one with: bowerbird index FOLDER --index {named}"
             )
         return path
-    for folder in (start, *start.parents):
-        path = place(folder)
-        if (path / manifests.NAME).exists():
+    found = [path for path in map(place, (start, *start.parents)) if manifests.exists(path)]
+    for path in found:
+        if not _is_empty(path):
             return path
+    if found:
+        return found[0]
     known = known_roots()
     listed = f" Indexed so far: {', '.join(known[:5])}{' ...' if len(known) > 5 else ''}." if known else ""
     raise IndexNotFoundError(
         f"Neither {printable(str(start))} nor a folder above it is indexed.{listed}",
         hint=f"Index it with: bowerbird index {printable(str(start))}",
     )
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether an index holds nothing, as after a run in which every file failed; it must not hide one above it."""
+    try:
+        return manifests.read(path).records == 0
+    except StoreError:
+        return False  # What is wrong with it is said when it is opened.
 
 
 def known_roots() -> list[str]:

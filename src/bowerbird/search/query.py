@@ -154,12 +154,14 @@ def _compose(index: Index, query: Query) -> _Question:
     if query.like:
         exclude, vector = _indexed(index, query.like, column)
         vectors.append(vector)
-    weights = np.asarray(query.weights or [1.0] * len(vectors), np.float32)
-    total = np.float32(max(float(np.abs(weights).sum()), 1e-12))
-    blend = (np.stack(vectors) * (weights / total)[:, None]).sum(0)
+    weights = np.asarray(query.weights or [1.0] * len(vectors), np.float64)
+    weights = weights / np.abs(weights).max()  # first, so that tiny weights do not vanish in the sum
+    blend = (np.stack(vectors) * (weights / np.abs(weights).sum())[:, None]).sum(0)
     for text in query.without:
-        blend = blend - np.float32(WITHOUT_WEIGHT) * _embedded(index, text, "", notes)
-    length = np.float32(max(float(np.linalg.norm(blend)), 1e-12))
+        blend = blend - WITHOUT_WEIGHT * _embedded(index, text, "", notes)
+    length = float(np.linalg.norm(blend))
+    if length < 1e-6:
+        raise QueryError("The parts of the query cancel each other out.", hint="Give other words or weights.")
     return _Question(column, (blend / length).astype(np.float32), tuple(notes), exclude)
 
 

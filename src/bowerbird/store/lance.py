@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -292,8 +293,12 @@ _DAMAGE = (
 _ASKED_WRONGLY = ("Schema error", "FieldNotFound", "does not exist in schema", "already exists")
 
 
+_SOURCE = re.compile(r",? ?\S+\.rs:\d+:\d+")
+
+
 def _translate(error: BaseException, path: Path, where: str) -> StoreError | QueryError:
-    text = " ".join(str(error).split())[:300]
+    # Lance ends its messages with the place in its own source.
+    text = _SOURCE.sub("", " ".join(str(error).split()))[:300].rstrip(". ") + "."
     code = getattr(error, "errno", None)
     if code == errno.ENOSPC or "No space left" in text or "os error 28" in text:
         return StorageFullError(
@@ -312,7 +317,8 @@ def _translate(error: BaseException, path: Path, where: str) -> StoreError | Que
     if where and not damaged:
         return QueryError(
             f"The filter {where!r} cannot be used: {text}",
-            hint="Write it like \"width > 1000 and format = 'JPEG'\"; `bowerbird info` lists the columns.",
+            hint="Write it like \"width > 1000 and format = 'JPEG' and taken_at > date '2020-01-01'\"; "
+            "`bowerbird info` lists the columns.",
         )
     if not damaged and any(sign in text for sign in _ASKED_WRONGLY):
         return StoreError(f"The index at {path.parent} cannot do that: {text}")

@@ -125,7 +125,32 @@ def read(directory: Path) -> Manifest:
         raise IndexNotFoundError(
             f"{directory} is not an index: it is a file.", hint="Give the directory of an index."
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise _unreachable(path, error) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
         raise IndexDamagedError(
-            f"{path} cannot be read: {error!r}.", hint=f"Delete {directory} and index the folder again."
+            f"{path} is damaged: {reason}.", hint=f"Delete {directory} and index the folder again."
         ) from error
+
+
+def exists(directory: Path) -> bool:
+    """Whether there is an index at a place.
+
+    Raises:
+        StoreError: the place may not be looked into, or its name cannot be one.
+    """
+    try:
+        (directory / NAME).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise _unreachable(directory / NAME, error) from error
+    return True
+
+
+def _unreachable(path: Path, error: OSError) -> StoreError:
+    reason = (error.strerror or type(error).__name__).lower()
+    return StoreError(
+        f"{path} cannot be read: {reason}.", hint="Check its permissions, and those of its folders."
+    )

@@ -13,7 +13,14 @@ from pathlib import Path
 import skimage
 from PIL import Image
 
-PHOTOGRAPHS = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "hubble_deep_field.jpg", "rocket.jpg")
+PHOTOGRAPHS = (
+    "astronaut.png",
+    "camera.png",
+    "chelsea.png",
+    "coffee.png",
+    "hubble_deep_field.jpg",
+    "rocket.jpg",
+)
 SIDE = 320  # The longer side, in pixels: enough for a 224 crop, small enough to ship.
 
 

@@ -103,6 +103,7 @@ def test_a_long_query_is_cut_and_says_so(index):
         ({}, "empty"),
         ({"text": "a", "without": " "}, "empty"),
         ({"text": "a", "k": 0}, "0 results"),
+        ({"text": "a", "threshold": float("nan")}, "threshold nan"),
         ({"text": "a", "weights": (1, 2)}, "2 weights were given for 1 parts"),
         ({"text": "a", "weights": (0,)}, "cannot be used"),
         ({"text": "a", "weights": (float("nan"),)}, "cannot be used"),

@@ -17,7 +17,7 @@ from bowerbird.lookahead import ordered_map
 from bowerbird.media.image import DecodePolicy, Picture, decode, from_array, from_pillow, read_bytes
 from bowerbird.models.card import ImageTower, TextTower
 from bowerbird.models.engine import Engine
-from bowerbird.models.precision import choose, probe_pictures, probe_sentences
+from bowerbird.models.precision import Choice, Probe, choose, probe_pictures, probe_sentences
 from bowerbird.models.text import Tokens, load_tokenizer, pad, pool, tokenize
 
 Vectors: TypeAlias = NDArray[np.float32]
@@ -40,17 +40,8 @@ class ImageSide:
 
     def __init__(self, tower: ImageTower, policy: str, engine: str, threads: int) -> None:
         self.tower = tower
-        self.choice, self._engine = choose(
-            policy,
-            engine,
-            graph=tower.graph.path,
-            fingerprint=json.dumps(tower.meaning(), sort_keys=True),
-            probe=self._probe,
-            streams=threads,
-        )
-        self._threads = threads
+        self.choice, self._engine = _chosen(tower, policy, engine, self._probe, threads)
         self.decode = decode_policy(tower, policy)
-        self._input = next(iter(self._engine.inputs))
         for name in self.outputs:
             _require_output(self._engine, name, tower.graph.path)
 
@@ -108,14 +99,7 @@ class TextSide:
     def __init__(self, tower: TextTower, policy: str, engine: str, threads: int) -> None:
         self.tower = tower
         self._tokenizer = load_tokenizer(tower.tokenizer.path, tower.max_tokens)
-        self.choice, self._engine = choose(
-            policy,
-            engine,
-            graph=tower.graph.path,
-            fingerprint=json.dumps(tower.meaning(), sort_keys=True),
-            probe=self._probe,
-            streams=threads,
-        )
+        self.choice, self._engine = _chosen(tower, policy, engine, self._probe, threads)
         self._threads = threads
         self.output = tower.output or _pooled_output(self._engine)
         self._spec = _require_output(self._engine, self.output, tower.graph.path)
@@ -159,6 +143,19 @@ class TextSide:
     def _probe(self, engine: Engine) -> list[Vectors]:
         tokens = tokenize(self._tokenizer, probe_sentences())
         return [self._run_with(engine, tokens)]
+
+
+def _chosen(
+    tower: ImageTower | TextTower, policy: str, engine: str, probe: Probe, threads: int
+) -> tuple[Choice, Engine]:
+    return choose(
+        policy,
+        engine,
+        graph=tower.graph.path,
+        fingerprint=json.dumps(tower.meaning(), sort_keys=True),
+        probe=probe,
+        streams=threads,
+    )
 
 
 def decode_policy(tower: ImageTower, policy: str) -> DecodePolicy:

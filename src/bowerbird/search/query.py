@@ -121,6 +121,8 @@ def answer(index: Index, query: Query, *, k: int, where: str, threshold: float |
     """The `k` records most like the query; see `Index.search`."""
     if k < 1:
         raise QueryError(f"{k} results were asked for.", hint="Ask for at least 1.")
+    if threshold is not None and not math.isfinite(threshold):
+        raise QueryError(f"The threshold {threshold} cannot be used.", hint="Give a number such as 0.3.")
     if ";" in _QUOTED.sub("", where):
         # The store would read up to the semicolon and leave the rest out in silence.
         raise QueryError(f"The filter {where!r} holds a semicolon.", hint="Join conditions with AND or OR.")

@@ -73,6 +73,20 @@ def test_vectors_of_several_precisions_are_all_named(model, photographs, tmp_pat
     json.dumps(dict(entry.numerics))
 
 
+def test_only_what_wrote_vectors_is_named(model, photographs, tmp_path):
+    paths = sorted(photographs.values())
+    path = tmp_path / "first.bower"
+    bb.Index.create(path, model)  # in another precision, which writes nothing
+    index = bb.Index.open(path, bb.load("mini", precision="exact"))
+    index.add(paths[:2])
+    index.search("a cat")  # loads the text tower
+    index.add(paths)
+    (entry,) = bb.Index.open(path, model).manifest.models
+    assert set(entry.numerics) == {"image"}
+    assert entry.numerics["image"]["scaled"] is None
+    assert "earlier" not in entry.numerics["image"]
+
+
 def test_an_empty_index_does_not_hide_the_one_above(model, photographs, tmp_path, monkeypatch):
     monkeypatch.setenv("BOWERBIRD_DATA_DIR", str(tmp_path / "data"))
     inner = tmp_path / "photos" / "inner"

@@ -54,6 +54,11 @@ class Encoder:
     """A model that turns texts and pictures into vectors. Made by `load`; towers load when first needed.
 
     Safe to use from several threads.
+
+    Attributes:
+        card: what it was made from.
+        precision: `auto`, `exact` or `fast`.
+        threads: how many batches are decoded and run at once.
     """
 
     def __init__(
@@ -63,7 +68,7 @@ class Encoder:
         self.card = card
         self.precision = precision
         self._engine = engine
-        self._threads = threads or settings().worker_threads
+        self.threads = threads or settings().worker_threads
         self._lock = threading.RLock()
         self._text: TextSide | None = None
         self._image: ImageSide | None = None
@@ -82,7 +87,7 @@ class Encoder:
                     raise UnsupportedInputError(
                         f"The model {self.card.name!r} takes no texts.", hint="Use a model with a text tower."
                     )
-                self._text = TextSide(self.card.text, self.precision, self._engine, self._threads)
+                self._text = TextSide(self.card.text, self.precision, self._engine, self.threads)
             return self._text
 
     @property
@@ -100,7 +105,7 @@ class Encoder:
                         f"The model {self.card.name!r} takes no pictures.",
                         hint="Use a model with an image tower.",
                     )
-                self._image = ImageSide(self.card.image, self.precision, self._engine, self._threads)
+                self._image = ImageSide(self.card.image, self.precision, self._engine, self.threads)
             return self._image
 
     def warm(self) -> Encoder:
@@ -154,10 +159,10 @@ class Encoder:
         listed = [inputs] if isinstance(inputs, (str, Path, bytes, Image.Image, np.ndarray)) else list(inputs)
         results: list[Outcome | None] = [None] * len(listed)
         texts = [index for index, value in enumerate(listed) if isinstance(value, str)]
-        pictures = [index for index, value in enumerate(listed) if not isinstance(value, str)]
+        pictures = [(index, value) for index, value in enumerate(listed) if not isinstance(value, str)]
         for outcome in self._texts(texts, [str(listed[index]) for index in texts], output, role):
             results[outcome.index] = outcome
-        for outcome in self._pictures(((index, listed[index]) for index in pictures), output, bool(pictures)):
+        for outcome in self._pictures(pictures, output):
             results[outcome.index] = outcome
         return [result for result in results if result is not None]
 
@@ -188,8 +193,8 @@ class Encoder:
             note = f"cut to {limit} tokens; {lost} more were not read" if lost else ""
             yield unit_outcome(index, vector, note)
 
-    def _pictures(self, items: Iterable[tuple[int, Input]], output: str, some: bool) -> Iterator[Outcome]:
-        if not some:
+    def _pictures(self, items: Sequence[tuple[int, Input]], output: str) -> Iterator[Outcome]:
+        if not items:
             return
         try:
             side = self.image
@@ -202,7 +207,7 @@ class Encoder:
         def embed(batch: Sequence[tuple[int, Input]]) -> list[Outcome]:
             return _embed_pictures(side, batch, wanted)
 
-        for outcomes in ordered_map(embed, chunks(items, IMAGE_BATCH), threads=self._threads):
+        for outcomes in ordered_map(embed, chunks(items, IMAGE_BATCH), threads=self.threads):
             yield from outcomes
 
 

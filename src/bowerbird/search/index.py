@@ -241,7 +241,10 @@ class Index:
             embedded: whether vectors were written since the last time, in the numerics of this model.
         """
         entry = self.manifest.models[0]
-        numerics = _with_earlier(entry.numerics, self.model.numerics()) if embedded else entry.numerics
+        # A tower that only read queries in this process has written no vectors.
+        wrote = {column.modality for column in entry.columns}
+        here = {tower: facts for tower, facts in self.model.numerics().items() if tower in wrote}
+        numerics = _with_earlier(entry.numerics, here) if embedded else entry.numerics
         self.manifest = self.manifest.updated_to(
             written_by=_version(),
             table_version=self.table.version,
@@ -296,7 +299,7 @@ def _initialise(directory: Path, encoder: Encoder) -> None:
         for output in side.outputs
     )
     table = LanceTable.create(directory / TABLE, schema(columns))
-    entry = ModelEntry(card.name, card.source, card.space, card.meaning(), encoder.numerics(), columns)
+    entry = ModelEntry(card.name, card.source, card.space, card.meaning(), {}, columns)
     now = manifests.now()
     manifests.write(
         directory,

@@ -143,6 +143,7 @@ class Ingest:
         self.pending: set[str] = set()  # contents on their way through the network to the table
         self.waiting: list[_Prepared] = []
         self.committed = time.monotonic()
+        self.commit_seconds = settings().commit_seconds  # once, not for every file: it parses the environment
 
     def run(self) -> Report:
         """Do everything; returns what was done."""
@@ -152,7 +153,7 @@ class Ingest:
             raise no_pictures(self.roots, kept=sum(map(self._is_below, self.known.uris)))
         if self.progress:
             self.progress.start(total)
-        threads = settings().worker_threads
+        threads = self.index.model.threads
         batches = chunks(self._to_read(), IMAGE_BATCH)
         prepared = ordered_map(self._prepare, batches, threads=threads, ahead=AHEAD * threads)
         try:
@@ -232,7 +233,7 @@ class Ingest:
             self._give_up(item)
             self._row(item, item.values, self._place(item))
             self._advance()
-        late = time.monotonic() - self.committed > settings().commit_seconds
+        late = time.monotonic() - self.committed > self.commit_seconds
         if late or self.row_bytes > COMMIT_BYTES or len(self.waiting) >= MOST_WAITING:
             self._commit()
 

@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST_ARGS ?= -n auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint types imports check format bench build clean
+.PHONY: help demo test test-fast test-export lint types imports check format bench build clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,12 @@ $(VENV)/.dev: $(BIN)/python pyproject.toml
 	$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.demo
 
+# What `bowerbird export` needs. The version pinned first is one whose CPU build is small where an index offers one.
+$(VENV)/.export: $(VENV)/.dev
+	$(PIP) torch==2.13.0
+	$(PIP) -e '.[export]'
+	@touch $@
+
 demo: $(VENV)/.demo ## index sample photographs, ask questions, write demo-out/contact-sheet.html
 	$(BIN)/bowerbird demo --out demo-out
 
@@ -34,6 +40,9 @@ test: $(VENV)/.dev ## run all tests
 
 test-fast: $(VENV)/.dev ## run the tests that take less than about five seconds each
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m 'not slow'
+
+test-export: $(VENV)/.export ## run all tests, those of exporting from PyTorch included
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -10,7 +10,9 @@ import pytest
 
 import bowerbird as bb
 from bowerbird.errors import BowerbirdError, ModelError, ModelFormatError, ModelNotFoundError
-from bowerbird.models.card import artifact, find, read_card
+from bowerbird.models.card import artifact
+from bowerbird.models.directory import read_card
+from bowerbird.models.fetch import locate
 from bowerbird.settings import settings
 
 FILES = (
@@ -107,7 +109,7 @@ def test_the_environment_names_the_model(monkeypatch, mini_copy):
 
 def test_what_load_is_given_to_get_it_again(mini_copy, model):
     assert model.card.source == "mini"
-    assert read_card(str(find("mini"))).source == "mini"
+    assert read_card(str(locate("mini").directory)).source == "mini"
     directory = mini_copy("mini")  # another model that happens to be in a directory of that name
     card = read_card(str(directory))
     assert card.name == "mini"
@@ -115,7 +117,7 @@ def test_what_load_is_given_to_get_it_again(mini_copy, model):
 
 
 def test_size_is_that_of_the_weights(model):
-    expected = sum(path.stat().st_size for path in find("mini").glob("onnx/*.onnx"))
+    expected = sum(path.stat().st_size for path in locate("mini").directory.glob("onnx/*.onnx"))
     assert model.card.size == expected
 
 

@@ -11,10 +11,10 @@ import pytest
 
 import bowerbird as bb
 from bowerbird.errors import BowerbirdError, EngineError
-from bowerbird.models.card import find
+from bowerbird.models.fetch import locate
 from bowerbird.models.engine import ENGINES, open_engine
 
-VISION = find("mini") / "onnx" / "vision_model.onnx"
+VISION = locate("mini").directory / "onnx" / "vision_model.onnx"
 
 
 @pytest.fixture(params=list(ENGINES))

@@ -16,7 +16,7 @@ from PIL import Image
 
 from bowerbird.errors import ModelFormatError, UnsupportedInputError
 from bowerbird.media.image import DecodePolicy, decode
-from bowerbird.models.card import find
+from bowerbird.models.fetch import locate
 from bowerbird.models.vision import CenterCrop, Resize, Scale, Steps, read_steps
 
 sides = st.integers(1, 400)
@@ -165,7 +165,7 @@ class TestWholeWay:
     @settings(deadline=None, max_examples=40)
     @given(st.integers(3, 500), st.integers(3, 500), st.integers(0, 9))
     def test_mini_is_short_side_256_crop_224_minus_127_over_128(self, width, height, seed):
-        steps = read_steps(find("mini") / "preprocessor_config.json")
+        steps = read_steps(locate("mini").directory / "preprocessor_config.json")
         image = noise(width, height, seed)
         pixels = steps.pixels(image)
         resized = np.asarray(reference_resize(image, 256, 3))
@@ -174,7 +174,7 @@ class TestWholeWay:
         assert np.array_equal(values, ((pixels.astype(np.float32) - 127) / 128).transpose(2, 0, 1)[None])
 
     def test_reads_as_a_recipe(self):
-        steps = read_steps(find("mini") / "preprocessor_config.json")
+        steps = read_steps(locate("mini").directory / "preprocessor_config.json")
         assert str(steps).startswith("resize short side 256 bicubic -> centre crop 224x224 -> x * 0.0078125")
         assert steps.target == 256
         assert json.loads(json.dumps(steps.to_json()))[0]["op"] == "resize"

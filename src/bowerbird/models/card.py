@@ -6,18 +6,20 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from bowerbird.errors import ModelFormatError, ModelNotFoundError
-from bowerbird.media.image import DecodePolicy
-from bowerbird.models.text import read_text_config
-from bowerbird.models.vision import Steps, read_steps
+from bowerbird.errors import BowerbirdError, ModelFormatError
+from bowerbird.media.policy import DecodePolicy
+from bowerbird.models.text import TextRules
+from bowerbird.models.vision import Steps
 from bowerbird.record import Modality
 from bowerbird.settings import settings
 
-EMBEDDED = "mini"
+PREPARED = "none"
+"""`preprocess`: pictures are given as arrays that are ready for the network."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,73 @@ class Artifact:
 
     Attributes:
         path: where it lies.
-        sha256: of its bytes.
-        size: in bytes.
+        sha256: of its bytes; of a graph with external data, of the hashes of all its files.
+        size: in bytes, external data included.
     """
 
     path: Path
     sha256: str
     size: int
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for beyond the model's own conditions. All of it decides what vectors mean.
+
+    Attributes:
+        profile: which reference stack's arithmetic prepares pictures; empty takes the one the model's files belong
+            to. See `bowerbird.models.processors`.
+        variant: which published variant of the graphs, such as `fp16`; empty takes the plain ones.
+        preprocess: a recipe as `Steps.parse` reads it, in place of the model's own; `none` for prepared arrays.
+        layer: `penultimate`, a tensor's name, or `layer:N` for the N-th layer (see `bowerbird.models.graph`).
+        pooling: how a tensor with several places or tokens becomes one vector; `none` keeps them all.
+        dimensions: vectors are cut to this length and scaled to 1 again; 0 keeps all.
+    """
+
+    profile: str = ""
+    variant: str = ""
+    preprocess: str = ""
+    layer: str = ""
+    pooling: str = ""
+    dimensions: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        profile: str = "",
+        variant: str = "",
+        preprocess: Steps | str | None = None,
+        layer: int | str | None = None,
+        pooling: str = "",
+        dimensions: int = 0,
+    ) -> Options:
+        """The options as users give them: steps as a recipe, layers by number.
+
+        Raises:
+            BowerbirdError: a recipe that cannot be read, or a negative number of dimensions.
+        """
+        if isinstance(preprocess, str) and preprocess != PREPARED and preprocess:
+            preprocess = Steps.parse(preprocess)
+        if dimensions < 0:
+            raise BowerbirdError(f"dimensions={dimensions} is negative.", hint="Give 0 for all of them.")
+        return cls(
+            profile=profile,
+            variant=variant,
+            preprocess=str(preprocess or ""),
+            layer=f"layer:{layer}" if isinstance(layer, int) else layer or "",
+            pooling=pooling,
+            dimensions=dimensions,
+        )
+
+    def over(self, base: Options) -> Options:
+        """These options where they say something, else those of `base`."""
+        return Options(**{**base.to_dict(), **self.to_dict()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options that are set, as plain data: `load(name, **options.to_dict())` gives the same model again."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {name: value for name, value in values.items() if value}
 
 
 @dataclass(frozen=True)
@@ -42,34 +104,30 @@ class TextTower:
     Attributes:
         graph: the ONNX file.
         tokenizer: `tokenizer.json`.
-        max_tokens: longer texts are cut, special tokens kept.
-        pad_id: the token id that fills shorter rows.
-        pooling: how token vectors are pooled when `output` is a token-level tensor.
-        output: name of the tensor that is the embedding; empty: the graph's pooled output when it has one.
-        prompts: name -> text put before the input.
-        default_prompt: name of the prompt used when no role is given.
+        rules: from text to tokens, and from token vectors to one vector.
+        output: what is the embedding: an output of the graph, or a key of `tensors`.
+        tensors: names in `output` that are not outputs of the graph -> intermediate tensor.
+        dimensions: vectors are cut to this length; 0 keeps all.
+        variant: of the graph; empty for the plain one.
     """
 
     graph: Artifact
     tokenizer: Artifact
-    max_tokens: int
-    pad_id: int
-    pooling: str
+    rules: TextRules
     output: str
-    prompts: tuple[tuple[str, str], ...] = ()
-    default_prompt: str = ""
+    tensors: tuple[tuple[str, str], ...] = ()
+    dimensions: int = 0
+    variant: str = ""
 
     def meaning(self) -> dict[str, Any]:
         """What decides the vectors, without where the files happen to lie."""
         return {
             "graph": self.graph.sha256,
             "tokenizer": self.tokenizer.sha256,
-            "max_tokens": self.max_tokens,
-            "pad_id": self.pad_id,
-            "pooling": self.pooling,
+            **self.rules.meaning(),
             "output": self.output,
-            "prompts": dict(self.prompts),
-            "default_prompt": self.default_prompt,
+            **({"tensors": dict(self.tensors)} if self.tensors else {}),
+            **({"dimensions": self.dimensions} if self.dimensions else {}),
         }
 
 
@@ -81,8 +139,14 @@ class ImageTower:
         graph: the ONNX file.
         steps: preprocessing, from the upright RGB picture to the network's input.
         decode: how files become upright RGB pictures.
-        output: the tensor in the space shared with texts.
-        similarity_output: the tensor that compares pictures with pictures best; often the same.
+        output: the embedding, in the space shared with texts if there is one: an output of the graph, or a key of
+            `tensors`.
+        similarity_output: what compares pictures with pictures best; often the same.
+        pooling: how outputs with several places are pooled; one of `bowerbird.models.pooling.POOLINGS`.
+        tensors: names in `output` that are not outputs of the graph -> intermediate tensor.
+        dimensions: vectors are cut to this length; 0 keeps all.
+        prepared: pictures are given as arrays that are ready for the network; `steps` only says in what range.
+        variant: of the graph; empty for the plain one.
         scaled: precision policy -> least ratio of decoded to wanted short side at which JPEG may be decoded at a
             reduced scale; a policy that is not named decodes in full.
         scaled_cosine: least cosine to full decode that was measured under `scaled`.
@@ -93,6 +157,11 @@ class ImageTower:
     decode: DecodePolicy
     output: str
     similarity_output: str
+    pooling: str = "avg"
+    tensors: tuple[tuple[str, str], ...] = ()
+    dimensions: int = 0
+    prepared: bool = False
+    variant: str = ""
     scaled: tuple[tuple[str, float], ...] = ()
     scaled_cosine: float = 1.0
 
@@ -100,10 +169,13 @@ class ImageTower:
         """What decides the vectors, without where the files happen to lie."""
         return {
             "graph": self.graph.sha256,
-            "steps": self.steps.to_json(),
+            "steps": PREPARED if self.prepared else self.steps.to_json(),
             "decode": self.decode.meaning(),
             "output": self.output,
             "similarity_output": self.similarity_output,
+            **({"pooling": self.pooling} if self.pooling != "avg" else {}),
+            **({"tensors": dict(self.tensors)} if self.tensors else {}),
+            **({"dimensions": self.dimensions} if self.dimensions else {}),
         }
 
 
@@ -113,17 +185,21 @@ class ModelCard:
 
     Attributes:
         name: what the user called the model.
+        source: what `load` is given, with `options`, to get this model again.
         directory: where its files lie.
         license: SPDX-like identifier, or empty when the files do not say.
         text: the text tower, if there is one.
         image: the image tower, if there is one.
+        options: what was asked for beyond the model's own conditions.
     """
 
     name: str
+    source: str
     directory: Path
     license: str
     text: TextTower | None
     image: ImageTower | None
+    options: Options = field(default_factory=Options)
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -132,14 +208,10 @@ class ModelCard:
         return tuple(modality for modality, tower in towers if tower)
 
     @property
-    def source(self) -> str:
-        """What `load` is given to get this model again."""
-        return EMBEDDED if self.directory.resolve() == find(EMBEDDED) else str(self.directory)
-
-    @property
     def size(self) -> int:
         """Bytes of weights."""
-        return sum(tower.graph.size for tower in (self.text, self.image) if tower)
+        graphs = {tower.graph.path: tower.graph.size for tower in (self.text, self.image) if tower}
+        return sum(graphs.values())
 
     def meaning(self) -> dict[str, Any]:
         """Everything that changes what the vectors mean, as plain data."""
@@ -157,151 +229,6 @@ class ModelCard:
         """
         text = json.dumps(self.meaning(), sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where one published layout keeps its graphs, relative to the model directory."""
-
-    name: str
-    text: str = ""
-    image: str = ""
-
-
-# First match wins. A layout is chosen by what is in the directory, never by a model's name.
-LAYOUTS = (
-    Layout("transformers.js, two towers", text="onnx/text_model.onnx", image="onnx/vision_model.onnx"),
-    Layout("sentence-transformers", text="onnx/model.onnx"),
-)
-
-ANNOTATIONS = "bowerbird.json"
-"""Optional file of a model directory: what no published format says (see `docs/model-directory.md`)."""
-
-
-def find(name: str) -> Path:
-    """The directory of a model: the embedded default, or a local directory.
-
-    Raises:
-        ModelNotFoundError: there is no such model.
-    """
-    if name == EMBEDDED:
-        return Path(__file__).resolve().parent / EMBEDDED
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path.resolve()
-    raise ModelNotFoundError(
-        f"There is no model {name!r}: it is neither {EMBEDDED!r} nor a directory.",
-        hint="Give a directory with onnx/text_model.onnx or onnx/vision_model.onnx.",
-    )
-
-
-def read_card(name: str) -> ModelCard:
-    """Read the recipe of a model from the files it was published with.
-
-    Raises:
-        ModelNotFoundError: there is no such model.
-        ModelFormatError: a file is missing or damaged, or says something that is not understood.
-    """
-    directory = find(name)
-    layout = next((entry for entry in LAYOUTS if _has(directory, entry)), None)
-    if layout is None:
-        wanted = " or ".join(part for entry in LAYOUTS for part in (entry.text, entry.image) if part)
-        raise ModelFormatError(
-            f"{directory} is not a model directory: it holds no {wanted}.", hint="Fetch the model again."
-        )
-    notes = _annotations(directory)
-    return ModelCard(
-        name=name if name == EMBEDDED else directory.name,
-        directory=directory,
-        license=str(notes.get("license", "")),
-        text=_text_tower(directory, layout, notes["text"]) if _exists(directory, layout.text) else None,
-        image=_image_tower(directory, layout, notes["image"]) if _exists(directory, layout.image) else None,
-    )
-
-
-def _exists(directory: Path, relative: str) -> bool:
-    return bool(relative) and (directory / relative).is_file()
-
-
-def _has(directory: Path, layout: Layout) -> bool:
-    return _exists(directory, layout.text) or _exists(directory, layout.image)
-
-
-def _annotations(directory: Path) -> dict[str, Any]:
-    path = directory / ANNOTATIONS
-    if not path.exists():
-        return {"text": {}, "image": {}}
-    try:
-        notes = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelFormatError(f"{path} cannot be read: {error}.", hint="Fetch the model again.") from error
-    if not isinstance(notes, dict) or notes.get("format") != 1:
-        raise ModelFormatError(
-            f"{path} is of a format this version does not read.", hint="Upgrade bowerbird."
-        )
-    towers = (notes.setdefault("text", {}), notes.setdefault("image", {}))
-    if not all(isinstance(tower, dict) for tower in towers):
-        raise ModelFormatError(f"{path}: `text` and `image` are objects.")
-    return notes
-
-
-def _text_tower(directory: Path, layout: Layout, notes: dict[str, Any]) -> TextTower:
-    config = read_text_config(directory)
-    return TextTower(
-        graph=artifact(directory / layout.text),
-        tokenizer=artifact(directory / "tokenizer.json"),
-        max_tokens=config.max_tokens,
-        pad_id=_pad_id(directory),
-        pooling=config.pooling,
-        output=str(notes.get("output", "")),
-        prompts=config.prompts,
-        default_prompt=config.default_prompt,
-    )
-
-
-def _pad_id(directory: Path) -> int:
-    """`pad_token_id` of config.json; 0 where it does not say. Masked positions contribute nothing either way."""
-    path = directory / "config.json"
-    try:
-        config = json.loads(path.read_text("utf-8"))
-        return int({**config, **(config.get("text_config") or {})}.get("pad_token_id") or 0)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ModelFormatError(f"{path} cannot be read: {error}.", hint="Fetch the model again.") from error
-
-
-def _image_tower(directory: Path, layout: Layout, notes: dict[str, Any]) -> ImageTower:
-    ratios, cosine = _scaled_decode(directory / ANNOTATIONS, notes.get("scaled_decode", {}))
-    output = str(notes.get("output", "image_embeds"))
-    limits = settings()
-    return ImageTower(
-        graph=artifact(directory / layout.image),
-        steps=read_steps(directory / "preprocessor_config.json"),
-        decode=DecodePolicy(
-            max_pixels=limits.max_pixels,
-            max_bytes=limits.max_bytes,
-            seconds=limits.decode_seconds,
-        ),
-        output=output,
-        similarity_output=str(notes.get("similarity_output", output)),
-        scaled=ratios,
-        scaled_cosine=cosine,
-    )
-
-
-def _scaled_decode(path: Path, notes: Any) -> tuple[tuple[tuple[str, float], ...], float]:
-    """The ratios by precision policy, and the least cosine that was measured; see `docs/model-directory.md`."""
-    try:
-        ratios = tuple((policy, float(notes[policy])) for policy in ("auto", "fast") if policy in notes)
-        cosine = float(notes.get("least_cosine", 1.0))
-        unknown = set(notes) - {"auto", "fast", "least_cosine"}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ModelFormatError(f"{path}: scaled_decode {notes!r} is not understood.") from error
-    if unknown or not all(ratio >= 1 for _, ratio in ratios):
-        raise ModelFormatError(
-            f"{path}: scaled_decode {notes!r} is not understood.",
-            hint='Write it like {"auto": 3, "fast": 2, "least_cosine": 0.998}; ratios are at least 1.',
-        )
-    return ratios, cosine
 
 
 def artifact(path: Path) -> Artifact:
@@ -335,3 +262,19 @@ def artifact(path: Path) -> Artifact:
     except OSError:
         pass  # A cache that cannot be written costs time, nothing else.
     return Artifact(path, digest.hexdigest(), stat.st_size)
+
+
+def graph_artifact(path: Path) -> Artifact:
+    """Hash a graph and the external data beside it: `model.onnx_data`, `model.onnx.data` and the like.
+
+    Raises:
+        ModelFormatError: a file is missing or unreadable.
+    """
+    graph = artifact(path)
+    beside = sorted(other for other in path.parent.glob(f"{path.name}?*") if other.is_file())
+    parts = [artifact(other) for other in beside]
+    if not parts:
+        return graph
+    named: Mapping[str, str] = {part.path.name: part.sha256 for part in (graph, *parts)}
+    digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
+    return Artifact(path, digest, graph.size + sum(part.size for part in parts))

@@ -7,32 +7,23 @@ An engine runs a graph; it knows nothing of pictures or texts. A new one impleme
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bowerbird.errors import EngineError
+from bowerbird.errors import EngineError, ModelFormatError
+from bowerbird.models.graph import TensorSpec, load_graph
 
 Array = NDArray[Any]
+Opened = TypeVar("Opened")
 
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """An input or output of a graph.
-
-    Attributes:
-        dtype: NumPy name of the element type.
-        shape: one entry for each axis; None where the axis is free.
-    """
-
-    dtype: str
-    shape: tuple[int | None, ...]
+__all__ = ["ENGINES", "Engine", "OnnxRuntime", "OpenVino", "TensorSpec", "has_native_bf16", "open_engine"]
 
 
 class Engine(Protocol):
@@ -75,7 +66,15 @@ class OnnxRuntime:
 
     precisions = ("fp32",)
 
-    def __init__(self, graph: Path, *, precision: str, streams: int) -> None:
+    def __init__(self, graph: Path, *, precision: str, streams: int, expose: Sequence[str] = ()) -> None:
+        self._session = _opened(graph, expose, self._session_of, self._session_of_model, "ONNX Runtime")
+        self.name = self.label()
+        self.precision = precision
+        self.inputs: Mapping[str, TensorSpec] = {i.name: _ort_spec(i) for i in self._session.get_inputs()}
+        self.outputs: Mapping[str, TensorSpec] = {o.name: _ort_spec(o) for o in self._session.get_outputs()}
+
+    @staticmethod
+    def _session_of(graph: str | bytes, weights: Path | None = None) -> Any:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
@@ -83,16 +82,18 @@ class OnnxRuntime:
         # CPU than one batch spread over all cores. `streams` threads may call, and no pool of its own is made.
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
-        try:
-            self._session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise EngineError(
-                f"ONNX Runtime cannot load {graph}: {_line(error)}", hint="Fetch the model again."
-            ) from error
-        self.name = self.label()
-        self.precision = precision
-        self.inputs: Mapping[str, TensorSpec] = {i.name: _ort_spec(i) for i in self._session.get_inputs()}
-        self.outputs: Mapping[str, TensorSpec] = {o.name: _ort_spec(o) for o in self._session.get_outputs()}
+        if weights is not None:
+            options.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path", str(weights)
+            )
+        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+    @classmethod
+    def _session_of_model(cls, model: Any, files: Mapping[str, Path]) -> Any:
+        # It wants weights inside one folder, named relative to it.
+        folder = Path(os.path.commonpath([path.parent for path in files.values()])) if files else None
+        names = {name: path.relative_to(folder).as_posix() for name, path in files.items()} if folder else {}
+        return cls._session_of(_relocated(model, names), folder)
 
     @staticmethod
     def label() -> str:
@@ -115,6 +116,11 @@ _ORT_TYPES = {
     "tensor(float16)": "float16",
     "tensor(int64)": "int64",
     "tensor(int32)": "int32",
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+    "tensor(bool)": "bool",
+    "tensor(double)": "float64",
+    "tensor(bfloat16)": "bfloat16",
 }
 
 
@@ -132,30 +138,39 @@ class OpenVino:
 
     precisions = ("fp32", "bf16")
 
-    def __init__(self, graph: Path, *, precision: str, streams: int) -> None:
-        ov = _import_openvino()
-        core = ov.Core()
+    def __init__(self, graph: Path, *, precision: str, streams: int, expose: Sequence[str] = ()) -> None:
+        core = _import_openvino().Core()
         config = {
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
             "PERFORMANCE_HINT": "THROUGHPUT",
             "NUM_STREAMS": streams,
             "INFERENCE_NUM_THREADS": streams,
         }
-        try:
-            self._compiled = core.compile_model(str(graph), "CPU", config)
-        except RuntimeError as error:
-            raise EngineError(
-                f"OpenVINO cannot load {graph}: {_line(error)}", hint="Fetch the model again."
-            ) from error
+
+        def of_file(path: str) -> Any:
+            return core.compile_model(path, "CPU", config)
+
+        def of_model(model: Any, files: Mapping[str, Path]) -> Any:
+            try:
+                # From its file, weights are mapped into memory rather than read.
+                read = core.read_model(str(graph))
+                have = {name for port in read.outputs for name in port.names}
+                read.add_outputs([value.name for value in model.graph.output if value.name not in have])
+            except RuntimeError:
+                # Weights are links to another folder, or a name was lost where two tensors are one.
+                read = core.read_model(_inlined(model, files))
+            return core.compile_model(read, "CPU", config)
+
+        self._compiled = _opened(graph, expose, of_file, of_model, "OpenVINO")
         self._requests = threading.local()
         self.name = self.label()
         self.precision = precision
         self.inputs: Mapping[str, TensorSpec] = {
-            port.get_any_name(): _ov_spec(port) for port in self._compiled.inputs
+            name: _ov_spec(port) for port in self._compiled.inputs for name in _ov_names(port)
         }
-        self.outputs: Mapping[str, TensorSpec] = {
-            port.get_any_name(): _ov_spec(port) for port in self._compiled.outputs
-        }
+        ports = {name: port for port in self._compiled.outputs for name in _ov_names(port, expose)}
+        self.outputs: Mapping[str, TensorSpec] = {name: _ov_spec(port) for name, port in ports.items()}
+        self._ports = ports
 
     @staticmethod
     def label() -> str:
@@ -173,7 +188,17 @@ class OpenVino:
         except RuntimeError as error:
             raise EngineError(f"OpenVINO failed: {_line(error)}") from error
         # The request's buffers are reused by its next run: hand out copies.
-        return [np.array(results[name]) for name in outputs]
+        return [np.array(results[self._ports[name]]) for name in outputs]
+
+
+def _ov_names(port: Any, expose: Sequence[str] = ()) -> list[str]:
+    """What the ONNX graph calls a port. OpenVINO has several names for it where nothing tells two tensors apart."""
+    node = port.get_node()
+    if node.get_type_name() == "Parameter":
+        return [node.get_friendly_name()]
+    name, is_declared, _ = node.get_friendly_name().partition("/sink_port_")
+    names = {name} if is_declared else set()
+    return sorted(names | port.names.intersection(expose)) or [port.get_any_name()]
 
 
 def _ov_spec(port: Any) -> TensorSpec:
@@ -181,10 +206,131 @@ def _ov_spec(port: Any) -> TensorSpec:
     return TensorSpec(np.dtype(port.element_type.to_dtype()).name, shape)
 
 
+def _opened(
+    graph: Path,
+    expose: Sequence[str],
+    of_file: Callable[[str], Opened],
+    of_model: Callable[[Any, Mapping[str, Path]], Opened],
+    engine: str,
+) -> Opened:
+    """A graph opened by an engine, from its file as it lies there wherever that will do.
+
+    Args:
+        graph: the ONNX file.
+        expose: tensors to make outputs.
+        of_file: opens a file.
+        of_model: opens an `onnx.ModelProto`, given the files of its weights by the names it knows them by.
+        engine: its name, for messages.
+
+    Raises:
+        EngineError: the engine refuses the graph, or a file of weights is missing or too short.
+    """
+    try:
+        if expose:
+            model = load_graph(graph)
+            files = _weight_files(model, graph)
+            _expose(model, graph, expose)
+            return of_model(model, files)
+        try:
+            return of_file(str(graph))
+        except ImportError:
+            raise
+        except Exception:
+            # Engines refuse weights outside the graph's folder. A download cache keeps graph and weights as links to
+            # files elsewhere: the engine is told where these are.
+            model = load_graph(graph)
+            files = _weight_files(model, graph)
+            if all(path.parent == graph.parent for path in files.values()):
+                raise
+            return of_model(model, files)
+    except (EngineError, ImportError):
+        raise
+    except ModelFormatError as error:
+        raise EngineError(error.message, hint=error.hint) from error
+    except Exception as error:  # Both engines raise what they like.
+        raise EngineError(
+            f"{engine} cannot load {graph}: {_line(error)}", hint="Fetch the model again."
+        ) from error
+
+
+def _weight_files(model: Any, graph: Path) -> dict[str, Path]:
+    """The files that hold a graph's weights, by the names the graph knows them by, links resolved.
+
+    Raises:
+        EngineError: one is missing, too short, or named so that it could lie anywhere.
+    """
+    needed: dict[str, int] = {}
+    for tensor in model.graph.initializer:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        if "location" in entries:
+            end = int(entries.get("offset", 0)) + int(entries.get("length", 0))
+            needed[entries["location"]] = max(end, needed.get(entries["location"], 0))
+    found = {}
+    for name, size in needed.items():
+        parts = PurePosixPath(name.replace("\\", "/"))
+        if parts.is_absolute() or ".." in parts.parts:
+            raise EngineError(f"{graph} wants weights at {name!r}, outside its own folder.")
+        path = graph.parent / parts
+        if not path.is_file():
+            raise EngineError(
+                f"{graph} keeps its weights in {path}, which is missing.", hint="Fetch the model again."
+            )
+        if path.stat().st_size < size:
+            raise EngineError(
+                f"{path} has {path.stat().st_size} bytes of the {size} that {graph.name} keeps there.",
+                hint="Fetch the model again.",
+            )
+        found[name] = path.resolve()
+    return found
+
+
+def _relocated(model: Any, names: Mapping[str, str]) -> bytes:
+    """The model with its files of weights under other names."""
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = names[entry.value]
+    serialized: bytes = model.SerializeToString()
+    return serialized
+
+
+def _inlined(model: Any, files: Mapping[str, Path]) -> bytes:
+    """The model with its weights inside."""
+    for tensor in model.graph.initializer:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        if "location" not in entries:
+            continue
+        with files[entries["location"]].open("rb") as file:
+            file.seek(int(entries.get("offset", 0)))
+            tensor.raw_data = file.read(int(entries.get("length", -1)))
+        del tensor.external_data[:]
+        tensor.ClearField("data_location")
+    if model.ByteSize() >= 2**31:
+        raise EngineError(
+            "OpenVINO takes more than 2 GB of weights only from a file beside the graph.",
+            hint="Use onnxruntime, or put the files themselves in place of links to them.",
+        )
+    serialized: bytes = model.SerializeToString()
+    return serialized
+
+
+def _expose(model: Any, graph: Path, names: Sequence[str]) -> None:
+    """Make tensors outputs; those that are outputs already stay so once."""
+    made = {name for node in model.graph.node for name in node.output}
+    there = {value.name for value in model.graph.output}
+    for name in dict.fromkeys(names):
+        if name not in made:
+            raise EngineError(f"{graph} computes no tensor {name!r}.")
+        if name not in there:
+            model.graph.output.add(name=name)
+
+
 ENGINES: dict[str, type[OnnxRuntime] | type[OpenVino]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
 
 
-def open_engine(kind: str, graph: Path, *, precision: str = "fp32", streams: int = 1) -> Engine:
+def open_engine(
+    kind: str, graph: Path, *, precision: str = "fp32", streams: int = 1, expose: Sequence[str] = ()
+) -> Engine:
     """Load a graph.
 
     Args:
@@ -192,9 +338,11 @@ def open_engine(kind: str, graph: Path, *, precision: str = "fp32", streams: int
         graph: the ONNX file.
         precision: `fp32` or `bf16`.
         streams: how many runs may go on at once, each in one thread.
+        expose: names of tensors inside the graph to be had as outputs besides those it has.
 
     Raises:
-        EngineError: the engine is unknown or not installed, does not have this precision, or refuses the graph.
+        EngineError: the engine is unknown or not installed, does not have this precision, or refuses the graph; the
+            graph has no such tensor; a file of its weights is missing or too short.
     """
     engine = ENGINES.get(kind)
     if engine is None:
@@ -204,7 +352,7 @@ def open_engine(kind: str, graph: Path, *, precision: str = "fp32", streams: int
             f"{kind} does not run in {precision}.", hint=f"It has: {', '.join(engine.precisions)}."
         )
     try:
-        return engine(graph, precision=precision, streams=streams)
+        return engine(graph, precision=precision, streams=streams, expose=expose)
     except ImportError as error:
         raise EngineError(
             f"The engine {kind} is not installed here.", hint=f"Run: pip install {kind}"

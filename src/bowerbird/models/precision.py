@@ -1,16 +1,17 @@
 """Which engine and precision a tower runs in, decided by a probe on photographs and sentences.
 
 Reduced precision is decided tower by tower: bf16 is free for transformers and not for small convolutional
-networks, and noise as a probe flatters (`docs/precision.md`). The decision is cached for each model, engine
-and processor.
+networks, and noise as a probe flatters (`docs/precision.md`). An engine other than the reference is measured in fp32
+too: some get a graph wrong. The result is cached for each model, engine and processor.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -30,8 +31,16 @@ AUTO_BOUND = 0.999
 FAST_BOUND = 0.0
 """`fast` takes bf16 whatever it costs, unless it is broken (a drift of -1)."""
 
+FP32_BOUND = 0.99999
+"""Two engines that both run a graph in fp32 agree within this cosine, or one of them has got it wrong."""
+
+REFERENCE = "onnxruntime"
+"""The engine that others are measured against, and that is fallen back to."""
+
 Probe = Callable[[Engine], list[NDArray[np.float32]]]
 """Runs a tower on the shipped probes with an engine; one (n, dim) array for each published output."""
+
+log = logging.getLogger("bowerbird")
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,7 @@ class Choice:
     Attributes:
         engine: a key of `ENGINES`.
         precision: `fp32` or `bf16`.
-        drift: least cosine to fp32 over the probes; 1.0 where fp32 itself was chosen without a probe.
+        drift: least cosine over the probes to fp32 in the reference engine; 1.0 for that itself.
         reason: one line for people.
     """
 
@@ -51,12 +60,19 @@ class Choice:
     reason: str
 
 
-Opener = Callable[[str], Engine]
-"""Opens the tower's graph in a precision: `fp32` or `bf16`."""
+Opener = Callable[[str, str], Engine]
+"""Opens the tower's graph in an engine (a key of `ENGINES`) and a precision (`fp32` or `bf16`)."""
 
 
 def choose(
-    policy: str, engine: str, *, graph: Path, fingerprint: str, probe: Probe, streams: int = 1
+    policy: str,
+    engine: str,
+    *,
+    graph: Path,
+    fingerprint: str,
+    probe: Probe,
+    streams: int = 1,
+    expose: Sequence[str] = (),
 ) -> tuple[Choice, Engine]:
     """Decide for a graph on this processor, and return the engine that was decided for.
 
@@ -68,6 +84,7 @@ def choose(
         fingerprint: of everything that decides what the probe computes; part of the cache key.
         probe: see `Probe`.
         streams: how many runs may go on at once; see `open_engine`.
+        expose: intermediate tensors to be had as outputs; see `open_engine`.
 
     Raises:
         BowerbirdError: no such policy.
@@ -76,8 +93,8 @@ def choose(
     check_names(policy, engine)
     kind = _suited(policy) if engine == "auto" else engine
 
-    def opened(precision: str) -> Engine:
-        return open_engine(kind, graph, precision=precision, streams=streams)
+    def opened(kind: str, precision: str) -> Engine:
+        return open_engine(kind, graph, precision=precision, streams=streams, expose=expose)
 
     has_bf16 = policy != "exact" and "bf16" in ENGINES[kind].precisions and has_native_bf16()
     return decide(policy, kind, opened, probe, fingerprint=fingerprint, has_bf16=has_bf16)
@@ -86,28 +103,60 @@ def choose(
 def decide(
     policy: str, kind: str, opened: Opener, probe: Probe, *, fingerprint: str, has_bf16: bool
 ) -> tuple[Choice, Engine]:
-    """The decision of `choose`, given how to open the graph and whether bf16 is to be had."""
-    if policy == "exact":
-        return Choice(kind, "fp32", 1.0, "exact was asked for"), opened("fp32")
-    if not has_bf16:
-        return Choice(kind, "fp32", 1.0, f"{kind} has no bf16 on this processor"), opened("fp32")
-    cache = _cache_path(fingerprint, kind)
-    drift = _read_drift(cache)
-    engines: dict[str, Engine] = {}
-    if drift is None:
-        engines = {"fp32": opened("fp32")}
-        reference = probe(engines["fp32"])
-        try:
-            engines["bf16"] = opened("bf16")
-            drift = drift_between(reference, probe(engines["bf16"]))
-        except EngineError:
-            drift = -1.0  # An engine that refuses a graph in bf16 still runs it in fp32.
-        _write_drift(cache, drift)
-    if drift < (AUTO_BOUND if policy == "auto" else FAST_BOUND):
-        choice = Choice(kind, "fp32", 1.0, f"bf16 would cost cosine {drift:.5f}")
-    else:
-        choice = Choice(kind, "bf16", drift, f"bf16 keeps cosine {drift:.5f} to fp32 on the probes")
-    return choice, engines.get(choice.precision) or opened(choice.precision)
+    """The decision of `choose`, given how to open the graph and whether bf16 is to be had.
+
+    What is wanted most is tried first: bf16, then fp32 in the same engine, then the reference. Each but the last is
+    taken only where the probes keep its bound.
+    """
+    trial = _Trial(opened, probe, fingerprint)
+    refused = "exact was asked for" if policy == "exact" else f"{kind} has no bf16 on this processor"
+    if has_bf16 and policy != "exact":
+        drift = trial.drift(kind, "bf16")
+        if drift >= (AUTO_BOUND if policy == "auto" else FAST_BOUND):
+            reason = f"bf16 keeps cosine {drift:.5f} to fp32 on the probes"
+            return Choice(kind, "bf16", drift, reason), trial.engine(kind, "bf16")
+        refused = f"bf16 would cost cosine {drift:.5f}"
+    if kind == REFERENCE:
+        return Choice(kind, "fp32", 1.0, refused), trial.engine(kind, "fp32")
+    drift = trial.drift(kind, "fp32")
+    if drift >= FP32_BOUND:
+        return Choice(kind, "fp32", drift, refused), trial.engine(kind, "fp32")
+    reason = f"{kind} in fp32 is at cosine {drift:.5f} to {REFERENCE} on the probes, which is wrong"
+    log.warning("%s; %s runs it instead", reason, REFERENCE)
+    return Choice(REFERENCE, "fp32", 1.0, reason), trial.engine(REFERENCE, "fp32")
+
+
+class _Trial:
+    """Opens each engine once, and measures it against the reference once for all processes."""
+
+    def __init__(self, opened: Opener, probe: Probe, fingerprint: str) -> None:
+        self._opened = opened
+        self._probe = probe
+        self._fingerprint = fingerprint
+        self._engines: dict[tuple[str, str], Engine] = {}
+        self._reference: list[NDArray[np.float32]] | None = None
+
+    def engine(self, kind: str, precision: str) -> Engine:
+        key = (kind, precision)
+        if key not in self._engines:
+            self._engines[key] = self._opened(kind, precision)
+        return self._engines[key]
+
+    def drift(self, kind: str, precision: str) -> float:
+        """Least cosine to fp32 in the reference engine; -1.0 where bf16 is refused or broken."""
+        cache = _cache_path(self._fingerprint, kind, precision)
+        drift = _read_drift(cache)
+        if drift is None:
+            if self._reference is None:
+                self._reference = self._probe(self.engine(REFERENCE, "fp32"))
+            try:
+                drift = drift_between(self._reference, self._probe(self.engine(kind, precision)))
+            except EngineError:
+                if precision == "fp32":
+                    raise
+                drift = -1.0  # An engine that refuses a graph in bf16 still runs it in fp32.
+            _write_drift(cache, drift)
+        return drift
 
 
 def check_names(policy: str, engine: str) -> None:
@@ -141,8 +190,9 @@ def drift_between(reference: list[NDArray[np.float32]], candidate: list[NDArray[
     return least
 
 
-def _cache_path(fingerprint: str, kind: str) -> Path:
-    key = "|".join((fingerprint, ENGINES[kind].label(), platform.machine(), _processor(), "bf16", "2"))
+def _cache_path(fingerprint: str, kind: str, precision: str) -> Path:
+    labels = (ENGINES[REFERENCE].label(), ENGINES[kind].label())
+    key = "|".join((fingerprint, *labels, platform.machine(), _processor(), precision, "3"))
     return settings().cache_path / "probes" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
 
 

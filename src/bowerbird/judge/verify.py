@@ -1,0 +1,551 @@
+"""A model against reference arrays, stage by stage, and against itself where there are none."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bowerbird.errors import InputError
+from bowerbird.judge.compare import (
+    BATCHES,
+    DIFFERS,
+    EQUAL,
+    FP32,
+    PIXELS,
+    Bound,
+    Difference,
+    StageReport,
+    compare,
+    cosine_bound,
+    first_difference,
+)
+from bowerbird.judge.diagnose import (
+    Diagnosis,
+    diagnose_decoded,
+    diagnose_pixels,
+    diagnose_pooling,
+    diagnose_tokens,
+    diagnose_vectors,
+)
+from bowerbird.judge.golden import FILE_NAME, Golden, PictureGolden, TextGolden, pixels_sha256
+from bowerbird.judge.walk import PictureWalk, TextWalk
+from bowerbird.media.image import Picture, from_array, read_bytes
+from bowerbird.models.encoder import Encoder, Outcome, load, unit_outcome
+from bowerbird.models.precision import AUTO_BOUND, probe_pictures, probe_sentences
+from bowerbird.models.towers import Input
+
+Array: TypeAlias = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An input that could not be judged.
+
+    Attributes:
+        name: of the picture or text.
+        message: why, and what to do.
+    """
+
+    name: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a model was held against.
+
+    Attributes:
+        path: of the file; empty when it was given as an object.
+        model: as the reference calls it.
+        profile: the preprocessing profile it was made under.
+        made_with: package -> version.
+        pictures: how many.
+        texts: how many.
+    """
+
+    path: str
+    model: str
+    profile: str
+    made_with: dict[str, str]
+    pictures: int
+    texts: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `verify` found.
+
+    Attributes:
+        model: name of the model.
+        space: its fingerprint.
+        reference: what it was held against; None when only it itself was checked.
+        precision: the user's policy.
+        numerics: policy -> tower -> engine, precision and drift, for `exact` and for the user's policy.
+        stages: every stage that was compared, `alone` in the order of the data, then from file or text `through`.
+        checks: what needs no reference.
+        problems: inputs that could not be judged.
+        first: the first stage at which the two part.
+        diagnosis: what explains that best.
+    """
+
+    model: str
+    space: str
+    reference: Reference | None
+    precision: str
+    numerics: dict[str, dict[str, Any]]
+    stages: tuple[StageReport, ...]
+    checks: tuple[StageReport, ...]
+    problems: tuple[Problem, ...] = ()
+    first: StageReport | None = None
+    diagnosis: Diagnosis | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether no stage and no check differs."""
+        return first_difference((*self.stages, *self.checks)) is None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "model": self.model,
+            "space": self.space,
+            "ok": self.ok,
+            "reference": asdict(self.reference) if self.reference else None,
+            "precision": self.precision,
+            "numerics": self.numerics,
+            "first": {"tower": self.first.tower, "stage": self.first.stage, "run": self.first.run}
+            if self.first
+            else None,
+            "diagnosis": _finite(asdict(self.diagnosis)) if self.diagnosis else None,
+            "stages": [stage.to_json() for stage in self.stages],
+            "checks": [check.to_json() for check in self.checks],
+            "problems": [asdict(problem) for problem in self.problems],
+        }
+
+
+def verify(
+    model: Encoder | str,
+    golden: Golden | Path | None = None,
+    inputs: Iterable[Input] = (),
+) -> Report:
+    """Hold a model against the original, stage by stage.
+
+    Every stage is first compared `alone`, fed with what the reference has before it, so that one fault does not smear
+    over all that follows; then the whole way `through`, in `exact` and in the precision of `model`. Where there are
+    no reference arrays, the model is only held against itself: its engine and precision against fp32 in ONNX Runtime,
+    one input at a time against a batch, scaled decode against full decode.
+
+    Args:
+        model: an encoder or a model's name; its precision and engine are the user's.
+        golden: reference arrays or their file; None takes the `golden.npz` that the model directory carries.
+        inputs: picture files of the reference, found by their bytes, then by their name; or texts. The photographs
+            that ship with Bowerbird are always found. Without a reference: what to check the model on.
+
+    Raises:
+        BowerbirdError: the model or the file cannot be read. Inputs that fail are reported at their own place.
+    """
+    encoder = load(model) if isinstance(model, str) else model
+    exact = Encoder(encoder.card, precision="exact", engine="onnxruntime", threads=encoder.threads)
+    path = golden if isinstance(golden, Path) else None
+    if golden is None and (encoder.card.directory / FILE_NAME).is_file():
+        path = encoder.card.directory / FILE_NAME
+    reference = Golden.read(path) if path else golden if isinstance(golden, Golden) else None
+    judge = _Judge(encoder, exact, reference)
+    judge.take(list(inputs))
+    if reference is not None:
+        judge.pictures(reference.pictures)
+        judge.texts(reference.texts)
+    judge.check()
+    return judge.report(path)
+
+
+@dataclass
+class _Judge:
+    """Collects stages, checks and problems of one run."""
+
+    user: Encoder
+    exact: Encoder
+    golden: Golden | None
+    stages: list[StageReport] = field(default_factory=list)
+    checks: list[StageReport] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    explain: dict[int, Callable[[], Diagnosis]] = field(default_factory=dict)
+    given: list[Input] = field(default_factory=list)
+    files: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+
+    # What was given.
+
+    def take(self, inputs: Sequence[Input]) -> None:
+        """Read the files that were given, and find them in the reference."""
+        wanted = self.golden.pictures if self.golden else ()
+        self.files = {_sha256(data): ("", data) for data in probe_pictures()}
+        for value in inputs:
+            if isinstance(value, Path):
+                self._take_file(value, wanted)
+            elif isinstance(value, str) and self.golden:
+                if value not in {text.text for text in self.golden.texts}:
+                    self.problems.append(
+                        Problem(value, "The reference has no such text; it was not compared.")
+                    )
+            else:
+                self.given.append(value)
+
+    def _take_file(self, path: Path, wanted: Sequence[PictureGolden]) -> None:
+        try:
+            data = read_bytes(path, self.exact.card.image.decode if self.exact.card.image else None)  # type: ignore[arg-type]
+        except InputError as error:
+            self.problems.append(Problem(str(path), str(error)))
+            return
+        digest = _sha256(data)
+        if any(picture.sha256 == digest for picture in wanted):
+            self.files[digest] = (str(path), data)
+            return
+        self.given.append(path)
+        named = next((picture for picture in wanted if picture.name == path.name), None)
+        if named is not None:
+            self.files[named.sha256] = (str(path), data)
+            self.problems.append(
+                Problem(
+                    str(path),
+                    "Other bytes than the picture of that name in the reference; compared all the same.",
+                )
+            )
+        elif self.golden:
+            self.problems.append(
+                Problem(str(path), "The reference has no such picture; only checks were made on it.")
+            )
+
+    # Pictures.
+
+    def pictures(self, pictures: Sequence[PictureGolden]) -> None:
+        """All stages of the pictures of the reference."""
+        if not pictures:
+            return
+        if self.exact.card.image is None:
+            self.problems.append(Problem("pictures", "The reference has pictures, and the model takes none."))
+            return
+        walk = PictureWalk(self.exact.image)
+        decoded = self._decoded(walk, pictures)
+        self._pixel_values(walk, pictures, decoded)
+        self._picture_network(walk, pictures, decoded)
+        sources: list[Input | None] = [
+            self.files[picture.sha256][1] if picture.sha256 in self.files else picture.decoded
+            for picture in pictures
+        ]
+        self._through("image", pictures, sources, lambda encoder, some: encoder.outcomes(some))
+
+    def _decoded(self, walk: PictureWalk, pictures: Sequence[PictureGolden]) -> dict[int, Picture]:
+        """Compare decoded files; gives the picture that the next stage starts from, the reference's where it has it."""
+        found: dict[int, Picture] = {}
+        items, differing = [], []
+        for number, picture in enumerate(pictures):
+            if picture.decoded is not None:
+                found[number] = from_array(picture.decoded, picture.name)
+            if picture.sha256 not in self.files:
+                continue
+            data = self.files[picture.sha256][1]
+            try:
+                own = walk.side.open(data, picture.name)
+            except InputError as error:
+                self.problems.append(Problem(picture.name, str(error)))
+                continue
+            items.append(_compare_decoded(picture, np.asarray(own.image)))
+            if items[-1].verdict == DIFFERS:
+                differing.append((data, picture.decoded, picture.decoded_sha256))
+            found.setdefault(number, own)
+        missing = len(pictures) - len(items)
+        note = f"{missing} without a file start from the reference's pixels" if missing else ""
+        self._add("image", "decoded", "alone", EQUAL, items, note)
+        self.explain[len(self.stages) - 1] = lambda: diagnose_decoded(
+            walk.recipe, differing, walk.recipe.steps.target
+        )
+        return found
+
+    def _pixel_values(
+        self, walk: PictureWalk, pictures: Sequence[PictureGolden], decoded: dict[int, Picture]
+    ) -> None:
+        items, differing = [], []
+        for number, picture in decoded.items():
+            values = walk.recipe.prepare(picture)["pixel_values"][0]
+            reference = pictures[number].pixel_values
+            items.append(compare(pictures[number].name, values, reference, PIXELS))
+            if items[-1].verdict == DIFFERS:
+                differing.append((picture, reference))
+        self._add("image", "pixel values", "alone", PIXELS, items)
+        self.explain[len(self.stages) - 1] = lambda: diagnose_pixels(walk.recipe, differing)
+
+    def _picture_network(
+        self, walk: PictureWalk, pictures: Sequence[PictureGolden], decoded: dict[int, Picture]
+    ) -> None:
+        """The network fed with the reference's pixel values, then the reference's pooled vector made a unit one."""
+        raw: list[Difference] = []
+        pooled: list[Difference] = []
+        unit: list[Difference] = []
+        vectors: list[Array] = []
+        name = ""
+        for number, picture in enumerate(pictures):
+            own = walk.recipe.prepare(decoded[number]) if number in decoded else None
+            feeds = walk.feeds_of(picture.pixel_values, own)
+            if picture.raw is not None and (name := walk.raw_output(picture.raw)):
+                (values,) = walk.run(feeds, (name,))
+                raw.append(compare(picture.name, values[0], picture.raw, self._bound("raw")))
+            vectors.append(walk.pooled(feeds)[0])
+            pooled.append(compare(picture.name, vectors[-1], picture.pooled, self._bound("pooled")))
+            unit.append(self._unit(picture.name, picture.pooled, picture.unit))
+        kept = any(picture.raw is not None for picture in pictures)
+        self._add(
+            "image", "raw", "alone", self._bound("raw"), raw, f"output {name}" if raw else _no_raw(kept)
+        )
+        self._add("image", "pooled", "alone", self._bound("pooled"), pooled, f"output {walk.output}")
+        self._explain_vectors(pooled, vectors, [picture.pooled for picture in pictures])
+        self._add("image", "unit", "alone", FP32, unit)
+
+    # Texts.
+
+    def texts(self, texts: Sequence[TextGolden]) -> None:
+        """All stages of the texts of the reference."""
+        if not texts:
+            return
+        if self.exact.card.text is None:
+            self.problems.append(Problem("texts", "The reference has texts, and the model takes none."))
+            return
+        walk = TextWalk(self.exact.text)
+        names = [_short(text.text) for text in texts]
+        tokens = [
+            compare(name, walk.ids(text.text, text.role), text.input_ids, EQUAL)
+            for name, text in zip(names, texts, strict=True)
+        ]
+        self._add("text", "tokens", "alone", EQUAL, tokens)
+        wrong = next(
+            (text for text, item in zip(texts, tokens, strict=True) if item.verdict == DIFFERS), None
+        )
+        if wrong is not None:
+            self.explain[len(self.stages) - 1] = lambda: diagnose_tokens(
+                walk, wrong.text, wrong.role, wrong.input_ids
+            )
+        self._text_network(walk, texts, names)
+        self._through("text", texts, [text.text for text in texts], self._embed_texts(texts))
+
+    def _text_network(self, walk: TextWalk, texts: Sequence[TextGolden], names: Sequence[str]) -> None:
+        """The network fed with the reference's token ids, then the reference's pooled vector made a unit one."""
+        raw: list[Difference] = []
+        pooled: list[Difference] = []
+        unit: list[Difference] = []
+        for name, text in zip(names, texts, strict=True):
+            tokens = walk.fed_with(text.input_ids, text.text, text.role)
+            hidden = walk.raw(tokens, text.raw) if text.raw is not None else None
+            if text.raw is not None and hidden is not None:
+                raw.append(compare(name, hidden, text.raw, self._bound("raw")))
+            pooled.append(compare(name, walk.pooled(tokens), text.pooled, self._bound("pooled")))
+            unit.append(self._unit(name, text.pooled, text.unit))
+        kept = any(text.raw is not None for text in texts)
+        self._add("text", "raw", "alone", self._bound("raw"), raw, "" if raw else _no_raw(kept))
+        self._add("text", "pooled", "alone", self._bound("pooled"), pooled)
+        wrong = next(
+            (text for text, item in zip(texts, pooled, strict=True) if item.verdict == DIFFERS), None
+        )
+        if wrong is not None:
+            self.explain[len(self.stages) - 1] = lambda: diagnose_pooling(
+                walk, wrong.text, wrong.role, wrong.input_ids, wrong.pooled
+            )
+        self._add("text", "unit", "alone", FP32, unit)
+
+    def _embed_texts(self, texts: Sequence[TextGolden]) -> Callable[[Encoder, list[Input]], list[Outcome]]:
+        roles = [text.role for text in texts]
+
+        def embed(encoder: Encoder, some: list[Input]) -> list[Outcome]:
+            """Each role is a call of its own."""
+            found: list[Outcome] = [Outcome(number) for number in range(len(some))]
+            for role in dict.fromkeys(roles):
+                rows = [number for number, own in enumerate(roles) if own == role]
+                for row, outcome in zip(
+                    rows, encoder.outcomes([some[row] for row in rows], role=role), strict=True
+                ):
+                    found[row] = outcome
+            return found
+
+        return embed
+
+    # Both.
+
+    def _through(
+        self,
+        tower: str,
+        items: Sequence[PictureGolden | TextGolden],
+        sources: Sequence[Input | None],
+        embed: Callable[[Encoder, list[Input]], list[Outcome]],
+    ) -> None:
+        """From the file or text to the unit vector, as a user's call goes, in `exact` and in the user's precision."""
+        kept = [(item, source) for item, source in zip(items, sources, strict=True) if source is not None]
+        runs = {"exact": self.exact, self.user.precision: self.user}
+        for precision, encoder in runs.items():
+            bound = self._bound("unit") if precision == "exact" else self._user_bound(tower)
+            found = []
+            for (item, _), outcome in zip(kept, embed(encoder, [source for _, source in kept]), strict=True):
+                name = item.name if isinstance(item, PictureGolden) else _short(item.text)
+                if outcome.vector is None:
+                    self.problems.append(Problem(name, str(outcome.error)))
+                else:
+                    found.append(compare(name, outcome.vector, item.unit, bound))
+            self._add(tower, "unit", "through", bound, found, precision=precision)
+
+    def _bound(self, stage: str) -> Bound:
+        own = self.golden.bound(stage) if self.golden else None
+        if own is None or self.golden is None:
+            return FP32
+        return cosine_bound(own, str(self.golden.meta.get("why_bound", "the reference's own bound")))
+
+    def _user_bound(self, tower: str) -> Bound:
+        """What the user's precision may cost: the bound it is chosen by, or what was measured of it if that is less."""
+        choice = self.user.image.choice if tower == "image" else self.user.text.choice
+        least, reason = AUTO_BOUND, f"bound of {self.user.precision}"
+        if choice.drift < least:
+            least, reason = choice.drift, f"measured drift of {self.user.precision}"
+        image = self.user.card.image
+        if tower == "image" and image and self.user.image.decode.scaled and image.scaled_cosine < least:
+            least, reason = image.scaled_cosine, "JPEG at reduced scale"
+        return cosine_bound(least, reason)
+
+    def _unit(self, name: str, pooled: Array, unit: Array) -> Difference:
+        outcome = unit_outcome(0, pooled)
+        if outcome.vector is None:
+            return compare(name, pooled, unit, FP32)
+        return compare(name, outcome.vector, unit, FP32)
+
+    def _add(
+        self,
+        tower: str,
+        stage: str,
+        run: str,
+        bound: Bound,
+        items: Sequence[Difference],
+        note: str = "",
+        precision: str = "exact",
+    ) -> None:
+        self.stages.append(StageReport(tower, stage, run, precision, bound, tuple(items), note))
+
+    def _explain_vectors(
+        self, items: Sequence[Difference], ours: Sequence[Array], reference: Sequence[Array]
+    ) -> None:
+        wrong = next((number for number, item in enumerate(items) if item.verdict == DIFFERS), None)
+        if wrong is not None:
+            self.explain[len(self.stages) - 1] = lambda: diagnose_vectors(ours[wrong], reference[wrong])
+
+    # What needs no reference.
+
+    def check(self) -> None:
+        """The model against itself, on what was given and on the shipped photographs and sentences."""
+        texts: list[Input] = [value for value in self.given if isinstance(value, str)]
+        pictures: list[Input] = [value for value in self.given if not isinstance(value, str)]
+        if self.exact.card.image:
+            self._check("image", [*pictures, *probe_pictures()])
+        if self.exact.card.text:
+            self._check("text", [*texts, *probe_sentences()])
+
+    def _check(self, tower: str, inputs: list[Input]) -> None:
+        together = self.exact.outcomes(inputs)
+        names = [_input_name(value) for value in inputs]
+        for name, outcome in zip(names, together, strict=True):
+            if outcome.error is not None:
+                self.problems.append(Problem(name, str(outcome.error)))
+        ready = [number for number, outcome in enumerate(together) if outcome.vector is not None]
+        singly = {number: self.exact.outcomes([inputs[number]])[0] for number in ready}
+        self._compare_runs(tower, "alone or in a batch", BATCHES, ready, names, singly, together)
+        if self.user.precision != "exact":
+            mine = dict(enumerate(self.user.outcomes(inputs)))
+            label = f"{self.user.precision} or exact"
+            self._compare_runs(tower, label, self._user_bound(tower), ready, names, mine, together)
+
+    def _compare_runs(
+        self,
+        tower: str,
+        label: str,
+        bound: Bound,
+        rows: Sequence[int],
+        names: Sequence[str],
+        ours: dict[int, Outcome],
+        reference: Sequence[Outcome],
+    ) -> None:
+        items = []
+        for row in rows:
+            vector, other = ours[row].vector, reference[row].vector
+            if vector is None:
+                self.problems.append(Problem(names[row], str(ours[row].error)))
+            elif other is not None:
+                items.append(compare(names[row], vector, other, bound))
+        self.checks.append(StageReport(tower, label, "check", self.user.precision, bound, tuple(items)))
+
+    # The end.
+
+    def report(self, path: Path | None) -> Report:
+        """Put everything together and explain the first difference."""
+        first = first_difference((*self.stages, *self.checks))
+        explain = self.explain.get(self.stages.index(first)) if first in self.stages else None
+        golden = self.golden
+        reference = golden and Reference(
+            str(path or ""),
+            golden.model,
+            str(golden.meta.get("profile", "")),
+            golden.made_with,
+            len(golden.pictures),
+            len(golden.texts),
+        )
+        return Report(
+            model=self.user.card.name,
+            space=self.user.card.space,
+            reference=reference or None,
+            precision=self.user.precision,
+            numerics={"exact": self.exact.numerics(), self.user.precision: self.user.numerics()},
+            stages=tuple(self.stages),
+            checks=tuple(self.checks),
+            problems=tuple(self.problems),
+            first=first,
+            diagnosis=explain() if explain else None,
+        )
+
+
+def _compare_decoded(picture: PictureGolden, ours: NDArray[np.uint8]) -> Difference:
+    if picture.decoded is not None:
+        return compare(picture.name, ours, picture.decoded, EQUAL)
+    if pixels_sha256(ours) == picture.decoded_sha256:
+        return compare(picture.name, ours, ours, EQUAL)
+    note = "the reference keeps only the hash of the pixels, and it is another"
+    return Difference(picture.name, 0.0, float("inf"), 0, ours.size, None, DIFFERS, note)
+
+
+def _no_raw(kept: bool) -> str:
+    return "the graph has no such output" if kept else "not in the reference"
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _short(text: str) -> str:
+    """A text as a name: on one line, not too long, visible when empty."""
+    line = " ".join(text.split())
+    return f'"{line[:28]}…"' if len(line) > 30 else f'"{line}"'
+
+
+def _input_name(value: Input) -> str:
+    if isinstance(value, str):
+        return _short(value)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, bytes):
+        return f"picture {_sha256(value)[:8]}"
+    return f"picture given as {type(value).__name__}"
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no infinity."""
+    return {
+        key: None if isinstance(value, float) and not np.isfinite(value) else value
+        for key, value in values.items()
+    }

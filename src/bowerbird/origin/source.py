@@ -1,0 +1,132 @@
+"""Which stack a source belongs to: told by its prefix, or by what it holds, never by how it is called."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bowerbird.errors import ModelFormatError, ModelNotFoundError
+from bowerbird.origin.original import Original
+from bowerbird.origin.request import Request
+from bowerbird.origin.weights import PICKLES, SAFE, is_script
+
+_ACCEPTED = (
+    "Give a hub id (org/name), a directory of transformers, sentence-transformers, timm or open_clip, a file of "
+    "weights with --architecture, a TorchScript file with --processor, or timm:NAME, open_clip:NAME/TAG, "
+    "torchvision:NAME."
+)
+
+
+def open_source(source: str, request: Request) -> Original:
+    """Open a source in its original stack.
+
+    Args:
+        source: see `_ACCEPTED`.
+        request: how to open it.
+
+    Raises:
+        ModelNotFoundError: there is no such source.
+        ModelFormatError: it holds nothing that a known stack has written.
+        MissingExtraError: its stack is not installed.
+    """
+    prefix, _, name = source.partition(":")
+    if prefix == "timm":
+        from bowerbird.origin.stacks.timm import open_timm_name
+
+        return open_timm_name(name, request)
+    if prefix == "torchvision":
+        from bowerbird.origin.stacks.torchvision import open_torchvision
+
+        return open_torchvision(name, request)
+    if prefix == "open_clip":
+        from bowerbird.origin.stacks.open_clip import open_open_clip, open_open_clip_name
+
+        if Path(name).expanduser().is_dir():
+            return open_open_clip(Path(name).expanduser(), request)
+        return open_open_clip_name(name, request)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _open_directory(path, request)
+    if path.is_file():
+        return _open_file(path, request)
+    return _open_directory(_fetch(source, request), request)
+
+
+def _open_directory(directory: Path, request: Request) -> Original:
+    if (directory / "modules.json").is_file():
+        from bowerbird.origin.stacks.sentence import open_sentence
+
+        return open_sentence(directory, request)
+    config = _config(directory / "config.json")
+    if "model_type" in config:
+        from bowerbird.origin.stacks.transformers import open_transformers
+
+        return open_transformers(directory, request)
+    if "pretrained_cfg" in config or "architecture" in config:
+        from bowerbird.origin.stacks.timm import open_timm
+
+        return open_timm(directory, request)
+    if (directory / "open_clip_config.json").is_file():
+        from bowerbird.origin.stacks.open_clip import open_open_clip
+
+        return open_open_clip(directory, request)
+    raise ModelFormatError(
+        f"{directory} holds nothing that a known stack has written: no modules.json, no open_clip_config.json, and no "
+        "config.json with model_type or pretrained_cfg.",
+        hint=_ACCEPTED,
+    )
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ModelFormatError(f"{path} cannot be read: {error}.", hint="Fetch the model again.") from error
+    if not isinstance(config, dict):
+        raise ModelFormatError(f"{path} holds no JSON object.", hint="Fetch the model again.")
+    return config
+
+
+def _open_file(path: Path, request: Request) -> Original:
+    from bowerbird.origin.stacks.files import open_script, open_weights
+
+    if path.name.endswith(SAFE):
+        return open_weights(path, request)
+    if is_script(path):
+        return open_script(path, request)
+    if path.name.endswith(PICKLES):
+        return open_weights(path, request)
+    raise ModelFormatError(
+        f"{path} is neither a file of weights ({SAFE}, {', '.join(PICKLES)}) nor TorchScript.", hint=_ACCEPTED
+    )
+
+
+_WANTED = ("*.json", "*.safetensors", "*.txt", "*.model")
+_ELSEWHERE = ("onnx/*", "openvino/*", "*/*/*")
+
+
+def _fetch(source: str, request: Request) -> Path:
+    """Download a repository of the hub: configuration, tokenizer, and weights as safetensors.
+
+    Raises:
+        ModelNotFoundError: there is no such repository, or it cannot be reached.
+    """
+    from bowerbird.origin.packages import need
+
+    repository, _, revision = source.removeprefix("hf-hub:").partition("@")
+    hub = need("huggingface_hub")
+    wanted = [*_WANTED, *(["*.bin", "*.pt"] if request.allow_pickle else [])]
+    try:
+        found = hub.snapshot_download(
+            repository, revision=revision or None, allow_patterns=wanted, ignore_patterns=list(_ELSEWHERE)
+        )
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelNotFoundError(
+            f"There is no file or directory {source!r}, and it cannot be fetched as a repository: {reason[:300]}",
+            hint=_ACCEPTED,
+        ) from error
+    return Path(found)

@@ -1,0 +1,143 @@
+"""`bowerbird models`, as a user runs it, against a hub on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+import bowerbird as bb
+
+pytest.importorskip("huggingface_hub")
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))  # Test folders are no packages.
+import hub_server
+
+MINI = Path(bb.__file__).parent / "models" / "mini"
+NAME = "field/pictures"
+
+
+@pytest.fixture
+def hub(run, tmp_path):
+    """A hub that holds the picture half of mini, and a command that knows no other."""
+    files = {
+        "onnx/vision_model.onnx": (MINI / "onnx/vision_model.onnx").read_bytes(),
+        "preprocessor_config.json": (MINI / "preprocessor_config.json").read_bytes(),
+        "config.json": (MINI / "config.json").read_bytes(),
+    }
+    with hub_server.running() as server:
+        server.publish(NAME, files)
+        server.publish("Xenova/dinov2-small", files)
+        cleared = {
+            name: "" for name in os.environ if name.upper().endswith("_PROXY") or name.startswith("HF_")
+        }
+        places = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": server.endpoint, "NO_PROXY": "*"}
+        run.env.update({**cleared, **places})
+        yield server
+
+
+def test_the_list_names_what_is_embedded_and_the_catalogue(run):
+    lines = [line.split("\t") for line in run("models").out.splitlines()]
+    assert {len(line) for line in lines} == {7}
+    assert lines[0][:2] == ["mini", "text+image"]
+    by_name = {line[0]: line for line in lines}
+    assert by_name["clip-vit-base-patch32"][5] == "hub: Xenova/clip-vit-base-patch32"
+    assert by_name["efficientnet-b0"][5].startswith("to export: timm/")
+    rows = json.loads(run("models", "--json").out)
+    assert [row["name"] for row in rows] == [line[0] for line in lines]
+    assert [row["name"] for row in rows if row["here"]] == ["mini"]
+    assert run("models", "list").out == run("models").out
+
+
+def test_details_are_given_without_a_download(run, hub):
+    (row,) = json.loads(run("models", "openai/clip-vit-base-patch32", "--json").out)
+    assert row["name"] == "clip-vit-base-patch32"
+    assert not row["here"]
+    assert not row["verified"]
+    assert "to export" in run("models", "efficientnet-b0").out
+    assert NAME in run("models", NAME, code=2).err
+    assert "nonesuch" in run("models", "nonesuch", code=2).err
+    assert hub.requests == []
+
+
+def test_pull_says_what_was_checked_and_where_it_is(run, hub):
+    done = run("models", "pull", NAME)
+    directory = Path(done.out.strip())
+    assert (directory / "onnx/vision_model.onnx").is_file()
+    assert "3 files" in done.err
+    assert "1 by SHA-256" in done.err
+    assert hub.refs[NAME, "main"][:12] in done.err
+    asked = len(hub.requests)
+    described = json.loads(run("models", "pull", NAME, "--json").out)
+    assert described["commit"] == hub.refs[NAME, "main"]
+    assert set(described["files"]) == {"onnx/vision_model.onnx", "preprocessor_config.json", "config.json"}
+    assert len(hub.requests) == asked
+    rows = json.loads(run("models", "--json").out)
+    assert [row["name"] for row in rows if row["here"]] == ["mini", NAME]
+
+
+def test_pull_of_a_catalogue_name_and_update(run, hub):
+    run("models", "pull", "facebook/dinov2-small")
+    (row,) = [row for row in json.loads(run("models", "--json").out) if row["name"] == "dinov2-small"]
+    assert row["here"]
+    assert Path(row["from"]).is_dir()
+    old = hub.refs["Xenova/dinov2-small", "main"]
+    files = hub.commits["Xenova/dinov2-small"][old]
+    new = hub.publish("Xenova/dinov2-small", {**files, "config.json": b"{}"})
+    assert old[:12] in run("models", "pull", "dinov2-small").err
+    assert new[:12] in run("models", "pull", "dinov2-small", "--update").err
+
+
+def test_what_was_pulled_is_described_and_searched_offline(run, hub, photographs):
+    run("models", "pull", NAME)
+    offline = {"HF_HUB_OFFLINE": "1"}
+    asked = len(hub.requests)
+    (row,) = json.loads(run("models", NAME, "--json", env=offline).out)
+    assert row["here"]
+    assert row["modalities"] == "image"
+    assert len(row["space"]) == 16
+    folder = photographs["chelsea"].parent
+    run("index", folder, "--model", NAME, "--index", "birds.bower", env=offline)
+    found = run("search", "--like", photographs["chelsea"], "--index", "birds.bower", env=offline)
+    assert found.paths[0] == str(photographs["chelsea"])
+    assert len(hub.requests) == asked
+
+
+def test_mini_needs_no_pull(run):
+    done = run("models", "pull", "mini")
+    assert Path(done.out.strip()) == MINI
+    assert "nothing was checked" in done.err
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("field/nonesuch", "no repository field/nonesuch"),
+        (f"{NAME}@nonesuch", "no such revision"),
+        ("open_clip:ViT-B-32/openai", "bowerbird export open_clip:ViT-B-32/openai"),
+        ("./nonesuch", "no model './nonesuch'"),
+    ],
+)
+def test_a_name_that_cannot_be_pulled(run, hub, name, words):
+    done = run("models", "pull", name, code=2)
+    assert words in done.err
+    assert done.out == ""
+
+
+def test_offline_the_command_to_run_is_named(run, hub):
+    done = run("models", "pull", NAME, code=2, env={"HF_HUB_OFFLINE": "1"})
+    assert f"bowerbird models pull {NAME}" in done.err
+    assert hub.requests == []
+
+
+def test_no_variant_of_that_name(run, hub):
+    assert "fp16" in run("models", "pull", NAME, "--variant", "fp16", code=2).err
+
+
+def test_help(run):
+    page = run("models", "--help").out
+    assert "pull" in page
+    assert "bowerbird models ./my-model" in page
+    assert "--update" in run("models", "pull", "--help").out

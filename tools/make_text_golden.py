@@ -2,8 +2,8 @@
 
     python tools/make_text_golden.py tests/golden/text
 
-Run it where the three, torch and sentencepiece are installed; the tests need none of them. Every tokeniser is trained
-here on the sentences below and every network has random weights, so nothing is downloaded. For each case a directory as
+Run it where the three, torch and sentencepiece are installed; the tests need none of them. Every tokeniser is made
+here of the sentences below and every network has random weights, so nothing is downloaded. For each case a directory as
 the library itself writes it, without the network's weights, and beside it `<case>.npz`: the texts, what the
 original tokeniser made of them, the token vectors, and the sentence vectors that the original modules made of those.
 """
@@ -104,14 +104,14 @@ def keep(source: Path, target: Path) -> None:
 
 def wordpiece(folder: Path, *, lower: bool) -> None:
     """A BERT tokeniser and a random BERT of one layer."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = [word for sentence in CORPUS for word in sentence.lower().split()]
+    letters = sorted({letter for word in words for letter in word})
+    known = sorted({word for word in words if word.isalpha()})[::2]  # the others fall apart into letters
+    pieces = dict.fromkeys([*special, *letters, *(f"##{letter}" for letter in letters), *known])
+    tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    corpus = CORPUS if lower else [sentence.lower() for sentence in CORPUS]
-    tokenizer.train_from_iterator(
-        corpus, trainers.WordPieceTrainer(vocab_size=260, special_tokens=special, show_progress=False)
-    )
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
@@ -293,15 +293,16 @@ def lower_case(target: Path, source: Path) -> None:
         write(target / "lower_case.npz", {"texts": TEXTS}, **batch(model, TEXTS))
 
 
+def growing(word: str) -> list[tuple[str, str]]:
+    """The merges that put a word together from its left end, the last letter carrying CLIP's end mark."""
+    letters = [*word[:-1], f"{word[-1]}</w>"]
+    return [("".join(letters[:i]), letters[i]) for i in range(1, len(letters))]
+
+
 def clip(target: Path) -> None:
     """CLIP's own tokeniser class, with the usual padding and with '!'; open_clip's own on the same merges."""
-    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    tokenizer.train_from_iterator(
-        [sentence.lower().replace(" ", "") for sentence in CORPUS],
-        trainers.BpeTrainer(vocab_size=600, end_of_word_suffix="</w>", show_progress=False),
-    )
-    merges = [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]][:120]
+    words = sorted({word for sentence in CORPUS for word in sentence.lower().split() if word.isascii()})
+    merges = list(dict.fromkeys(pair for word in words if word.isalpha() for pair in growing(word)))[:160]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]

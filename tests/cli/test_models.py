@@ -101,7 +101,9 @@ def test_what_was_pulled_is_described_and_searched_offline(run, hub, photographs
     folder = photographs["chelsea"].parent
     run("index", folder, "--model", NAME, "--index", "birds.bower", env=offline)
     found = run("search", "--like", photographs["chelsea"], "--index", "birds.bower", env=offline)
-    assert found.paths[0] == str(photographs["chelsea"])
+    others = {str(path) for name, path in photographs.items() if name != "chelsea"}
+    assert found.paths
+    assert set(found.paths) <= others
     assert len(hub.requests) == asked
 
 
@@ -130,10 +132,6 @@ def test_offline_the_command_to_run_is_named(run, hub):
     done = run("models", "pull", NAME, code=2, env={"HF_HUB_OFFLINE": "1"})
     assert f"bowerbird models pull {NAME}" in done.err
     assert hub.requests == []
-
-
-def test_no_variant_of_that_name(run, hub):
-    assert "fp16" in run("models", "pull", NAME, "--variant", "fp16", code=2).err
 
 
 def test_help(run):

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ class Fault:
         cut_after: close the connection after this many bytes of content.
         keep: send this many bytes and say that this is all.
         content: send these bytes instead.
+        delay: seconds of silence before the answer.
     """
 
     where: str
@@ -51,6 +53,7 @@ class Fault:
     cut_after: int = -1
     keep: int = -1
     content: bytes | None = None
+    delay: float = 0
 
 
 @dataclass
@@ -132,6 +135,8 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.requests.append(Request(self.command, self.path, dict(self.headers)))
         fault = self.server.take_fault(f"{self.command} {path}")
+        if fault:
+            time.sleep(fault.delay)
         if fault and fault.status:
             self._send(fault.status, b"", fault.headers)
         elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
@@ -161,7 +166,8 @@ class _Handler(BaseHTTPRequestHandler):
         return revision if revision in known else self.server.refs.get((repository, revision), "")
 
     def _info(self, repository: str, revision: str) -> None:
-        if self._refused(repository):
+        # What a gated repository holds anyone may know.
+        if repository not in self.server.gated and self._refused(repository):
             return
         commit = self._commit(repository, revision)
         if not commit:

@@ -254,7 +254,7 @@ class TestSpace:
             ("sentence_bert_config.json", {"max_seq_length": 128}),
             ("1_Pooling/config.json", {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True}),
             ("config_sentence_transformers.json", {"prompts": {"query": "find: "}}),
-            ("config.json", {"pad_token_id": 1, "text_config": {}}),
+            ("tokenizer_config.json", {"pad_token": "[SEP]"}),
             ("tokenizer.json", {"version": "1.0", "added": True}),
             ("preprocessor_config.json", {"resample": 2}),
             ("preprocessor_config.json", {"image_mean": [0.5, 0.5, 0.5]}),

@@ -17,7 +17,7 @@ import bowerbird as bb
 from bowerbird.errors import BowerbirdError, ModelError, ModelFormatError, ModelNotFoundError
 from bowerbird.models import fetch, hub_calls
 from bowerbird.models.catalog import find_entry
-from bowerbird.models.fetch import locate, pull, receipts
+from bowerbird.models.fetch import canonical, locate, pull, receipts
 from bowerbird.settings import settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # Test folders are no packages.
@@ -163,6 +163,15 @@ def test_a_revision_may_be_a_branch_or_a_commit(published, files):
     assert locate(f"{NAME}@refs/pr/4").revision == new
     assert locate(f"{NAME}@{old}").revision == old
     assert locate(NAME).revision == old
+    published.requests.clear()
+    assert locate(f"{NAME}@{new}").revision == new  # The branch meant it: nothing to ask.
+    assert published.requests == []
+
+
+def test_revisions_that_differ_in_case_do_not_meet(published, files):
+    published.publish(NAME, {**files, "config.json": b"{}"}, "Main")
+    assert locate(f"{NAME}@Main").revision == published.refs[NAME, "Main"]
+    assert locate(NAME).revision == published.refs[NAME, "main"]
 
 
 def test_variants_have_receipts_of_their_own(published, files):
@@ -264,6 +273,17 @@ def test_an_alias_stands_for_the_repository_with_the_graphs(hub, files):
     assert locate("Xenova/clip-vit-base-patch32").entry is located.entry
 
 
+def test_all_names_of_a_model_have_one_spelling(hub, tmp_path, monkeypatch):
+    names = ("clip-vit-base-patch32", "openai/clip-vit-base-patch32", "hf:Xenova/clip-vit-base-patch32@main")
+    assert {canonical(name) for name in names} == {"xenova/clip-vit-base-patch32@main"}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    assert canonical("model") == canonical("./model") == str(tmp_path / "model")
+    assert canonical("mini") == canonical(str(Path(fetch.__file__).parent / "mini")) == "mini"
+    assert canonical("nonesuch") == "nonesuch"
+    assert hub.requests == []
+
+
 @pytest.mark.parametrize("name", ["hf-hub:openai/clip-vit-base-patch32", "openai/clip-vit-base-patch32@main"])
 def test_a_prefix_or_a_revision_means_that_very_repository(hub, name):
     hub.publish("openai/clip-vit-base-patch32", {"model.safetensors": b"w", "config.json": b"{}"})
@@ -352,7 +372,7 @@ def test_nothing_to_run(hub, tmp_path, held, words):
 @pytest.mark.parametrize("path", [GRAPH, "config.json"])
 def test_wrong_bytes_of_the_right_size(published, files, path):
     wrong = bytes([files[path][0] ^ 1]) + files[path][1:]
-    published.fail(f"^GET .*{path}", times=1, content=wrong)
+    published.fail(f"^GET .*/{path}$", times=1, content=wrong)
     with pytest.raises(ModelFormatError) as caught:
         pull(NAME)
     right, got = (sha256, sha256) if path == GRAPH else (hub_server.blob_id, hub_server.blob_id)
@@ -418,6 +438,18 @@ def test_a_pull_finds_damage_that_keeps_the_size(published, files):
     assert locate(NAME).receipt is not None
     pull(NAME)
     assert (located.directory / GRAPH).read_bytes() == files[GRAPH]
+
+
+def test_damage_in_external_data_is_mended_too(published, files):
+    data = np.random.default_rng(2).bytes(1000)
+    published.publish(NAME, {**files, f"{GRAPH}_data": data})
+    path = pull(NAME).directory / f"{GRAPH}_data"
+    assert path.is_file()
+    assert not path.is_symlink()  # The content of the cache's blobs, by a hard link.
+    with path.open("r+b") as stream:
+        stream.write(b"rot")
+    pull(NAME)
+    assert path.read_bytes() == data
 
 
 @pytest.mark.parametrize(
@@ -544,6 +576,33 @@ def test_a_wait_the_hub_asks_for_is_kept(published, monkeypatch):
 def test_a_wait_too_long_is_an_error_at_once(published, where):
     published.fail(where, status=429, headers={"Retry-After": "3600"})
     with pytest.raises(ModelError, match="asks to wait 3600 s"):
+        locate(NAME)
+
+
+def test_the_hubs_own_header_says_how_long_too(published):
+    published.fail("/api/models", status=429, headers={"RateLimit": '"api";r=0;t=280'})
+    with pytest.raises(ModelError, match="asks to wait 280 s"):
+        locate(NAME)
+
+
+@pytest.mark.parametrize("where", ["/api/models", "^GET .*onnx$"])
+def test_a_hub_that_falls_silent(published, monkeypatch, where):
+    monkeypatch.setattr(hub_calls, "SILENCE", 0.2)
+    fault = published.fail(where, times=1, delay=1.0)
+    assert locate(NAME).receipt
+    assert fault.times == 0
+
+
+def test_a_hub_that_stays_silent(published, monkeypatch):
+    monkeypatch.setattr(hub_calls, "SILENCE", 0.1)
+    published.fail("/api/models", delay=0.5)
+    with pytest.raises(ModelError, match="connection broke"):
+        locate(NAME)
+
+
+def test_huggingface_hub_was_imported_offline(published, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="imported while HF_HUB_OFFLINE was set"):
         locate(NAME)
 
 

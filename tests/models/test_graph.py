@@ -149,6 +149,18 @@ def test_layers_of_a_residual_network_are_its_blocks(network):
     assert facts.inputs["pixel_values"].shape == (None, 3, 8, 8)
 
 
+def test_padding_and_casts_around_a_layer_are_no_part_of_it(tmp_path):
+    """Some exporters write a convolution's padding as a step of its own, and cast what is a float already."""
+    drawn = Drawn()
+    around = drawn.constant([0, 0, 1, 1, 0, 0, 1, 1])
+    x = drawn.add("Pad", drawn.add("Cast", "pixel_values", to=TensorProto.FLOAT), around)
+    first = drawn.add("Relu", drawn.conv(x, 3, 4))
+    second = drawn.add("Relu", drawn.conv(drawn.add("Pad", first, around), 4, WIDTH))
+    pooled = drawn.add("Flatten", drawn.add("AveragePool", second, kernel_shape=[12, 12]))
+    facts = read_graph(drawn.save(tmp_path / "padded.onnx", PIXELS, {pooled: 2}))
+    assert facts.flow().layers == (first, second)
+
+
 def test_layers_of_mini():
     vision = read_graph(MINI / "vision_model.onnx")
     assert list(vision.outputs) == ["image_embeds", "features", "logits"]
@@ -190,11 +202,16 @@ def test_layers_of_a_transformer_are_its_hidden_states(tmp_path, is_normed_first
     assert {tensor.features for tensor in facts.layers()} == {2}
 
 
-def test_a_token_chosen_by_the_ids_does_not_disturb(tmp_path):
-    """CLIP's text tower takes the token at argmax(ids): what the ids choose is no second way."""
+def test_what_the_ids_choose_or_hide_is_no_second_way(tmp_path):
+    """CLIP's text tower takes the token at argmax(ids); some graphs make their mask of the ids."""
     drawn = Drawn()
     first = looked_up(drawn)
-    middle = drawn.add("Add", first, drawn.attention(drawn.norm(first)))
+    is_padding = drawn.add("Equal", "input_ids", drawn.constant(np.int64(0)))
+    hidden = drawn.add(
+        "Mul", drawn.add("Cast", is_padding, to=TensorProto.FLOAT), drawn.constant(np.float32(-1e4))
+    )
+    bias = drawn.add("Unsqueeze", hidden, drawn.constant([1]))
+    middle = drawn.add("Add", first, drawn.attention(drawn.norm(first), mask=bias))
     last = drawn.norm(drawn.add("Add", middle, drawn.feed_forward(drawn.norm(middle))))
     place = drawn.add("Unsqueeze", drawn.add("ArgMax", "input_ids", axis=1, keepdims=0), drawn.constant([1]))
     chosen = drawn.add("GatherND", last, place, batch_dims=1)
@@ -204,15 +221,26 @@ def test_a_token_chosen_by_the_ids_does_not_disturb(tmp_path):
     assert resolve(facts, "penultimate") == chosen
 
 
-def test_a_pooling_by_attention_comes_after_the_layers(tmp_path):
-    """As in SigLIP: a learned query asks the tokens."""
+@pytest.mark.parametrize("is_joint", [True, False], ids=["joint", "separate"])
+def test_a_pooling_by_attention_comes_after_the_layers(tmp_path, is_joint):
+    """As in SigLIP: a learned query asks the tokens, whose keys and values may come out of one product."""
     drawn = Drawn()
     patches = drawn.conv("pixel_values", 3, WIDTH, side=1)
     flat = drawn.add("Reshape", patches, drawn.constant([0, WIDTH, -1]))
     first = drawn.add("Transpose", flat, perm=[0, 2, 1])
     middle = drawn.add("Add", first, drawn.attention(drawn.norm(first)))
     last = drawn.norm(drawn.add("Add", middle, drawn.feed_forward(drawn.norm(middle))))
-    pooled = drawn.attention(last, query=drawn.weight(1, 1, WIDTH))
+    query = drawn.weight(1, 1, WIDTH)
+    if is_joint:
+        joint = drawn.dense(last, 2 * WIDTH)
+        halves = [
+            drawn.add("Slice", joint, drawn.constant([at]), drawn.constant([at + WIDTH]), drawn.constant([2]))
+            for at in (0, WIDTH)
+        ]
+        scores = drawn.add("MatMul", query, drawn.add("Transpose", halves[0], perm=[0, 2, 1]))
+        pooled = drawn.add("MatMul", drawn.add("Softmax", scores, axis=-1), halves[1])
+    else:
+        pooled = drawn.attention(last, query=query)
     head = drawn.add("Add", pooled, drawn.feed_forward(drawn.norm(pooled)))
     vectors = drawn.add("Squeeze", head, drawn.constant([1]))
     facts = read_graph(drawn.save(tmp_path / "vision.onnx", PIXELS, {vectors: 2}))

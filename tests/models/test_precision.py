@@ -1,7 +1,8 @@
 """The precision policy, decided with real engines on real graphs.
 
 Few processors have bf16, so the decision is exercised with two graphs of one network: `fp32` opens the
-original, `bf16` opens one whose weights are rounded to a few bits. Everything else is what `choose` does.
+original, `bf16` opens one whose weights are rounded to a few bits. Everything else is what `choose` does. In the same
+way an engine that gets a graph wrong is one that opens another graph.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import bowerbird as bb
 from bowerbird.models.engine import ENGINES, has_native_bf16, open_engine
 from bowerbird.models.precision import (
     AUTO_BOUND,
+    FP32_BOUND,
     choose,
     decide,
     drift_between,
@@ -45,13 +47,16 @@ class Tower:
             "fp32": tiny_image("original") / "onnx" / "vision_model.onnx",
             "bf16": tiny_image("rounded", bits=bits) / "onnx" / "vision_model.onnx",
         }
-        self.side = bb.load(str(tiny_image("side")), engine=kind, precision="exact").image
-        self.opened: list[str] = []
+        self.side = bb.load(str(tiny_image("side")), engine="onnxruntime", precision="exact").image
+        self.wrong: Path | None = None
+        """What the engine opens in fp32 instead of the original; the reference engine is always right."""
+        self.opened: list[tuple[str, str]] = []
         self.probed = 0
 
-    def open(self, name: str):
-        self.opened.append(name)
-        return open_engine(self.kind, self.graphs[name])
+    def open(self, kind: str, name: str):
+        self.opened.append((kind, name))
+        wrong = self.wrong if (kind, name) == ("openvino", "fp32") else None
+        return open_engine(kind, wrong or self.graphs[name])
 
     def probe(self, engine):
         self.probed += 1
@@ -80,14 +85,14 @@ class TestDecision:
         assert (choice.engine, choice.precision) == (kind, "bf16")
         assert AUTO_BOUND <= choice.drift <= 1.00001
         assert f"{choice.drift:.5f}" in choice.reason
-        assert np.array_equal(weights_of(engine), weights_of(tower.open("bf16")))
+        assert np.array_equal(weights_of(engine), weights_of(tower.open(kind, "bf16")))
 
     def test_auto_refuses_what_does_not(self, tiny_image, kind):
         tower = Tower(tiny_image, kind, COARSE)
         choice, engine = tower.decide("auto")
-        assert (choice.precision, choice.drift) == ("fp32", 1.0)
+        assert (choice.precision, choice.drift) == ("fp32", pytest.approx(1, abs=1e-5))
         assert "would cost" in choice.reason
-        assert np.array_equal(weights_of(engine), weights_of(tower.open("fp32")))
+        assert np.array_equal(weights_of(engine), weights_of(tower.open(kind, "fp32")))
 
     def test_fast_takes_it_anyway_and_says_what_it_costs(self, tiny_image, kind):
         choice, _ = Tower(tiny_image, kind, COARSE).decide("fast")
@@ -96,21 +101,39 @@ class TestDecision:
         assert f"{choice.drift:.5f}" in choice.reason
 
     @pytest.mark.parametrize("policy", ["auto", "fast"])
-    def test_without_bf16_nothing_is_probed(self, tiny_image, kind, policy):
-        tower = Tower(tiny_image, kind, FAITHFUL)
+    def test_without_bf16_the_reference_is_not_probed(self, tiny_image, policy):
+        tower = Tower(tiny_image, "onnxruntime", FAITHFUL)
         choice, _ = tower.decide(policy, has_bf16=False)
-        assert (choice.precision, tower.opened, tower.probed) == ("fp32", ["fp32"], 0)
+        assert (choice.precision, tower.opened, tower.probed) == ("fp32", [("onnxruntime", "fp32")], 0)
         assert "has no bf16" in choice.reason
 
-    def test_exact_probes_nothing(self, tiny_image, kind):
-        tower = Tower(tiny_image, kind, FAITHFUL)
+    def test_exact_does_not_probe_the_reference(self, tiny_image):
+        tower = Tower(tiny_image, "onnxruntime", FAITHFUL)
         assert tower.decide("exact")[0].reason == "exact was asked for"
-        assert (tower.opened, tower.probed) == (["fp32"], 0)
+        assert (tower.opened, tower.probed) == ([("onnxruntime", "fp32")], 0)
+
+    @pytest.mark.parametrize("policy", ["auto", "fast", "exact"])
+    def test_another_engine_is_measured_against_the_reference_in_fp32_too(self, tiny_image, policy):
+        tower = Tower(tiny_image, "openvino", FAITHFUL)
+        choice, engine = tower.decide(policy, has_bf16=False)
+        assert (choice.engine, choice.precision, tower.probed) == ("openvino", "fp32", 2)
+        assert FP32_BOUND <= choice.drift <= 1.00001
+        assert engine.name.startswith("openvino")
+
+    @pytest.mark.parametrize("policy", ["auto", "fast", "exact"])
+    def test_an_engine_that_is_wrong_gives_way_to_the_reference_and_says_so(self, tiny_image, policy, caplog):
+        tower = Tower(tiny_image, "openvino", COARSE)
+        tower.wrong = tower.graphs["bf16"]
+        choice, engine = tower.decide(policy, has_bf16=False)
+        assert (choice.engine, choice.precision, choice.drift) == ("onnxruntime", "fp32", 1.0)
+        assert "openvino in fp32 is at cosine 0.9" in choice.reason
+        assert "onnxruntime runs it instead" in caplog.text
+        assert engine.name.startswith("onnxruntime")
 
     def test_the_drift_found_is_that_of_the_vectors(self, tiny_image, kind):
         tower = Tower(tiny_image, kind, COARSE)
         choice, _ = tower.decide("fast")
-        (reference,), (rounded,) = (tower.side._probe(tower.open(name)) for name in ("fp32", "bf16"))
+        (reference,), (rounded,) = (tower.side._probe(tower.open(kind, name)) for name in ("fp32", "bf16"))
         assert len(reference) == len(probe_pictures())
         cosines = [
             a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(reference, rounded, strict=True)
@@ -143,7 +166,8 @@ class TestDecision:
         tower = Tower(tiny_image, kind, FAITHFUL)
         choice, engine = choose("auto", kind, graph=tower.graphs["fp32"], fingerprint="x", probe=tower.probe)
         possible = kind == "openvino" and has_native_bf16()
-        assert possible or (choice.precision, tower.probed) == ("fp32", 0)
+        probed = 0 if kind == "onnxruntime" else 2
+        assert possible or (choice.precision, tower.probed) == ("fp32", probed)
         assert engine.precision == choice.precision
 
 
@@ -159,7 +183,7 @@ class TestCache:
         tower.opened.clear()
         again, _ = tower.decide("auto")
         assert again == first
-        assert (tower.probed, tower.opened) == (2, ["bf16"])  # only what is used is opened
+        assert (tower.probed, tower.opened) == (2, [(kind, "bf16")])  # only what is used is opened
 
     def test_each_tower_has_its_own(self, tiny_image):
         tower = Tower(tiny_image, "onnxruntime", FAITHFUL)

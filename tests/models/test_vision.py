@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from pathlib import Path
-from typing import Any
+import pickle
 
 import numpy as np
 import pytest
@@ -17,7 +16,8 @@ from PIL import Image
 from bowerbird.errors import ModelFormatError, UnsupportedInputError
 from bowerbird.media.image import DecodePolicy, decode
 from bowerbird.models.fetch import locate
-from bowerbird.models.vision import CenterCrop, Resize, Scale, Steps, read_steps
+from bowerbird.models.processors import read_steps
+from bowerbird.models.vision import CenterCrop, Floats, Patches, PatchResize, Resize, Scale, ShareCrop, Steps
 
 sides = st.integers(1, 400)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -165,7 +165,7 @@ class TestWholeWay:
     @settings(deadline=None, max_examples=40)
     @given(st.integers(3, 500), st.integers(3, 500), st.integers(0, 9))
     def test_mini_is_short_side_256_crop_224_minus_127_over_128(self, width, height, seed):
-        steps = read_steps(locate("mini").directory / "preprocessor_config.json")
+        steps = read_steps(locate("mini").directory)
         image = noise(width, height, seed)
         pixels = steps.pixels(image)
         resized = np.asarray(reference_resize(image, 256, 3))
@@ -174,7 +174,7 @@ class TestWholeWay:
         assert np.array_equal(values, ((pixels.astype(np.float32) - 127) / 128).transpose(2, 0, 1)[None])
 
     def test_reads_as_a_recipe(self):
-        steps = read_steps(locate("mini").directory / "preprocessor_config.json")
+        steps = read_steps(locate("mini").directory)
         assert str(steps).startswith("resize short side 256 bicubic -> centre crop 224x224 -> x * 0.0078125")
         assert steps.target == 256
         assert json.loads(json.dumps(steps.to_json()))[0]["op"] == "resize"
@@ -183,106 +183,289 @@ class TestWholeWay:
         assert Steps((CenterCrop(4, 4),), Scale(1, (0,) * 3, (1,) * 3)).target is None
 
 
-BASE: dict[str, Any] = {"image_processor_type": "CLIPImageProcessor"}
+filters = st.sampled_from(range(6))
+kernels = st.sampled_from(["pillow", "torch"])
+pixels = st.integers(1, 2000)
+numbers = st.one_of(st.floats(-4, 4), st.just(1 / 255), st.integers(-300, 300).map(float))
+triples = st.tuples(numbers, numbers, numbers)
+divisors = st.tuples(*[st.floats(1e-3, 300)] * 3)
+crop_words = {"rounding": st.sampled_from(["floor", "even"]), "padding": st.sampled_from(["before", "after"])}
 
 
-class TestReadSteps:
-    def write(self, tmp_path: Path, **keys: Any) -> Path:
-        path = tmp_path / "preprocessor_config.json"
-        path.write_text(json.dumps({**BASE, **keys}), "utf-8")
-        return path
+@st.composite
+def resizes(draw):
+    mode = draw(st.sampled_from(["shortest", "square", "inside", "over"]))
+    height = draw(pixels)
+    return Resize(
+        height,
+        height if mode == "shortest" else draw(pixels),
+        mode,
+        draw(filters),
+        draw(st.sampled_from(["truncate", "round"])),
+        draw(st.sampled_from([0, 4000])) if mode == "shortest" else 0,
+        draw(kernels),
+    )
 
-    def read(self, tmp_path: Path, **keys: Any) -> Steps:
-        return read_steps(self.write(tmp_path, **keys))
+
+crops = st.builds(CenterCrop, pixels, pixels, fill=st.tuples(*[st.integers(0, 255)] * 3), **crop_words)
+geometries = st.one_of(
+    resizes(),
+    crops,
+    st.builds(PatchResize, pixels, pixels, filters, kernels),
+    st.builds(ShareCrop, st.floats(0.01, 4), st.floats(0.01, 4), **crop_words),
+    st.builds(Floats, st.floats(1e-4, 2)),
+)
+scales = st.one_of(
+    st.builds(
+        Scale,
+        st.floats(1e-4, 2),
+        triples,
+        divisors,
+        st.sampled_from(["float64", "float32", "fused"]),
+        numbers,
+        st.one_of(st.just(()), divisors),
+        st.sampled_from(["rgb", "bgr"]),
+    ),
+    st.builds(Scale, st.just(1 / 255), triples, divisors, st.just("divide")),
+)
+every_steps = st.builds(
+    Steps,
+    st.lists(geometries, max_size=4).map(tuple),
+    scales,
+    st.one_of(st.none(), st.builds(Patches, pixels, pixels)),
+)
+
+
+class TestRecipe:
+    @given(every_steps)
+    def test_a_recipe_says_everything(self, steps):
+        """Whatever decides a value is in the text: reading it back gives the same steps."""
+        assert Steps.parse(str(steps)) == steps
+        assert Steps.parse(str(steps).upper().replace(" -> ", "\n")) == steps
+
+    @given(every_steps)
+    def test_so_does_the_stored_form(self, steps):
+        assert Steps.from_json(json.loads(json.dumps(steps.to_json()))) == steps
+
+    def test_the_stored_form_of_older_indexes_is_unchanged(self):
+        """A new field must not change the fingerprint of a model that does not use it."""
+        steps = Steps((Resize(256, 256), CenterCrop(224, 224)), Scale(1 / 128, (0.9,) * 3, (1.0,) * 3))
+        assert steps.to_json() == [
+            {
+                "op": "resize",
+                "height": 256,
+                "width": 256,
+                "mode": "shortest",
+                "resample": 3,
+                "rounding": "truncate",
+            },
+            {"op": "center_crop", "height": 224, "width": 224, "rounding": "floor"},
+            {"op": "scale", "factor": 1 / 128, "mean": (0.9,) * 3, "std": (1.0,) * 3},
+        ]
 
     @pytest.mark.parametrize(
-        ("size", "default_to_square", "expected"),
+        ("text", "steps"),
         [
-            (96, None, Resize(96, 96, "shortest")),  # CLIP: an integer is the short side
-            (96, True, Resize(96, 96, "square")),
-            (96, False, Resize(96, 96, "shortest")),
-            ({"shortest_edge": 96}, None, Resize(96, 96, "shortest")),
-            ({"height": 96, "width": 128}, None, Resize(96, 128, "square")),
-            ([96, 128], None, Resize(96, 128, "square")),  # (height, width)
+            (
+                "resize short side 256 bicubic -> center crop 224x224 -> x * 1/255",
+                Steps((Resize(256, 256), CenterCrop(224, 224)), Scale(1 / 255, (0.0,) * 3, (1.0,) * 3)),
+            ),
+            (
+                "Resize 320 x 200 nearest \u2192 x/255, mean 0.5, std [1/4, 0.5, 1]".replace(
+                    "x/255", "x / 255"
+                ),
+                Steps(
+                    (Resize(200, 320, "square", 0),),
+                    Scale(1 / 255, (0.5,) * 3, (0.25, 0.5, 1.0), "divide"),
+                ),
+            ),
+            (
+                "floats * 1/255 -> resize 8x8 bilinear, by torch -> x * 1",
+                Steps(
+                    (Floats(1 / 255), Resize(8, 8, "square", 2, kernel="torch")),
+                    Scale(1.0, (0.0,) * 3, (1.0,) * 3),
+                ),
+            ),
         ],
     )
-    def test_spellings_of_size(self, tmp_path, size, default_to_square, expected):
-        square = {} if default_to_square is None else {"default_to_square": default_to_square}
-        assert self.read(tmp_path, size=size, **square).geometry[0] == expected
+    def test_written_by_hand(self, text, steps):
+        assert Steps.parse(text) == steps
 
     @pytest.mark.parametrize(
-        ("crop", "expected"), [(64, (64, 64)), ({"height": 64, "width": 80}, (64, 80)), ([64, 80], (64, 80))]
-    )
-    def test_spellings_of_crop_size(self, tmp_path, crop, expected):
-        assert self.read(tmp_path, crop_size=crop).geometry[1] == CenterCrop(*expected)
-
-    def test_what_is_not_said_is_the_default_of_the_class(self, tmp_path):
-        steps = self.read(tmp_path)
-        assert steps.geometry == (Resize(224, 224, "shortest", 3), CenterCrop(224, 224))
-        assert steps.scale == Scale(1 / 255, CLIP_MEAN, CLIP_STD)
-
-    def test_steps_that_are_switched_off(self, tmp_path):
-        steps = self.read(tmp_path, do_resize=False, do_rescale=False, do_normalize=False)
-        assert steps.geometry == (CenterCrop(224, 224),)
-        assert steps.scale == Scale(1.0, (0.0,) * 3, (1.0,) * 3)
-        assert self.read(tmp_path, do_center_crop=False, size=[8, 9]).geometry == (Resize(8, 9, "square"),)
-
-    def test_feature_extractor_type_is_the_older_spelling(self, tmp_path):
-        path = tmp_path / "preprocessor_config.json"
-        path.write_text(json.dumps({"feature_extractor_type": "CLIPFeatureExtractor", "size": 32}), "utf-8")
-        assert read_steps(path).geometry[0] == Resize(32, 32)
-
-    @pytest.mark.parametrize("code", range(6))
-    def test_resample(self, tmp_path, code):
-        assert self.read(tmp_path, resample=code).geometry[0].resample == code
-
-    @pytest.mark.parametrize("key", ["crop_pct", "do_flip_channel_order", "rescale_offset", "a_new_one"])
-    def test_an_unknown_key_is_named(self, tmp_path, key):
-        with pytest.raises(ModelFormatError, match=key) as caught:
-            self.read(tmp_path, **{key: 1})
-        assert "preprocessor_config.json" in str(caught.value)
-
-    @pytest.mark.parametrize("kind", ["ViTImageProcessor", None, 5])
-    def test_an_unknown_class_is_named(self, tmp_path, kind):
-        with pytest.raises(ModelFormatError, match=f"image_processor_type {kind!r}"):
-            self.read(tmp_path, image_processor_type=kind)
-
-    @pytest.mark.parametrize(
-        "keys",
+        ("text", "part", "accepted"),
         [
-            {"size": {"longest_edge": 5}},
-            {"size": {"shortest_edge": 5, "longest_edge": 9}},
-            {"size": "224"},
-            {"size": 0},
-            {"size": {"height": -1, "width": 5}},
-            {"size": [1, 2, 3]},
-            {"crop_size": "x"},
-            {"resample": 6},
-            {"resample": "bicubic"},
-            {"image_mean": [0.5]},
-            {"image_mean": 0.5},
-            {"image_std": [1, 1, 0]},
-            {"image_std": ["a", "b", "c"]},
-            {"rescale_factor": "x"},
-            {"rescale_factor": None},
-            {"do_center_crop": False},  # pictures would come out in different sizes
-            {"do_resize": False, "do_center_crop": False},
+            (
+                "resize short side 256 cubic -> x * 1",
+                "resize short side 256 cubic",
+                "resize short side 256 bicubic",
+            ),
+            ("rotate 90 -> x * 1", "rotate 90", "centre crop 224x224"),
+            ("resize 9x9 bicubic, roundish -> x * 1", "roundish", "rounded"),
+            ("centre crop 9x9, fill 1 2 -> x * 1", "fill 1 2", "fill"),
+            ("centre crop 0x9 -> x * 1", "size of zero", "centre crop"),
+            ("centre crop 9x9, fill 1 2 300 -> x * 1", "colour above 255", "centre crop"),
+            ("x * 1, mean [1, 2]", "neither one number nor three", "mean 0.5"),
+            ("x * 1, mean [1, two, 3]", "two is not a number", "mean 0.5"),
+            ("x * 1, std 0", "std of zero", "std 0.5"),
+            ("x * 1/0", "division by zero", "x * 1/255"),
+            ("x * 1, mean 1, mean 2", "said twice", "mean 0.5"),
+            ("patches of 16 -> x * 1", "patches of 16", "padded to"),
+            ("", "an empty step", "resize"),
+            ("x * 1 -> centre crop 8x8", "not resizes and crops, then one scale", "x * 1/255"),
+            ("centre crop 8x8", "not resizes and crops, then one scale", "x * 1/255"),
+            ("x * 1 -> x * 1", "not resizes and crops, then one scale", "x * 1/255"),
+        ],
+    )
+    def test_what_is_not_understood_is_named(self, text, part, accepted):
+        with pytest.raises(ModelFormatError) as caught:
+            Steps.parse(text)
+        assert part in caught.value.message
+        assert accepted in caught.value.hint
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            [{"op": "spin"}],
+            [{"op": "scale", "factor": 1}],
+            [{"height": 1}],
+            [[]],
+            [],
+            [{"op": "scale", "new": 1}],
         ],
         ids=str,
     )
-    def test_nonsense_is_refused_and_the_file_named(self, tmp_path, keys):
-        with pytest.raises(ModelFormatError, match=r"preprocessor_config\.json"):
-            self.read(tmp_path, **keys)
+    def test_a_stored_form_that_is_not_known(self, data):
+        with pytest.raises(ModelFormatError):
+            Steps.from_json(data)
 
-    @pytest.mark.parametrize("content", ["", "[]", "nothing", "\xff", "null"])
-    def test_damaged(self, tmp_path, content):
-        path = tmp_path / "preprocessor_config.json"
-        path.write_bytes(content.encode("latin-1"))
-        with pytest.raises(ModelFormatError, match=r"preprocessor_config\.json"):
-            read_steps(path)
-        path.unlink()
-        with pytest.raises(ModelFormatError, match=r"preprocessor_config\.json"):
-            read_steps(path)
+    def test_the_text_is_pleasant(self):
+        steps = Steps(
+            (Resize(256, 256, rounding="round"), CenterCrop(224, 200, "even", "after", (9, 8, 7))),
+            Scale(1 / 255, (0.5,) * 3, (0.25, 0.5, 1.0), "fused", order="bgr"),
+        )
+        assert str(steps) == (
+            "resize short side 256 bicubic, rounded"
+            " -> centre crop 200x224, half to even, padded after, fill 9 8 7"
+            " -> x * 1/255, mean 0.5, std [0.25, 0.5, 1], fused, bgr"
+        )
+
+
+class TestSteps:
+    steps = Steps.parse("resize short side 20 bicubic -> centre crop 16x12 -> x * 1/255, mean 0.5, std 0.25")
+
+    @settings(deadline=None)
+    @given(st.integers(1, 80), st.integers(1, 80))
+    def test_what_comes_out_has_the_size_that_was_said(self, width, height):
+        image = noise(width, height)
+        assert self.steps.size == (12, 16)
+        assert self.steps.pixels(image).shape == (12, 16, 3)
+        assert self.steps.feeds([self.steps.pixels(image)] * 2)["pixel_values"].shape == (2, 3, 12, 16)
+
+    @pytest.mark.parametrize(
+        ("recipe", "size", "target"),
+        [
+            ("resize short side 20 bicubic -> x * 1", None, 20),
+            ("resize 20x30 bicubic -> x * 1", (30, 20), 30),
+            ("resize inside 20x30 bicubic -> centre crop 20x30 -> x * 1", (30, 20), 30),
+            ("centre crop 20x30 -> x * 1", (30, 20), None),
+            ("centre crop 0.5x0.5 of the short side -> x * 1", None, None),
+            ("floats * 1/255 -> resize 8x8 bilinear -> x * 1", (8, 8), 8),
+            ("resize into 9 patches of 4 bilinear -> x * 1 -> patches of 4, padded to 9", None, None),
+        ],
+    )
+    def test_size_and_target(self, recipe, size, target):
+        steps = Steps.parse(recipe)
+        assert (steps.size, steps.target) == (size, target)
+
+    def test_stages_show_the_picture_after_every_step(self):
+        image = noise(40, 30)
+        stages = self.steps.stages(image)
+        assert [name for name, _ in stages] == str(self.steps).split(" -> ")
+        assert [array.shape for _, array in stages] == [(20, 26, 3), (12, 16, 3), (3, 12, 16)]
+        assert np.array_equal(stages[1][1], self.steps.pixels(image))
+        assert np.array_equal(stages[2][1], self.steps.feeds([stages[1][1]])["pixel_values"][0])
+
+    @pytest.mark.parametrize("head", ["", "floats * 1/255 -> "])
+    def test_bounds_are_black_and_white(self, head):
+        factor = "1" if head else "1/255"
+        steps = Steps.parse(f"{head}x * {factor}, mean [0.5, 0.4, 0.3], std [0.5, 0.25, 0.5]")
+        values = [steps.feeds([steps.pixels(Image.new("RGB", (2, 2), (v,) * 3))]) for v in (0, 255)]
+        low, high = (value["pixel_values"] for value in values)
+        assert steps.bounds == (low.min(), high.max())
+        assert steps.bounds == pytest.approx((-1.6, 2.4))
+
+    def test_pictures_of_different_sizes_fit_into_no_batch(self):
+        steps = Steps.parse("resize short side 8 bicubic -> x * 1")
+        with pytest.raises(UnsupportedInputError, match="different sizes"):
+            steps.feeds([steps.pixels(noise(20, 8)), steps.pixels(noise(8, 20))])
+
+    def test_travels_to_workers(self):
+        assert pickle.loads(pickle.dumps(self.steps)) == self.steps
+
+
+@pytest.mark.parametrize("rounding", ["floor", "even"])
+@given(have=st.integers(1, 60), want=st.integers(1, 60))
+def test_case_14_odd_crop_residual_both_roundings(rounding, have, want):
+    """A column of the picture is where the reference library's own formula puts it, cut or padded."""
+    image = np.repeat(np.arange(1, have + 1, dtype=np.uint8)[None, :, None], 3, 2)
+    out = np.asarray(CenterCrop(1, want, rounding, "after")(Image.fromarray(image)))[0, :, 0]
+    if have >= want:
+        start = int((have - want) / 2.0) if rounding == "floor" else round((have - want) / 2.0)
+        assert out.tolist() == list(range(start + 1, start + 1 + want))
+    else:
+        before = (want - have) // 2  # torchvision's padding: the odd pixel comes after
+        assert out.tolist() == [0] * before + list(range(1, have + 1)) + [0] * (want - have - before)
+
+
+def test_case_18_crop_larger_than_the_image_is_padded_before_scaling():
+    steps = Steps.parse("centre crop 5x5, padded after, fill 10 20 30 -> x * 1/255, mean 0.5, std 0.5")
+    pixels = steps.pixels(Image.new("RGB", (2, 2), (200, 200, 200)))
+    assert np.argwhere(pixels[..., 0] == 200).tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
+    assert pixels[0, 0].tolist() == [10, 20, 30]
+    corner = steps.feeds([pixels])["pixel_values"][0, :, 0, 0]
+    assert corner == pytest.approx((np.array([10, 20, 30]) / 255 - 0.5) / 0.5)
+
+
+def test_case_17_truncation_against_rounding_on_random_sizes():
+    """They differ on half of all sizes, so nothing that tries a few can miss a mix-up."""
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(100, 3000, (2000, 2))
+    truncate, rounded = (Resize(224, 224, rounding=how) for how in ("truncate", "round"))
+    differ = np.mean([truncate.size(*map(int, s)) != rounded.size(*map(int, s)) for s in sizes])
+    assert 0.45 < differ < 0.55
+
+
+def test_case_15_antialias_at_eightfold_downscale():
+    """Stripes two pixels wide are grey after antialiasing, and stripes without it."""
+    stripes = np.zeros((16, 256, 3), np.uint8)
+    stripes[:, ::4] = stripes[:, 1::4] = 255
+    for kernel in ("pillow", "torch"):
+        smooth = np.asarray(Resize(2, 32, "square", 3, kernel=kernel)(Image.fromarray(stripes)))
+        assert np.abs(smooth[:, 2:-2].astype(int) - 127).max() <= 2
+    wide = np.asarray(Resize(2, 33, "square", 0)(Image.fromarray(stripes)))
+    assert set(np.unique(wide)) == {0, 255}
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 32), st.integers(1, 64))
+def test_case_27_naflex_size_fills_the_patches_and_never_exceeds_them(width, height, patch, count):
+    across, down = PatchResize(patch, count).size(width, height)
+    assert across % patch == down % patch == 0
+    assert 1 <= across // patch * (down // patch) <= max(count, across // patch, down // patch)
+
+
+@pytest.mark.parametrize(
+    ("size", "shape"), [((2000, 1), (1, 256)), ((1, 2000), (256, 1)), ((300, 300), (16, 16))]
+)
+def test_case_27_naflex_of_a_line(size, shape):
+    steps = Steps.parse("resize into 256 patches of 16 bilinear -> x * 1/255 -> patches of 16, padded to 256")
+    feeds = steps.feeds([steps.pixels(noise(*size)), steps.pixels(noise(70, 50))])
+    assert feeds["pixel_values"].shape == (2, 256, 768)
+    assert feeds["spatial_shapes"][0].tolist() == list(shape)
+    used = feeds["spatial_shapes"].prod(1)
+    assert feeds["pixel_attention_mask"].sum(1).tolist() == used.tolist()
+    assert not feeds["pixel_values"][1, used[1] :].any()
+    assert feeds["pixel_values"][1, used[1] - 1].any()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -106,7 +106,13 @@ def _clip_tokenizer(directory: Path, length: int) -> dict[str, int]:
     tokenizer = _bpe(900, [end, begin], "</w>")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = [tuple(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"]]
-    words = [*alphabet, *(f"{byte}</w>" for byte in alphabet), *("".join(merge) for merge in merges), begin, end]
+    words = [
+        *alphabet,
+        *(f"{byte}</w>" for byte in alphabet),
+        *("".join(merge) for merge in merges),
+        begin,
+        end,
+    ]
     ids = {word: at for at, word in enumerate(dict.fromkeys(words))}
     tokenizer.model = models.BPE(ids, merges, unk_token=end, end_of_word_suffix="</w>")
     tokenizer.add_special_tokens([begin, end])
@@ -162,7 +168,8 @@ def _siglip2_tokenizer(directory: Path) -> int:
     trained.train_from_iterator(CORPUS, trainer)
     model = json.loads(trained.to_str())["model"]
     merges = [tuple(merge) for merge in model["merges"]]
-    Siglip2Tokenizer(vocab=model["vocab"], merges=merges, model_max_length=64).save_pretrained(directory)
+    options = {"model_max_length": 64, "padding_side": "right", "add_eos_token": True}
+    Siglip2Tokenizer(vocab=model["vocab"], merges=merges, **options).save_pretrained(directory)
     return len(model["vocab"])
 
 
@@ -383,7 +390,11 @@ def _sentence(directory: Path) -> None:
         for at, (kind, path) in enumerate(kinds)
     ]
     _json(directory / "modules.json", modules)
-    pooling = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}
+    pooling = {
+        "word_embedding_dimension": 32,
+        "pooling_mode_mean_tokens": True,
+        "pooling_mode_cls_token": False,
+    }
     _json(directory / "1_Pooling" / "config.json", pooling)
     activation = "torch.nn.modules.activation.Tanh"
     dense = {"in_features": 32, "out_features": 12, "bias": True, "activation_function": activation}

@@ -51,7 +51,7 @@ def common(
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    from bowerbird.cli import demo, index, info, models, search  # noqa: F401  they register their verbs
+    from bowerbird.cli import demo, export, golden, index, info, models, search, verify  # noqa: F401  they register their verbs
 
     try:
         code = app(standalone_mode=False)

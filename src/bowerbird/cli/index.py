@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bowerbird.cli import app
-from bowerbird.cli.screen import IndexOption, native_libraries_silent, numerics_line, say, seconds_
+from bowerbird.cli.screen import (
+    IndexOption,
+    ModelOption,
+    native_libraries_silent,
+    numerics_line,
+    say,
+    seconds_,
+)
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -30,14 +37,7 @@ def index(
         typer.Argument(help="Folders, globs or files. Default: the current folder.", show_default=False),
     ] = None,
     index: IndexOption = "",
-    model: Annotated[
-        str,
-        typer.Option(
-            envvar="BOWERBIRD_MODEL",
-            help="Model of a new index: a name or a directory. Default: mini.",
-            show_default=False,
-        ),
-    ] = "",
+    model: ModelOption = "",
     precision: Annotated[
         str,
         typer.Option(
@@ -72,7 +72,7 @@ def index(
     given = index or settings().index
     groups: dict[Path, list[str]] = {}
     for source in wanted:
-        groups.setdefault(Path(given) if given else place(home(source)), []).append(source)
+        groups.setdefault(Path(given) if given else place(home(source), model), []).append(source)
     reports = [
         _one(path, group, model, precision, keep_missing=keep_missing, every=failures)
         for path, group in groups.items()

@@ -10,12 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from bowerbird.cli import app
-from bowerbird.cli.screen import IndexOption, bytes_, numerics_line, result
+from bowerbird.cli.screen import IndexOption, ModelOption, bytes_, numerics_line, result
 
 
 @app.command()
 def info(
     index: IndexOption = "",
+    model: ModelOption = "",
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Say what an index holds: models, fingerprints, counts, size on disk, engine and precision.
@@ -27,7 +28,7 @@ def info(
     from bowerbird.search.index import Index
     from bowerbird.search.places import resolve
 
-    opened = Index.open(resolve(index, Path.cwd()))
+    opened = Index.open(resolve(index, Path.cwd(), model))
     facts = describe(opened)
     if as_json:
         result(json.dumps(facts, indent=1))
@@ -42,14 +43,16 @@ def info(
                 else value
             )
             result(f"{heading:<12}{shown}")
-    for model in facts["models"]:
-        result(f"\nmodel       {model['name']}  (space {model['space']})")
-        for column in model["columns"]:
+    for entry in facts["models"]:
+        result(f"\nmodel       {entry['name']}  (space {entry['space']})")
+        for option, value in entry["options"].items():
+            result(f"  {option:<10}{value}")
+        for column in entry["columns"]:
             result(
                 f"  vectors   {column['name']}: {column['dimensions']} dimensions, "
                 f"{column['modality']} output {column['output']}"
             )
-        for heading, towers in (("written", model["numerics"]), ("here", facts["numerics here"])):
+        for heading, towers in (("written", entry["numerics"]), ("here", facts["numerics here"])):
             for tower, numerics in towers.items():
                 for one in (numerics, *numerics.get("earlier", [])):
                     result(f"  {heading:<10}{tower} tower in {numerics_line(one)}")
@@ -76,13 +79,14 @@ def describe(opened: Any) -> dict[str, Any]:
         "numerics here": opened.model.numerics(),
         "models": [
             {
-                "name": model.name,
-                "source": model.source,
-                "space": model.space,
-                "columns": [asdict(column) for column in model.columns],
-                "numerics": model.numerics,
+                "name": entry.name,
+                "source": entry.source,
+                "options": entry.options,
+                "space": entry.space,
+                "columns": [asdict(column) for column in entry.columns],
+                "numerics": entry.numerics,
             }
-            for model in manifest.models
+            for entry in manifest.models
         ],
     }
 

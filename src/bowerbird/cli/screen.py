@@ -21,6 +21,16 @@ IndexOption: TypeAlias = Annotated[
     ),
 ]
 
+ModelOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        envvar="BOWERBIRD_MODEL",
+        help="A name of `bowerbird models`, a directory, or ORG/NAME on the Hugging Face hub. Default: mini.",
+        show_default=False,
+    ),
+]
+
 
 def complain(message: str) -> None:
     """A message for people, on stderr."""

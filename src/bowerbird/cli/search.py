@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bowerbird.cli import app
-from bowerbird.cli.screen import IndexOption, is_terminal, result, say
+from bowerbird.cli.screen import IndexOption, ModelOption, is_terminal, result, say
 
 if TYPE_CHECKING:
     from bowerbird.hits import Hits
@@ -60,6 +60,7 @@ def search(
     ] = "",
     open_: Annotated[bool, typer.Option("--open", help="Show a contact sheet in the browser.")] = False,
     index: IndexOption = "",
+    model: ModelOption = "",
 ) -> None:
     """Search by words, by a picture, or by both.
 
@@ -71,11 +72,12 @@ def search(
 
     On a terminal a table; in a pipe, one line of score<TAB>path for each result.
     """
+    from bowerbird.models.encoder import load
     from bowerbird.search.index import Index
     from bowerbird.search.places import resolve
 
     query = read_query(" ".join(words or []), image, like, weights, tuple(without or ()))
-    opened = Index.open(resolve(index, Path.cwd()))
+    opened = Index.open(resolve(index, Path.cwd(), model), load(model) if model else None)
     hits = opened.ask(query, k=top, where=where, threshold=threshold)
     for note in hits.notes:
         say(note)

@@ -167,10 +167,11 @@ def _screen(report: Report) -> None:
     for line in rest:
         console.print(Text(line, style="dim"))
     console.print(_table(report))
-    bounds = {_bound(stage.bound): stage.bound for stage in (*report.stages, *report.checks) if stage.items}
-    for written, bound in bounds.items():
-        if written != "equal":
-            console.print(Text(f"{written}, error ≤ {bound.error:.1e}: {bound.reason}", style="dim"))
+    bounds = dict.fromkeys(stage.bound for stage in (*report.stages, *report.checks) if stage.items)
+    console.print()
+    for bound in bounds:
+        if bound.cosine < 1.0:
+            console.print(Text(f"{_bound(bound)}, error ≤ {bound.error:.1e}: {bound.reason}", style="dim"))
     console.print()
     for problem in report.problems:
         console.print(Text.assemble((f"{problem.name}: ", "yellow"), problem.message))
@@ -186,12 +187,12 @@ def _table(report: Report) -> Table:
 
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     # Only the names of the worst items give way on a narrow terminal.
-    table.add_column("", no_wrap=True, min_width=34)
-    table.add_column("verdict", no_wrap=True, min_width=12)
-    table.add_column("least cosine", justify="right", no_wrap=True, min_width=12)
-    table.add_column("max error", justify="right", no_wrap=True, min_width=9)
-    table.add_column("worst", overflow="ellipsis", no_wrap=True, max_width=30)
-    table.add_column("bound", style="dim", no_wrap=True, min_width=14)
+    table.add_column("", no_wrap=True, width=31)
+    table.add_column("verdict", no_wrap=True, width=12)
+    table.add_column("least cosine", justify="right", no_wrap=True, width=12)
+    table.add_column("max error", justify="right", no_wrap=True, width=9)
+    table.add_column("bound", style="dim", no_wrap=True, width=14)
+    table.add_column("worst", overflow="ellipsis", no_wrap=True)
     sections = {
         "Pictures": [stage for stage in report.stages if stage.tower == "image"],
         "Texts": [stage for stage in report.stages if stage.tower == "text"],
@@ -206,5 +207,6 @@ def _table(report: Report) -> Table:
             label = f"{_tower(stage)}, {_where(stage)}" if stage.run == "check" else _where(stage)
             verdict_shown = Text(stage.verdict, style=_COLOURS[stage.verdict])
             bound = _bound(stage.bound) if stage.items else ""
-            table.add_row(f"  {label}", verdict_shown, *_figures(stage), bound)
+            cosine, error, worst = _figures(stage)
+            table.add_row(f"  {label}", verdict_shown, cosine, error, bound, worst)
     return table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +16,7 @@ from PIL import Image
 
 from bowerbird.errors import InputError, QueryError
 from bowerbird.judge.faults import Feeds, Recipe, faults_of, together
+from bowerbird.judge.verify import exact_of
 from bowerbird.judge.walk import PictureWalk
 from bowerbird.lookahead import chunks, ordered_map
 from bowerbird.media.exif import orientation_and_time
@@ -56,8 +57,8 @@ class Cost:
         mean: cosine to the right conditions, mean of those pictures.
         least: the same, of the worst picture.
         worst: that picture.
-        neighbour: share of those pictures whose nearest neighbour in the set stays the same, when all are embedded under
-            the wrong condition; None with fewer than three pictures.
+        neighbour: share of those pictures whose nearest neighbour in the set stays the same when all are embedded
+            under the wrong condition; None with fewer than three pictures.
         label: share of those pictures whose first class stays the same; None when the model does not classify.
         spread: between all pictures under the wrong condition; None with fewer than two.
     """
@@ -120,7 +121,7 @@ def conditions(
         QueryError: none of the pictures can be used.
     """
     encoder = load(model) if isinstance(model, str) else model
-    exact = Encoder(encoder.card, precision="exact", engine="onnxruntime", threads=encoder.threads)
+    exact = exact_of(encoder)
     side = exact.image
     chosen = output or side.tower.similarity_output
     side.dimensions(chosen)
@@ -169,8 +170,8 @@ class _Bench:
         self.names: list[str] = []
         self.problems: dict[str, str] = {}
         self._rows: list[_Row] = []
-        classifies = LOGITS in walk.engine.outputs and walk.output != LOGITS
-        self._outputs = (walk.output, LOGITS) if classifies else (walk.output,)
+        classifies = LOGITS in walk.engine.outputs
+        self._tensors = (walk.tensor, LOGITS) if classifies else (walk.tensor,)
 
     # One batch, in one thread.
 
@@ -187,9 +188,10 @@ class _Bench:
                 rows[number] = _Row(name, {}, str(error))
         found: dict[int, dict[str, tuple[Array, int]]] = {number: {} for number in prepared[_RIGHT]}
         for condition, parts in prepared.items():
-            self._run(condition, parts, self.walk.run, found)
-        if self.small is not None and prepared[_RIGHT]:
-            self._run(INT8, prepared[_RIGHT], self._run_small, found)
+            if parts:
+                self._run(condition, parts, found)
+        if self.small is not None:
+            self._run(INT8, prepared[_RIGHT], found, self.small)
         return [row or _Row(names[number], found[number]) for number, row in enumerate(rows)]
 
     def _prepare(self, source: Path | bytes, name: str) -> dict[str, Feeds]:
@@ -217,24 +219,19 @@ class _Bench:
         self,
         condition: str,
         parts: Mapping[int, Feeds],
-        run: Callable[[Feeds, Sequence[str]], list[Array]],
         found: dict[int, dict[str, tuple[Array, int]]],
+        engine: Engine | None = None,
     ) -> None:
-        if not parts:
-            return
-        vectors, *logits = run(together(list(parts.values())), self._outputs)
-        units = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        classes = logits[0].argmax(axis=1) if logits else np.full(len(vectors), -1)
-        for number, unit, first in zip(parts, units, classes, strict=True):
-            found[number][condition] = (unit, int(first))
-
-    def _run_small(self, feeds: Feeds, outputs: Sequence[str]) -> list[Array]:
-        """One picture at a time: the scales of dynamic quantisation are those of the whole batch."""
-        assert self.small is not None
-        values = feeds["pixel_values"]
-        name = next(iter(self.small.inputs))
-        rows = [self.small.run({name: values[row : row + 1]}, list(outputs)) for row in range(len(values))]
-        return [np.concatenate(parts) for parts in zip(*rows, strict=True)]
+        """Run the pictures of a batch that a condition concerns."""
+        # With 8-bit weights one by one: the scales of dynamic quantisation are those of the whole batch.
+        batches = [list(parts)] if engine is None else [[number] for number in parts]
+        for numbers in batches:
+            prepared = together([parts[number] for number in numbers])
+            hidden, *logits = self.walk.run(prepared, self._tensors, engine)
+            classes = logits[0].argmax(axis=1) if logits else np.full(len(numbers), -1)
+            for number, vector, first in zip(numbers, self.walk.pool(hidden), classes, strict=True):
+                unit = vector / max(float(np.linalg.norm(vector)), 1e-12)
+                found[number][condition] = (unit, int(first))
 
     # All batches.
 
@@ -333,11 +330,13 @@ def _quantised(graph: Path, folder: Path) -> Engine | str:
     """The graph with 8-bit weights, opened in ONNX Runtime; or why that is not to be had."""
     if find_spec("onnx") is None:
         return "the package 'onnx' is not installed"
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization import QuantType, quant_pre_process, quantize_dynamic
 
-    path = folder / "int8.onnx"
+    folded, path = folder / "folded.onnx", folder / "int8.onnx"
     try:
-        quantize_dynamic(graph, path, weight_type=QuantType.QUInt8)
+        # Weights that are stored in 16 bits come through a cast, which the quantiser does not look behind.
+        quant_pre_process(graph, folded, skip_symbolic_shape=True)
+        quantize_dynamic(folded, path, weight_type=QuantType.QUInt8)
         return open_engine("onnxruntime", path)
     except Exception as error:  # noqa: BLE001  the quantiser raises whatever it likes
         return f"the graph cannot be quantised: {' '.join(str(error).split())[:200]}"

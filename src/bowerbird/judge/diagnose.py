@@ -111,7 +111,7 @@ def diagnose_decoded(
 def diagnose_tokens(walk: TextWalk, text: str, role: str, reference: Array) -> Diagnosis:
     """Try other ways to make tokens, against the reference's ids of one text."""
     wanted = reference.tolist()
-    before = _mismatch(walk.tokens(text, role).ids, wanted)
+    before = _mismatch(walk.ids(text, role).tolist(), wanted)
     for fault, what, ids in _other_tokens(walk, text, role, wanted):
         if ids == wanted:
             sentence = f"The reference looks as if {what}: with that, the token ids are equal."
@@ -122,18 +122,14 @@ def diagnose_tokens(walk: TextWalk, text: str, role: str, reference: Array) -> D
 def diagnose_pooling(walk: TextWalk, text: str, role: str, ids: Array, pooled: Array) -> Diagnosis:
     """Try other poolings, against the reference's pooled vector of one text."""
     tokens = walk.fed_with(ids, text, role)
-    before = 1 - _cosine(walk.pooled(tokens), pooled)
-    for how in ("mean", "cls", "max"):
-        vector = walk.pooled_by(tokens, how, pooled)
-        if vector is not None and before > 1e-5 and 1 - _cosine(vector, pooled) < 1e-5:
-            return Diagnosis(
-                f"{how} pooling",
-                f"The reference looks as if tokens were pooled by {how}: with that, the vectors agree.",
-                True,
-                before,
-                1 - _cosine(vector, pooled),
-            )
-    return diagnose_vectors(walk.pooled(tokens), pooled)
+    own = walk.embed(tokens)
+    before = 1 - _cosine(own, pooled)
+    for how, vector in walk.pooled_by_each(tokens, pooled).items():
+        after = 1 - _cosine(vector, pooled)
+        if after < 1e-5 < before:
+            sentence = f"The reference looks as if tokens were pooled by {how}: with that, the vectors agree."
+            return Diagnosis(f"{how} pooling", sentence, True, before, after)
+    return diagnose_vectors(own, pooled)
 
 
 def diagnose_vectors(ours: Array, reference: Array) -> Diagnosis:
@@ -160,11 +156,12 @@ def _other_tokens(
 ) -> Iterator[tuple[str, str, list[int]]]:
     own = walk.tokens(text, role).ids
     yield "special tokens", "special tokens were left out", own[1:-1]
-    yield "lower case", "texts were lower-cased first", walk.tokens(text.lower(), role).ids
-    yield "stripped", "white space around texts were removed first", walk.tokens(text.strip(), role).ids
+    yield "lower case", "texts were lower-cased first", walk.ids(text.lower(), role).tolist()
+    yield "stripped", "white space around texts were removed first", walk.ids(text.strip(), role).tolist()
     for name in walk.roles:
         if name != role:
-            yield "prompt", f"the prompt {name!r} were used", walk.tokens(text, name).ids
+            yield "prompt", f"the prompt {name!r} were used", walk.ids(text, name).tolist()
+    yield "padding", "texts were not padded", own
     if len(wanted) < len(own):
         yield "truncation", f"texts were cut at {len(wanted)} tokens", [*own[: len(wanted) - 1], own[-1]]
     if len(wanted) > len(own):

@@ -107,7 +107,7 @@ def read_catalog(text: str) -> tuple[CatalogEntry, ...]:
     entries = tuple(_entry(table) for table in data.get("model", []))
     seen: dict[str, str] = {}
     for entry in entries:
-        for name in {key.lower() for key in (entry.name, *entry.aliases)}:
+        for name in (key.lower() for key in (entry.name, *entry.aliases)):
             if name in seen:
                 raise ModelFormatError(f"The catalogue names {name!r} twice: {seen[name]} and {entry.name}.")
             seen[name] = entry.name

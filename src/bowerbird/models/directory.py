@@ -121,16 +121,19 @@ def read_card(name: str, options: Options | None = None) -> ModelCard:
         ModelFormatError: a file is missing or damaged, or says something that is not understood.
     """
     options = options or Options()
+    _check_pooling(options.pooling)
     located = locate(name, variant=options.variant)
     directory = located.directory
     files = [path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()]
-    layout = layouts.choose(files, options.variant, str(directory))
+    variant = options.variant or (located.entry.variant if located.entry else "")
+    layout = layouts.choose(files, variant, str(directory))
     reading = Reading(located, layout, _config(directory), _annotations(directory), options)
     text = _text_tower(reading) if layout.text else None
     image = _image_tower(reading) if layout.image else None
-    if options.layer and not (text or image):
+    if not (text or image):
+        asked = (options.layer and f"tensor {options.layer!r}", options.pooling and f"pooling {options.pooling!r}")
         raise ModelFormatError(
-            f"{name} has no tensor {options.layer!r}.", hint="`bowerbird inspect` lists its layers."
+            f"{name} has no {' with '.join(filter(None, asked))}.", hint="`bowerbird inspect` lists its layers."
         )
     return ModelCard(
         name=located.name,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -67,7 +68,15 @@ class OnnxRuntime:
     precisions = ("fp32",)
 
     def __init__(self, graph: Path, *, precision: str, streams: int, expose: Sequence[str] = ()) -> None:
-        self._session = _opened(graph, expose, self._session_of, self._session_of_model, "ONNX Runtime")
+        def of_model(model: Any, files: Mapping[str, Path], added: Sequence[str]) -> Any:
+            if not files:
+                return self._session_of(_with_outputs(graph, added))
+            # It wants weights inside one folder, named relative to it.
+            folder = Path(os.path.commonpath([path.parent for path in files.values()]))
+            names = {name: path.relative_to(folder).as_posix() for name, path in files.items()}
+            return self._session_of(_relocated(model, names), folder)
+
+        self._session = _opened(graph, expose, self._session_of, of_model, "ONNX Runtime")
         self.name = self.label()
         self.precision = precision
         self.inputs: Mapping[str, TensorSpec] = {i.name: _ort_spec(i) for i in self._session.get_inputs()}
@@ -87,13 +96,6 @@ class OnnxRuntime:
                 "session.model_external_initializers_file_folder_path", str(weights)
             )
         return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-
-    @classmethod
-    def _session_of_model(cls, model: Any, files: Mapping[str, Path]) -> Any:
-        # It wants weights inside one folder, named relative to it.
-        folder = Path(os.path.commonpath([path.parent for path in files.values()])) if files else None
-        names = {name: path.relative_to(folder).as_posix() for name, path in files.items()} if folder else {}
-        return cls._session_of(_relocated(model, names), folder)
 
     @staticmethod
     def label() -> str:
@@ -150,15 +152,14 @@ class OpenVino:
         def of_file(path: str) -> Any:
             return core.compile_model(path, "CPU", config)
 
-        def of_model(model: Any, files: Mapping[str, Path]) -> Any:
+        def of_model(model: Any, files: Mapping[str, Path], added: Sequence[str]) -> Any:
             try:
                 # From its file, weights are mapped into memory rather than read.
                 read = core.read_model(str(graph))
-                have = {name for port in read.outputs for name in port.names}
-                read.add_outputs([value.name for value in model.graph.output if value.name not in have])
+                read.add_outputs(list(added))
             except RuntimeError:
                 # Weights are links to another folder, or a name was lost where two tensors are one.
-                read = core.read_model(_inlined(model, files))
+                read = core.read_model(_inlined(model, files) if files else _with_outputs(graph, added))
             return core.compile_model(read, "CPU", config)
 
         self._compiled = _opened(graph, expose, of_file, of_model, "OpenVINO")
@@ -210,7 +211,7 @@ def _opened(
     graph: Path,
     expose: Sequence[str],
     of_file: Callable[[str], Opened],
-    of_model: Callable[[Any, Mapping[str, Path]], Opened],
+    of_model: Callable[[Any, Mapping[str, Path], Sequence[str]], Opened],
     engine: str,
 ) -> Opened:
     """A graph opened by an engine, from its file as it lies there wherever that will do.
@@ -219,7 +220,8 @@ def _opened(
         graph: the ONNX file.
         expose: tensors to make outputs.
         of_file: opens a file.
-        of_model: opens an `onnx.ModelProto`, given the files of its weights by the names it knows them by.
+        of_model: opens an `onnx.ModelProto`, given the files of its weights by the names it knows them by, and the
+            outputs that it has and its file has not.
         engine: its name, for messages.
 
     Raises:
@@ -229,8 +231,7 @@ def _opened(
         if expose:
             model = load_graph(graph)
             files = _weight_files(model, graph)
-            _expose(model, graph, expose)
-            return of_model(model, files)
+            return of_model(model, files, _expose(model, graph, expose))
         try:
             return of_file(str(graph))
         except ImportError:
@@ -242,7 +243,7 @@ def _opened(
             files = _weight_files(model, graph)
             if all(path.parent == graph.parent for path in files.values()):
                 raise
-            return of_model(model, files)
+            return of_model(model, files, ())
     except (EngineError, ImportError):
         raise
     except ModelFormatError as error:
@@ -314,15 +315,27 @@ def _inlined(model: Any, files: Mapping[str, Path]) -> bytes:
     return serialized
 
 
-def _expose(model: Any, graph: Path, names: Sequence[str]) -> None:
-    """Make tensors outputs; those that are outputs already stay so once."""
+def _with_outputs(graph: Path, added: Sequence[str]) -> bytes:
+    """The file of a graph with more outputs. Protobuf joins what is appended, so its weights need not be written."""
+    import onnx
+
+    more = onnx.ModelProto()
+    for name in added:
+        more.graph.output.add(name=name)
+    return graph.read_bytes() + bytes(more.SerializeToString())
+
+
+def _expose(model: Any, graph: Path, names: Sequence[str]) -> list[str]:
+    """Make tensors outputs, but for those that are already. Returns the new ones."""
     made = {name for node in model.graph.node for name in node.output}
     there = {value.name for value in model.graph.output}
-    for name in dict.fromkeys(names):
+    for name in names:
         if name not in made:
             raise EngineError(f"{graph} computes no tensor {name!r}.")
-        if name not in there:
-            model.graph.output.add(name=name)
+    added = [name for name in dict.fromkeys(names) if name not in there]
+    for name in added:
+        model.graph.output.add(name=name)
+    return added
 
 
 ENGINES: dict[str, type[OnnxRuntime] | type[OpenVino]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
@@ -392,4 +405,6 @@ def _import_openvino() -> Any:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    """What an engine says, in one line, without the places in its own source."""
+    text = " ".join(str(error).split())
+    return re.sub(r"Exception from \S+:\d+: |Check '.*?' failed at \S+:\d+: ", "", text)[:300]

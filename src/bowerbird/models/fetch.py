@@ -131,7 +131,7 @@ def locate(name: str, *, variant: str = "", progress: Progress | None = None) ->
     if local := _local(name):
         return local
     source = _source(name, variant)
-    receipt = _read(_receipt_path(source))
+    receipt = _receipt(source)
     if receipt is None and hub.is_offline():
         return _cached(source)
     if receipt is None:
@@ -155,7 +155,7 @@ def pull(name: str, *, variant: str = "", update: bool = False, progress: Progre
     if local := _local(name):
         return local
     source = _source(name, variant)
-    receipt = None if update else _read(_receipt_path(source))
+    receipt = None if update else _receipt(source)
     if receipt is None:
         if hub.is_offline():
             if update:
@@ -177,7 +177,7 @@ def here(name: str, *, variant: str = "") -> Located | None:
     if local := _local(name):
         return local
     source = _source(name, variant)
-    receipt = _read(_receipt_path(source))
+    receipt = _receipt(source)
     return _located(source, receipt) if receipt and not receipt.lost() else None
 
 
@@ -192,6 +192,17 @@ def receipts() -> list[Receipt]:
         if receipt:
             found.append(receipt)
     return found
+
+
+def canonical(name: str) -> str:
+    """One spelling for all names of a model, found without a network call: to tell the indexes of a folder apart."""
+    if local := _local(name):
+        return EMBEDDED if local.directory == Path(__file__).resolve().parent / EMBEDDED else str(local.directory)
+    try:
+        source = _source(name, "")
+    except ModelError:
+        return name
+    return f"{source.repository}@{source.revision}".lower()
 
 
 def _local(name: str) -> Located | None:
@@ -372,6 +383,21 @@ def _receipts_path() -> Path:
 def _receipt_path(source: _Source) -> Path:
     key = "+".join(filter(None, (f"{source.repository}@{source.revision}", source.variant)))
     return _receipts_path() / f"{quote(key.lower(), safe='@+')}.json"
+
+
+def _receipt(source: _Source) -> Receipt | None:
+    """The receipt of a source; for a commit, also that of a branch or tag which meant it.
+
+    Raises:
+        ModelFormatError: it is damaged.
+    """
+    read = _read(_receipt_path(source))
+    for receipt in [read] if read else receipts():
+        same = receipt.repository.lower() == source.repository.lower() and receipt.variant == source.variant
+        # Revisions may differ in case alone, and on some disks names of files may not.
+        if same and source.revision in (receipt.revision, receipt.commit):
+            return receipt
+    return None
 
 
 def _write(path: Path, receipt: Receipt) -> None:

@@ -4,7 +4,8 @@ The only modules that know huggingface_hub are this one and `hub_calls`. This on
 variables that users of it know: `HF_HOME`, `HF_HUB_CACHE`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`. huggingface_hub reads them
 once, at import; here they are read at each call. Tokens (`HF_TOKEN`, `hf auth login`) are its own affair.
 
-Files land in the cache that other tools of the hub use, `models--ORG--NAME/snapshots/COMMIT/...`.
+Files land in the cache that other tools of the hub use, `models--ORG--NAME/snapshots/COMMIT/...`. A connection that
+breaks is resumed inside the file; a pull that was stopped continues with the files that are not complete.
 """
 
 from __future__ import annotations
@@ -25,8 +26,6 @@ from bowerbird.models.hub_calls import COMMIT, Bar, Meter, Progress, Transfer, e
 
 WORKERS = 4
 """Files downloaded at once."""
-
-LISTING_SECONDS = 20.0
 
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _TRUE = {"1", "ON", "YES", "TRUE"}
@@ -106,9 +105,7 @@ def listing(repository: str, revision: str) -> Listing:
     from huggingface_hub import HfApi
 
     def ask() -> Any:
-        return HfApi(endpoint=_endpoint()).model_info(
-            repository, revision=revision, files_metadata=True, timeout=LISTING_SECONDS
-        )
+        return HfApi(endpoint=_endpoint()).model_info(repository, revision=revision, files_metadata=True)
 
     info = patiently(ask, Transfer(Meter(0)), f"{repository}@{revision}", repository, cache_path())
     commit = str(info.sha or "")

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from bowerbird.errors import ModelError, ModelFormatError, ModelNotFoundError
 
 if TYPE_CHECKING:
-    from httpx2 import Response
+    from httpx2 import Headers, Request, Response
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with the bytes that are there and the bytes there will be; from one thread at a time."""
@@ -37,8 +37,12 @@ BACKOFF = 1.0
 LONGEST_WAIT = 60.0
 """Seconds that the hub may ask us to wait (`Retry-After`); when it asks for more, that is an error."""
 
+SILENCE = 20.0
+"""Seconds without a byte after which a connection counts as broken."""
+
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _ETAG = re.compile(r'(W/)?"?[0-9A-Za-z_-]+"?')
+_RESET = re.compile(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d+)")
 _LOGIN = "run `hf auth login`, or set HF_TOKEN"
 
 T = TypeVar("T")
@@ -173,14 +177,15 @@ class _BusyError(Exception):
 
 @contextmanager
 def _ours(transfer: Transfer) -> Iterator[None]:
-    """Mark what runs inside as a call of ours: its answers are judged by `_judge`, its warnings dropped."""
+    """Mark what runs inside as a call of ours: bounded by `_bound`, judged by `_judge`, its warnings dropped."""
     from huggingface_hub import get_session
 
     for handler in logging.getLogger("huggingface_hub").handlers:
         handler.addFilter(_is_not_ours)  # Adding it twice adds it once.
-    hooks = get_session().event_hooks["response"]
-    if _judge not in hooks:
-        hooks.append(_judge)
+    hooks = get_session().event_hooks
+    if _judge not in hooks["response"]:
+        hooks["request"].append(_bound)
+        hooks["response"].append(_judge)
     token = _CURRENT.set(transfer)
     try:
         yield
@@ -192,14 +197,26 @@ def _is_not_ours(_: logging.LogRecord) -> bool:
     return _CURRENT.get() is None
 
 
+def _bound(request: Request) -> None:
+    """Before a request goes out: stop when told to, and never wait for minutes, as huggingface_hub otherwise would."""
+    transfer = _CURRENT.get()
+    if transfer is None:
+        return
+    if transfer.meter.stopped.is_set():
+        raise StoppedError
+    limits = request.extensions.get("timeout") or {}
+    request.extensions["timeout"] = {
+        kind: min(limits.get(kind) or SILENCE, SILENCE) for kind in ("connect", "read", "write", "pool")
+    }
+
+
 def _judge(response: Response) -> None:
     """Look at an answer before huggingface_hub does, which takes an ETag for a file name without looking at it."""
     if _CURRENT.get() is None:
         return
     status, headers = response.status_code, response.headers
     if status in (408, 429) or status >= 500:
-        asked = headers.get("Retry-After", "").strip()
-        raise _BusyError(status, float(asked) if asked.isdigit() else None)
+        raise _BusyError(status, _asked_wait(headers))
     commit = headers.get("X-Repo-Commit")
     if commit is None:
         return
@@ -209,6 +226,15 @@ def _judge(response: Response) -> None:
             f"The hub answered with the commit {commit!r} and the ETag {etag!r}, which are no names for files.",
             hint="Nothing was written. Check HF_ENDPOINT.",
         )
+
+
+def _asked_wait(headers: Headers) -> float | None:
+    """Seconds that the hub asks us to wait: `Retry-After`, or `RateLimit: "api";r=0;t=55`."""
+    asked = headers.get("Retry-After", "").strip()
+    if asked.isdigit():
+        return float(asked)
+    reset = _RESET.search(headers.get("RateLimit", ""))
+    return float(reset[1]) if reset else None
 
 
 def _root(error: Exception) -> Exception:
@@ -230,7 +256,8 @@ def _wait(error: Exception, backoff: float) -> float | None:
     """Seconds after which to try again; None when that would not help."""
     import httpx2
 
-    error = _root(error)
+    if _root(error) is not error:
+        return None  # huggingface_hub has tried again by itself.
     if isinstance(error, _BusyError):
         if error.status == 429 and error.wait is not None:
             return error.wait if error.wait <= LONGEST_WAIT else None

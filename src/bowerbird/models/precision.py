@@ -126,6 +126,26 @@ def decide(
     return Choice(REFERENCE, "fp32", 1.0, reason), trial.engine(REFERENCE, "fp32")
 
 
+def require_finite(engine: Engine, graph: Path, *, fingerprint: str, probe: Probe) -> None:
+    """Refuse a graph of reduced precision that overflows on the shipped probes; remembered like a drift.
+
+    Raises:
+        EngineError: it gives a value that is not a number.
+    """
+    cache = _cache_path(fingerprint, REFERENCE, f"finite in {engine.name}")
+    drift = _read_drift(cache)
+    if drift is None:
+        found = probe(engine)
+        drift = drift_between(found, found)
+        _write_drift(cache, drift)
+    if drift < 0:
+        raise EngineError(
+            f"{graph} gives values that are not numbers on the shipped photographs and sentences: it overflows in its "
+            "reduced precision.",
+            hint="Use the plain graph (no variant), or one in fp32.",
+        )
+
+
 class _Trial:
     """Opens each engine once, and measures it against the reference once for all processes."""
 

@@ -159,8 +159,8 @@ def read_steps(directory: Path, profile: str = "") -> Steps:
 
     Args:
         directory: of the model, or of its picture tower. The first of these that is there decides:
-            `preprocessor_config.json`; `processor_config.json` with an `image_processor`; `open_clip_config.json` with a
-            `preprocess_cfg`; `visual/preprocess_cfg.json` or `preprocess_cfg.json`; `config.json` with a
+            `preprocessor_config.json`; `processor_config.json` with an `image_processor`; `open_clip_config.json`
+            with a `preprocess_cfg`; `visual/preprocess_cfg.json` or `preprocess_cfg.json`; `config.json` with a
             `pretrained_cfg` of timm.
         profile: one of `PROFILES`, whose arithmetic is meant; empty: `hf4-pil` for the files of Hugging Face, else that
             of the library whose file it is. Files of other libraries are passed over.
@@ -474,7 +474,7 @@ class Builder:
         if isinstance(size, int):
             return Resize(size, size, "shortest", resample, kernel=self.kernel)
         if isinstance(size, tuple):
-            return Resize(*size, "square", resample, kernel=self.kernel)
+            return Resize(size[0], size[1], "square", resample, kernel=self.kernel)
         if "max_height" in size:
             return Resize(size["max_height"], size["max_width"], "inside", resample, kernel=self.kernel)
         short = size["shortest_edge"]

@@ -37,6 +37,21 @@ _TRIPLE = rf"(?:{_FRACTION}|\[[^\]]*\])"
 
 
 @dataclass(frozen=True)
+class Option:
+    """One phrase after a comma.
+
+    Attributes:
+        example: shown when nothing fits.
+        pattern: of the whole phrase.
+        says: the match to fields of the step.
+    """
+
+    example: str
+    pattern: str
+    says: Callable[[re.Match[str]], Fields]
+
+
+@dataclass(frozen=True)
 class Rule:
     """One way to say a step.
 
@@ -44,17 +59,18 @@ class Rule:
         example: shown when nothing fits.
         pattern: of the phrase before the first comma; its named groups are the step's fields.
         build: fields to step.
-        options: pattern of a phrase after a comma -> what it says about the fields.
+        options: what may follow after commas.
     """
 
     example: str
     pattern: str
     build: Callable[..., Step]
-    options: dict[str, Callable[[re.Match[str]], Fields]]
+    options: tuple[Option, ...] = ()
 
 
-def _says(**fields: Any) -> Callable[[re.Match[str]], Fields]:
-    return lambda _: fields
+def _word(text: str, **fields: Any) -> Option:
+    """A fixed phrase that stands for these fields."""
+    return Option(text, re.escape(text), lambda _: fields)
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -72,13 +88,25 @@ def _value(text: str) -> float:
     return float(above) / float(below or 1)
 
 
-_BY_TORCH = {r"by torch": _says(kernel="torch"), r"by pillow": _says(kernel="pillow")}
-_ROUNDED = {r"rounded": _says(rounding="round"), r"truncated": _says(rounding="truncate")}
-_CROPPED = {
-    r"half to even": _says(rounding="even"),
-    r"padded after": _says(padding="after"),
-    r"padded before": _says(padding="before"),
-}
+_KERNELS = (_word("by torch", kernel="torch"), _word("by pillow", kernel="pillow"))
+_RESIZED = (_word("rounded", rounding="round"), _word("truncated", rounding="truncate"), *_KERNELS)
+_CROPPED = (
+    _word("half to even", rounding="even"),
+    _word("padded after", padding="after"),
+    _word("padded before", padding="before"),
+)
+_FILLED = Option(
+    "fill 0 0 0", r"fill (\d+) (\d+) (\d+)", lambda found: {"fill": tuple(map(int, found.groups()))}
+)
+_SCALED = (
+    Option("mean 0.5", rf"mean (?P<mean>{_TRIPLE})", re.Match.groupdict),
+    Option("std 0.5", rf"std (?P<std>{_TRIPLE})", re.Match.groupdict),
+    Option("minus 1", rf"minus (?P<value>{_FRACTION})", lambda found: {"offset": _value(found["value"])}),
+    Option("std again 0.5", rf"std again (?P<again>{_TRIPLE})", re.Match.groupdict),
+    _word("bgr", order="bgr"),
+    _word("rgb", order="rgb"),
+)
+_PRECISE = (_word("in float32", arithmetic="float32"), _word("fused", arithmetic="fused"))
 
 
 def _resize(width: int, height: int, resample: str, mode: str = "", **rest: Any) -> Step:
@@ -98,40 +126,30 @@ def _divided(divisor: str, **rest: Any) -> Step:
     return _scale(f"1/{divisor}", arithmetic="divide", **rest)
 
 
-_SCALED: dict[str, Callable[[re.Match[str]], Fields]] = {
-    rf"minus (?P<value>{_NUMBER})": lambda found: {"offset": float(found["value"])},
-    rf"mean (?P<value>{_TRIPLE})": lambda found: {"mean": found["value"]},
-    rf"std (?P<value>{_TRIPLE})": lambda found: {"std": found["value"]},
-    rf"std again (?P<value>{_TRIPLE})": lambda found: {"again": found["value"]},
-    r"bgr": _says(order="bgr"),
-    r"rgb": _says(order="rgb"),
-}
-
 RULES = (
     Rule(
         "resize short side 256 bicubic",
         rf"resize short(?:er|est)? side (?P<side>\d+)(?: at most (?P<longest>\d+))? {_FILTER}",
         _short_side,
-        _ROUNDED | _BY_TORCH,
+        _RESIZED,
     ),
     Rule(
         "resize 224x224 bicubic",
         rf"resize (?:(?P<mode>inside|over) )?{_SIZE} {_FILTER}",
         _resize,
-        _ROUNDED | _BY_TORCH,
+        _RESIZED,
     ),
     Rule(
         "resize into 256 patches of 16 bilinear",
         rf"resize into (?P<count>\d+) patches of (?P<patch>\d+) {_FILTER}",
         lambda resample, **rest: PatchResize(resample=RESAMPLE_NAMES.index(resample), **rest),
-        _BY_TORCH,
+        _KERNELS,
     ),
     Rule(
         "centre crop 224x224",
         rf"cent(?:re|er) crop {_SIZE}",
         CenterCrop,
-        _CROPPED
-        | {r"fill (?P<r>\d+) (?P<g>\d+) (?P<b>\d+)": lambda found: {"fill": tuple(map(int, found.groups()))}},
+        (*_CROPPED, _FILLED),
     ),
     Rule(
         "centre crop 0.875x0.875 of the short side",
@@ -139,19 +157,19 @@ RULES = (
         lambda width, height, **rest: ShareCrop(float(height), float(width), **rest),
         _CROPPED,
     ),
-    Rule("floats * 1/255", rf"floats \* (?P<factor>{_FRACTION})", lambda factor: Floats(_value(factor)), {}),
+    Rule("floats * 1/255", rf"floats \* (?P<factor>{_FRACTION})", lambda factor: Floats(_value(factor))),
     Rule(
         "x * 1/255, mean 0.5, std 0.5",
         rf"x \* (?P<factor>{_FRACTION})",
         _scale,
-        _SCALED | {r"in float32": _says(arithmetic="float32"), r"fused": _says(arithmetic="fused")},
+        (*_SCALED, *_PRECISE),
     ),
     Rule("x / 255, mean 0.5, std 0.5", rf"x / (?P<divisor>{_NUMBER})", _divided, _SCALED),
     Rule(
         "patches of 16, padded to 256",
         r"patches of (?P<patch>\d+)",
         Patches,
-        {r"padded to (?P<count>\d+)": lambda found: {"count": int(found["count"])}},
+        (Option("padded to 256", r"padded to (\d+)", lambda found: {"count": int(found[1])}),),
     ),
 )
 _COUNTS = frozenset({"width", "height", "side", "longest", "count", "patch"})
@@ -188,14 +206,13 @@ def _parse_step(text: str) -> Step:
 
 
 def _parse_option(rule: Rule, text: str, part: str, fields: Fields) -> Fields:
-    for pattern, says in rule.options.items():
-        if found := re.fullmatch(pattern, part, re.IGNORECASE):
-            said = says(found)
+    for option in rule.options:
+        if found := re.fullmatch(option.pattern, part, re.IGNORECASE):
+            said = option.says(found)
             if set(said) & set(fields):
                 raise _refuse(text, f"{part}, which is said twice", [rule.example])
             return said
-    names = [re.sub(r"\(\?P<\w+>.*\)|\(.*\)|\\d\+", "...", pattern) for pattern in rule.options]
-    raise _refuse(text, part, [f"after {rule.example!r}: {name}" for name in names] or [rule.example])
+    raise _refuse(text, part, [f"{rule.example}, and then {option.example}" for option in rule.options])
 
 
 def _checked(step: Step, text: str, rule: Rule) -> Step:

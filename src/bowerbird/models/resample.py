@@ -86,44 +86,45 @@ def resize(
     """
     height, width = pixels.shape[:2]
     left, top, right, bottom = box or (0.0, 0.0, float(width), float(height))
+    # Both passes run down the first axis, where what belongs to one weight lies together in memory.
     if (left, right, size[0]) != (0, width, width):
-        pixels = _along_rows(pixels, left, right - left, size[0], resample)
+        columns = np.ascontiguousarray(pixels.swapaxes(0, 1))
+        pixels = _down(columns, left, right - left, size[0], resample).swapaxes(0, 1)
     if (top, bottom, size[1]) != (0, height, height):
-        pixels = _along_rows(pixels.swapaxes(0, 1), top, bottom - top, size[1], resample).swapaxes(0, 1)
+        pixels = _down(np.ascontiguousarray(pixels), top, bottom - top, size[1], resample)
     return np.ascontiguousarray(pixels)
 
 
-def _along_rows(
-    pixels: NDArray[Any], start: float, length: float, wanted: int, resample: int
-) -> NDArray[Any]:
-    """(height, width, c) to (height, wanted, c)."""
+def _down(pixels: NDArray[Any], start: float, length: float, wanted: int, resample: int) -> NDArray[Any]:
+    """(rows, n, c) to (wanted, n, c)."""
+    have = pixels.shape[0]
     if resample == 0:
         scale = np.float32(length) / np.float32(wanted)
         source = np.float32(start) + (np.arange(wanted, dtype=np.float32) + np.float32(0.5)) * scale
-        return pixels[:, np.minimum(source.astype(np.int64), pixels.shape[1] - 1)]
+        nearest: NDArray[Any] = pixels[np.minimum(source.astype(np.int64), have - 1)]
+        return nearest
     if pixels.dtype == np.uint8:
-        taps = Taps.of(pixels.shape[1], start, length, wanted, FILTERS[resample], np.float64)
-        return _add_quantised(pixels, taps)
-    return _add_floats(pixels, Taps.of(pixels.shape[1], start, length, wanted, FILTERS[resample], np.float32))
+        return _add_quantised(pixels, Taps.of(have, start, length, wanted, FILTERS[resample], np.float64))
+    return _add_floats(pixels, Taps.of(have, start, length, wanted, FILTERS[resample], np.float32))
 
 
 @dataclass(frozen=True)
 class Taps:
-    """Which source columns an output column is made of.
+    """Which source rows an output row is made of.
 
     Attributes:
-        columns: (wanted, n) source columns; repeated at the border where the weight is zero.
+        rows: (wanted, n) source rows; the last one is repeated where the weight is zero.
         weights: (wanted, n), each row adds up to 1.
         count: (wanted,) how many of the n are in use.
     """
 
-    columns: NDArray[np.int64]
+    rows: NDArray[np.int64]
     weights: Floats
     count: NDArray[np.int64]
 
     @classmethod
     def of(cls, have: int, start: float, length: float, wanted: int, kernel: Filter, dtype: Any) -> Taps:
-        """The taps that take `length` of `have` columns from `start` on to `wanted` columns.
+        """The taps that take `length` of `have` rows from `start` on to `wanted` rows.
 
         The reference mixes `dtype` with float64 in its formulas; each ``.astype(dtype)`` is where it rounds.
         """
@@ -134,14 +135,14 @@ class Taps:
         first = np.maximum(((centre - support).astype(np.float64) + 0.5).astype(np.int64), 0)
         last = np.minimum(((centre + support).astype(np.float64) + 0.5).astype(np.int64), have)
         taps = np.arange(int((last - first).max()))
-        columns = taps[None] + first[:, None]
-        distance = (columns.astype(dtype) - centre[:, None]).astype(np.float64) + 0.5
+        rows = taps[None] + first[:, None]
+        distance = (rows.astype(dtype) - centre[:, None]).astype(np.float64) + 0.5
         weights = kernel.weigh((distance * np.float64(inverse)).astype(dtype))
         weights = np.where(taps[None] < (last - first)[:, None], weights, dtype(0))
         total = np.zeros(wanted, dtype)
         for tap in taps:  # one by one, as the reference adds them up
             total += weights[:, tap]
-        return cls(np.minimum(columns, have - 1), weights / total[:, None], last - first)
+        return cls(np.minimum(rows, have - 1), weights / total[:, None], last - first)
 
 
 def _add_quantised(pixels: NDArray[np.uint8], taps: Taps) -> NDArray[np.uint8]:
@@ -151,10 +152,11 @@ def _add_quantised(pixels: NDArray[np.uint8], taps: Taps) -> NDArray[np.uint8]:
         digits += 1
     scaled = taps.weights * (1 << digits)
     quantised = np.trunc(scaled + np.where(scaled < 0, -0.5, 0.5)).astype(np.int32)
-    total = np.full((pixels.shape[0], *taps.count.shape, pixels.shape[2]), 1 << (digits - 1), np.int32)
-    for column, weight in zip(taps.columns.T, quantised.T, strict=True):
-        total += pixels[:, column] * weight[:, None]
-    return np.clip(total >> digits, 0, 255).astype(np.uint8)
+    total = np.full((len(taps.count), *pixels.shape[1:]), 1 << (digits - 1), np.int32)
+    for row, weight in zip(taps.rows.T, quantised.T, strict=True):
+        total += np.multiply(pixels[row], weight[:, None, None], dtype=np.int32)
+    levels: NDArray[np.int32] = np.clip(total >> digits, 0, 255)
+    return levels.astype(np.uint8)
 
 
 def _add_floats(pixels: NDArray[np.float32], taps: Taps) -> NDArray[np.float32]:
@@ -163,11 +165,14 @@ def _add_floats(pixels: NDArray[np.float32], taps: Taps) -> NDArray[np.float32]:
     After the first tap it multiplies four at a time, rounds the products, and adds them one by one; what four does not
     divide is added by fused multiply-adds, which round once.
     """
-    total = np.zeros((pixels.shape[0], *taps.count.shape, pixels.shape[2]), np.float32)
+    total = np.zeros((len(taps.count), *pixels.shape[1:]), np.float32)
     fused_from = 1 + (taps.count - 1) // 4 * 4
-    for tap, (column, weight) in enumerate(zip(taps.columns.T, taps.weights.T, strict=True)):
-        product = pixels[:, column].astype(np.float64) * weight[:, None].astype(np.float64)  # exact
-        rounded = product.astype(np.float32)
+    for tap, (row, weight) in enumerate(zip(taps.rows.T, taps.weights.T[..., None, None], strict=True)):
         fused = (fused_from <= tap) & (tap > 0)
-        total = (np.where(fused[:, None], product, rounded) + total).astype(np.float32)
+        if not fused.any():
+            total += pixels[row] * weight
+            continue
+        product = pixels[row].astype(np.float64) * weight.astype(np.float64)  # exact
+        product[~fused] = product[~fused].astype(np.float32)
+        total = (product + total).astype(np.float32)
     return total

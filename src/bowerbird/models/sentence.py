@@ -40,7 +40,7 @@ def pool(hidden: NDArray[Any], mask: Mask, how: str | Sequence[str], prompt: int
     """Token vectors to one vector for each text; padding never counts.
 
     Args:
-        hidden: (n, T, d) token vectors, of any float type; sums are taken in float32.
+        hidden: (n, T, d) token vectors, of any float type; sums are taken in float64.
         mask: (n, T), 1 where there is a token, on either side.
         how: one of `POOLINGS`, or several, which are put side by side in this order. Empty: no pooling.
         prompt: how many tokens at the start of every text are left out, for a prompt that the model does not pool.
@@ -73,15 +73,16 @@ def _max(tokens: Vectors, counted: Mask, _: Mask) -> Vectors:
     return highest
 
 
-def _sum(tokens: Vectors, weight: Vectors) -> tuple[Vectors, Vectors]:
-    """(n, d) weighted sum, and (n, 1) sum of the weights, never 0."""
-    summed: Vectors = np.where(weight[..., None] > 0, tokens * weight[..., None], np.float32(0)).sum(1)
-    return summed, np.maximum(weight.sum(1, keepdims=True), np.float32(1e-9))
+def _sum(tokens: Vectors, weight: Vectors) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(n, d) weighted sum, and (n, 1) sum of the weights, never 0. What has no weight may even be NaN."""
+    weighed = np.where(weight[..., None] > 0, tokens * weight[..., None], np.float32(0))
+    summed = weighed.sum(1, dtype=np.float64)
+    return summed, np.maximum(weight.sum(1, keepdims=True, dtype=np.float64), 1e-9)
 
 
 def _mean(tokens: Vectors, counted: Mask, _: Mask) -> Vectors:
     summed, total = _sum(tokens, counted.astype(np.float32))
-    return summed / total
+    return (summed / total).astype(np.float32)
 
 
 def _mean_sqrt(tokens: Vectors, counted: Mask, _: Mask) -> Vectors:
@@ -94,7 +95,7 @@ def _weighted_mean(tokens: Vectors, counted: Mask, mask: Mask) -> Vectors:
     # Weights 1, 2, 3 ... from the first token that is not padding. A prompt that is left out still takes its own.
     places = np.arange(1, mask.shape[1] + 1) - mask.argmax(1)[:, None]
     summed, total = _sum(tokens, (counted * places).astype(np.float32))
-    return summed / total
+    return (summed / total).astype(np.float32)
 
 
 def _last(tokens: Vectors, counted: Mask, _: Mask) -> Vectors:

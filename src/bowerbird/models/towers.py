@@ -18,7 +18,7 @@ from bowerbird.media.image import DecodePolicy, Picture, decode, from_array, fro
 from bowerbird.models.card import ImageTower, TextTower
 from bowerbird.models.engine import Engine, TensorSpec
 from bowerbird.models.pooling import pool_places
-from bowerbird.models.precision import Choice, Probe, choose, probe_pictures, probe_sentences
+from bowerbird.models.precision import Choice, Probe, choose, probe_pictures, probe_sentences, require_finite
 from bowerbird.models.sentence import Dense, load_modules, shorten
 from bowerbird.models.text import Tokens, feeds, load_tokenizer, mask, pool, tokenize
 
@@ -276,15 +276,21 @@ class TextSide:
 def _chosen(
     tower: ImageTower | TextTower, policy: str, engine: str, probe: Probe, threads: int
 ) -> tuple[Choice, Engine]:
-    return choose(
+    fingerprint = json.dumps(tower.meaning(), sort_keys=True)
+    choice, opened = choose(
         policy,
         engine,
         graph=tower.graph.path,
-        fingerprint=json.dumps(tower.meaning(), sort_keys=True),
+        fingerprint=fingerprint,
         probe=probe,
         streams=threads,
         expose=[tensor for _, tensor in tower.tensors],
     )
+    if tower.variant or any(
+        spec.dtype == "float16" for spec in (*opened.inputs.values(), *opened.outputs.values())
+    ):
+        require_finite(opened, tower.graph.path, fingerprint=fingerprint, probe=probe)
+    return choice, opened
 
 
 def decode_policy(tower: ImageTower, policy: str) -> DecodePolicy:

@@ -13,7 +13,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,13 +39,8 @@ LARGEST_RESIZED = 1 << 26
 
 RESAMPLE_NAMES = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 
-T = TypeVar("T")
-
-
-def _later(default: T) -> T:
-    """A field that came after indexes were written: it is stored only when it differs from its default."""
-    value: T = field(default=default, metadata={"later": True})
-    return value
+_LATER = {"later": True}
+"""Marks fields that came after indexes were written: they are stored only when they differ from their default."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +65,8 @@ class Resize:
     mode: str = "shortest"
     resample: Resample = 3
     rounding: str = "truncate"
-    longest: int = _later(0)
-    kernel: str = _later("pillow")
+    longest: int = field(default=0, metadata=_LATER)
+    kernel: str = field(default="pillow", metadata=_LATER)
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         """The (width, height) that a picture of `width` x `height` is resized to."""
@@ -207,8 +203,8 @@ class CenterCrop:
     height: int
     width: int
     rounding: str = "floor"
-    padding: str = _later("before")
-    fill: tuple[int, ...] = _later((0, 0, 0))
+    padding: str = field(default="before", metadata=_LATER)
+    fill: tuple[int, ...] = field(default=(0, 0, 0), metadata=_LATER)
 
     def __call__(self, image: Canvas) -> Canvas:
         """RGB in, RGB out, exactly (height, width) pixels."""
@@ -311,10 +307,10 @@ class Scale:
     factor: float
     mean: Triple
     std: Triple
-    arithmetic: str = _later("float64")
-    offset: float = _later(0.0)
-    again: Triple = _later(())
-    order: str = _later("rgb")
+    arithmetic: str = field(default="float64", metadata=_LATER)
+    offset: float = field(default=0.0, metadata=_LATER)
+    again: Triple = field(default=(), metadata=_LATER)
+    order: str = field(default="rgb", metadata=_LATER)
 
     @cached_property
     def table(self) -> NDArray[np.float32]:
@@ -347,10 +343,8 @@ class Scale:
         return out
 
     def __str__(self) -> str:
-        if self.arithmetic == "divide":
-            head = f"x / {_number(1 / self.factor)}"
-        else:
-            head = f"x * {_number(self.factor)}"
+        divided = self.arithmetic == "divide"
+        head = f"x / {_number(1 / self.factor)}" if divided else f"x * {_number(self.factor)}"
         plain = not any(self.mean) and set(self.std) == {1.0}
         return _phrase(
             head,
@@ -447,13 +441,10 @@ class Steps:
     @property
     def bounds(self) -> tuple[float, float]:
         """The smallest and the largest value that black and white pictures come to."""
-        if any(isinstance(step, Floats) for step in self.geometry):
-            ends = np.array([[[[0.0] * 3, [255.0] * 3]]], np.float32)
-            for step in self.geometry:
-                ends = step(ends[0])[None] if isinstance(step, Floats) else ends
-            values = self.scale(ends)
-        else:
-            values = self.scale.table
+        ends: NDArray[Any] = np.array([[[0] * 3, [255] * 3]], np.uint8)
+        for step in self.geometry:
+            ends = step(ends) if isinstance(step, Floats) else ends
+        values = self.scale(ends[None])
         return float(values.min()), float(values.max())
 
     def pixels(
@@ -463,10 +454,8 @@ class Steps:
 
         Arguments and errors are those of `Resize`.
         """
-        canvas: Canvas = image
-        for canvas in self._walk(image, full, box):
-            pass
-        return np.asarray(canvas)
+        *_, last = (image, *self._walk(image, full, box))
+        return np.asarray(last)
 
     def _walk(self, image: Image.Image, full: tuple[int, int] | None, box: Box | None) -> Iterable[Canvas]:
         canvas: Canvas = image
@@ -557,7 +546,7 @@ class Steps:
             return cls(geometry, rest[0], patches if isinstance(patches, Patches) else None)
         raise ModelFormatError(
             f"The steps {' -> '.join(map(str, steps)) or '(none)'} are not resizes and crops, then one scale.",
-            hint="Write for instance: resize short side 224 bicubic -> centre crop 224x224 -> x * 1/255, mean 0.5, std 0.5",
+            hint="Write for instance: resize 224x224 bicubic -> x * 1/255, mean 0.5, std 0.5",
         )
 
     @classmethod
@@ -589,7 +578,7 @@ def _plain(step: Step) -> dict[str, Any]:
 def _step(entry: Mapping[str, Any]) -> Step:
     try:
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
-        step: Step = STEP_KINDS[values.pop("op")](**values)
+        step: Step = STEP_KINDS[str(values.pop("op"))](**values)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelFormatError(
             f"The preprocessing step {entry!r} is not known: {error!r}.",
@@ -616,7 +605,7 @@ def _triple(values: Triple) -> str:
     return "[" + ", ".join(map(_number, values)) + "]"
 
 
-def read_steps(path: Any) -> Steps:
+def read_steps(path: Path) -> Steps:
     """The steps of the model directory that `path`, its `preprocessor_config.json`, lies in."""
     from bowerbird.models.processors import read_steps as read
 

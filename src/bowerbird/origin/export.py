@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 
@@ -67,9 +67,11 @@ def export(source: str, directory: Path, request: Request | None = None, *, opse
     """
     began = monotonic()
     if opset < OPSET:
-        raise BowerbirdError(f"Opset {opset} is too old for PyTorch's exporter.", hint=f"Use {OPSET} or later.")
+        raise BowerbirdError(
+            f"Opset {opset} is too old for PyTorch's exporter.", hint=f"Use {OPSET} or later."
+        )
     with _all_or_nothing(directory) as draft:
-        original = open_source(source, request or Request(source))
+        original = open_source(source, _named(source, request))
         original.write(draft)
         if original.notes:
             text = json.dumps({"format": 1, **original.notes}, indent=2) + "\n"
@@ -86,7 +88,13 @@ def export(source: str, directory: Path, request: Request | None = None, *, opse
             golden.write(draft / FILE_NAME, compact=True)
     made_with = dict(original.made_with)
     return Exported(
-        directory, original.stack, made_with, tuple(agreements), golden, original.no_golden, monotonic() - began
+        directory,
+        original.stack,
+        made_with,
+        tuple(agreements),
+        golden,
+        original.no_golden,
+        monotonic() - began,
     )
 
 
@@ -110,7 +118,7 @@ def make_golden(
     Raises:
         BowerbirdError: nothing is left to compute, or as of `export`.
     """
-    original = open_source(source, request or Request(source))
+    original = open_source(source, _named(source, request))
     if original.no_golden:
         raise BowerbirdError(f"References of {source} cannot be computed: {original.no_golden}")
     photos: list[Photo] = []
@@ -127,6 +135,12 @@ def make_golden(
             hint="Give pictures, or --text.",
         )
     return reference(original, photos, texts, version=_version()), failures
+
+
+def _named(source: str, request: Request | None) -> Request:
+    """The request with the model's name: of a file or directory its own, without the path on this machine."""
+    path = Path(source).expanduser()
+    return replace(request or Request(), name=path.resolve().name if path.exists() else source)
 
 
 def _graph(tower: Tower, items: Sequence[object], draft: Path, opset: int) -> list[Agreement]:
@@ -146,7 +160,9 @@ def _batches(prepared: Sequence[Feeds]) -> list[Feeds]:
             batches.append({name: np.concatenate([one[name], other[name]]) for name in one})
         elif "attention_mask" in one:
             width = max(one["input_ids"].shape[1], other["input_ids"].shape[1])
-            batches.append({name: np.concatenate([_wide(f[name], width) for f in (one, other)]) for name in one})
+            batches.append(
+                {name: np.concatenate([_wide(f[name], width) for f in (one, other)]) for name in one}
+            )
     return batches
 
 

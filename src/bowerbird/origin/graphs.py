@@ -19,7 +19,7 @@ OPSET = 18
 
 LEAST_COSINE = 0.999999
 LARGEST_ERROR = 1e-4
-"""Of an output's largest magnitude, and never less than absolute: features of a hundred carry an error in proportion."""
+"""Absolute for values up to 1; for larger ones in proportion to the largest, as fp32 arithmetic errs."""
 
 _ONE_FILE = 1_800_000_000
 """Bytes of weights up to which a graph is one file; protocol buffers end at 2 GiB."""
@@ -78,12 +78,20 @@ def write_graph(tower: Tower, feeds: Feeds, path: Path, opset: int) -> None:
     try:
         with quiet(), torch.no_grad():
             if script:  # The newer exporter traces Python code, which TorchScript no longer has.
-                free = dict(zip(tower.inputs, axes, strict=True)) | {name: {0: BATCH} for name in tower.outputs}
+                free = dict(zip(tower.inputs, axes, strict=True)) | {
+                    name: {0: BATCH} for name in tower.outputs
+                }
                 torch.onnx.export(tower.module, inputs, str(path), dynamo=False, dynamic_axes=free, **names)
                 return
             size = sum(weight.numel() * weight.element_size() for weight in tower.module.parameters())
             program = torch.onnx.export(
-                tower.module, inputs, dynamo=True, optimize=True, verbose=False, dynamic_shapes=(axes,), **names
+                tower.module,
+                inputs,
+                dynamo=True,
+                optimize=True,
+                verbose=False,
+                dynamic_shapes=(axes,),
+                **names,
             )
             _forget_the_trace(program.model.graph)
             program.save(str(path), external_data=size > _ONE_FILE)

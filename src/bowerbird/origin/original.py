@@ -52,7 +52,9 @@ class Tower:
         """Every output of the PyTorch module for a batch, as NumPy arrays."""
         torch = need("torch")
         with torch.inference_mode():
-            given = self.module(*(torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in self.inputs))
+            given = self.module(
+                *(torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in self.inputs)
+            )
         given = given if isinstance(given, tuple) else (given,)
         return {name: value.numpy() for name, value in zip(self.outputs, given, strict=True)}
 

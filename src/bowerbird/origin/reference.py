@@ -50,7 +50,9 @@ class Photo:
 def probes() -> list[Photo]:
     """The photographs shipped for probing."""
     folder = files("bowerbird.models") / "probe"
-    entries = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".jpg")), key=lambda e: e.name)
+    entries = sorted(
+        (entry for entry in folder.iterdir() if entry.name.endswith(".jpg")), key=lambda e: e.name
+    )
     return [_photo(entry.name, entry.read_bytes()) for entry in entries]
 
 
@@ -95,7 +97,9 @@ def reference(
 def probe_texts(tower: Tower) -> list[tuple[str, str]]:
     """The shipped sentences in the default role, and the first two once more in each role that the model knows."""
     sentences = [sentence for sentence in probe_sentences() if sentence]
-    return [(text, "") for text in sentences] + [(text, role) for role in tower.roles for text in sentences[:2]]
+    return [(text, "") for text in sentences] + [
+        (text, role) for role in tower.roles for text in sentences[:2]
+    ]
 
 
 def unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -8,7 +8,14 @@ from typing import Any
 
 from bowerbird.errors import ModelFormatError, ModelNotFoundError
 from bowerbird.origin.original import Original
+from bowerbird.origin.packages import need, quiet
 from bowerbird.origin.request import Request
+from bowerbird.origin.stacks.files import open_script, open_weights
+from bowerbird.origin.stacks.open_clip import open_open_clip, open_open_clip_name
+from bowerbird.origin.stacks.sentence import open_sentence
+from bowerbird.origin.stacks.timm import open_timm, open_timm_name
+from bowerbird.origin.stacks.torchvision import open_torchvision
+from bowerbird.origin.stacks.transformers import open_transformers
 from bowerbird.origin.weights import PICKLES, SAFE, is_script
 
 _ACCEPTED = (
@@ -31,45 +38,35 @@ def open_source(source: str, request: Request) -> Original:
         MissingExtraError: its stack is not installed.
     """
     prefix, _, name = source.partition(":")
-    if prefix == "timm":
-        from bowerbird.origin.stacks.timm import open_timm_name
-
-        return open_timm_name(name, request)
-    if prefix == "torchvision":
-        from bowerbird.origin.stacks.torchvision import open_torchvision
-
-        return open_torchvision(name, request)
-    if prefix == "open_clip":
-        from bowerbird.origin.stacks.open_clip import open_open_clip, open_open_clip_name
-
-        if Path(name).expanduser().is_dir():
-            return open_open_clip(Path(name).expanduser(), request)
-        return open_open_clip_name(name, request)
+    if prefix in _PREFIXES:
+        return _PREFIXES[prefix](name, request)
     path = Path(source).expanduser()
-    if path.is_dir():
-        return _open_directory(path, request)
     if path.is_file():
         return _open_file(path, request)
-    return _open_directory(_fetch(source, request), request)
+    return _open_directory(path if path.is_dir() else fetch(source, request), request)
+
+
+def _open_open_clip(name: str, request: Request) -> Original:
+    """A directory or repository that also holds the files of another stack, or an architecture and a tag."""
+    if Path(name).expanduser().is_dir():
+        return open_open_clip(Path(name).expanduser(), request)
+    if name.startswith("hf-hub:"):
+        return open_open_clip(fetch(name, request), request)
+    return open_open_clip_name(name, request)
+
+
+_PREFIXES = {"timm": open_timm_name, "torchvision": open_torchvision, "open_clip": _open_open_clip}
 
 
 def _open_directory(directory: Path, request: Request) -> Original:
     if (directory / "modules.json").is_file():
-        from bowerbird.origin.stacks.sentence import open_sentence
-
         return open_sentence(directory, request)
     config = _config(directory / "config.json")
     if "model_type" in config:
-        from bowerbird.origin.stacks.transformers import open_transformers
-
         return open_transformers(directory, request)
     if "pretrained_cfg" in config or "architecture" in config:
-        from bowerbird.origin.stacks.timm import open_timm
-
         return open_timm(directory, request)
     if (directory / "open_clip_config.json").is_file():
-        from bowerbird.origin.stacks.open_clip import open_open_clip
-
         return open_open_clip(directory, request)
     raise ModelFormatError(
         f"{directory} holds nothing that a known stack has written: no modules.json, no open_clip_config.json, and no "
@@ -91,8 +88,6 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _open_file(path: Path, request: Request) -> Original:
-    from bowerbird.origin.stacks.files import open_script, open_weights
-
     if path.name.endswith(SAFE):
         return open_weights(path, request)
     if is_script(path):
@@ -108,21 +103,24 @@ _WANTED = ("*.json", "*.safetensors", "*.txt", "*.model")
 _ELSEWHERE = ("onnx/*", "openvino/*", "*/*/*")
 
 
-def _fetch(source: str, request: Request) -> Path:
+def fetch(source: str, request: Request) -> Path:
     """Download a repository of the hub: configuration, tokenizer, and weights as safetensors.
+
+    Args:
+        source: `org/name`, with or without `hf-hub:` before it and `@revision` after it.
+        request: with pickles allowed, they are fetched too.
 
     Raises:
         ModelNotFoundError: there is no such repository, or it cannot be reached.
     """
-    from bowerbird.origin.packages import need
-
     repository, _, revision = source.removeprefix("hf-hub:").partition("@")
     hub = need("huggingface_hub")
     wanted = [*_WANTED, *(["*.bin", "*.pt"] if request.allow_pickle else [])]
     try:
-        found = hub.snapshot_download(
-            repository, revision=revision or None, allow_patterns=wanted, ignore_patterns=list(_ELSEWHERE)
-        )
+        with quiet():
+            found = hub.snapshot_download(
+                repository, revision=revision or None, allow_patterns=wanted, ignore_patterns=list(_ELSEWHERE)
+            )
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelNotFoundError(

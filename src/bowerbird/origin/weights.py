@@ -70,7 +70,8 @@ def safe_weights(directory: Path, names: tuple[str, ...], *, allow_pickle: bool)
     pickles = sorted(path for path in directory.iterdir() if path.name.endswith(PICKLES))
     if not pickles:
         raise ModelFormatError(
-            f"{directory} holds no weights: none of {', '.join(names)} is there.", hint="Fetch the model again."
+            f"{directory} holds no weights: none of {', '.join(names)} is there.",
+            hint="Fetch the model again.",
         )
     refuse_pickle(str(pickles[0]), allow_pickle)
     return pickles[0]
@@ -106,7 +107,9 @@ def _tensors(content: Any, path: Path) -> dict[str, Any]:
     for wrapping in _WRAPPINGS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapping), Mapping):
             content = content[wrapping]
-    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    if not isinstance(content, Mapping) or not all(
+        isinstance(value, torch.Tensor) for value in content.values()
+    ):
         raise ModelFormatError(
             f"{path} is no state dict: it does not map names to tensors.",
             hint="Save the model's state_dict() and export that.",

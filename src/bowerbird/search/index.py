@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,7 @@ class Index:
         directory = Path(path).expanduser().absolute()
         manifest = manifests.read(directory)
         entry = manifest.models[0]
-        encoder = model or load(entry.source, precision=precision)
+        encoder = model or load(entry.source, precision=precision, **entry.options)
         if encoder.card.space != entry.space:
             raise SpaceMismatchError(
                 _mismatch(directory, entry, encoder),
@@ -251,7 +252,7 @@ class Index:
             records=self.table.count(),
             failed=failed,
             roots=roots,
-            models=(ModelEntry(entry.name, entry.source, entry.space, entry.card, numerics, entry.columns),),
+            models=(replace(entry, numerics=numerics),),
         )
         with writable(self.path):
             manifests.write(self.path, self.manifest)
@@ -293,18 +294,25 @@ def _clear_unfinished(directory: Path) -> None:
 def _initialise(directory: Path, encoder: Encoder) -> None:
     card = encoder.card
     side = encoder.image
-    slug = "".join(c if c.isalnum() else "_" for c in card.name).strip("_").lower() or "model"
+    slug = _column(card.name).lower() or "model"
     columns = tuple(
-        VectorColumn(f"{slug}__{output}", output, str(Modality.IMAGE), side.dimensions(output))
+        VectorColumn(f"{slug}__{_column(output)}", output, str(Modality.IMAGE), side.dimensions(output))
         for output in side.outputs
     )
     table = LanceTable.create(directory / TABLE, schema(columns))
-    entry = ModelEntry(card.name, card.source, card.space, card.meaning(), {}, columns)
+    entry = ModelEntry(
+        card.name, card.source, card.space, card.meaning(), {}, columns, card.options.to_dict()
+    )
     now = manifests.now()
     manifests.write(
         directory,
         Manifest(now, now, _version(), table.version, records=0, failed=0, roots=(), models=(entry,)),
     )
+
+
+def _column(name: str) -> str:
+    """A part of a column's name: tensors of a graph may be called anything."""
+    return "".join(c if c.isalnum() else "_" for c in name).strip("_")
 
 
 def _mismatch(directory: Path, entry: ModelEntry, encoder: Encoder) -> str:

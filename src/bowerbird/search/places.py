@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bowerbird.errors import IndexNotFoundError, StoreError
 from bowerbird.flow.sources import printable
+from bowerbird.models.fetch import EMBEDDED, canonical
 from bowerbird.settings import settings
 from bowerbird.store import manifest as manifests
 
@@ -23,16 +24,36 @@ def home(source: str | Path) -> Path:
     return path
 
 
-def place(folder: Path) -> Path:
-    """Where the index of a folder lies, whether it exists or not: in the user's data directory."""
+def place(folder: Path, model: str = "") -> Path:
+    """Where the index of a folder lies, whether it exists or not: in the user's data directory.
+
+    A folder has one index for each model that it was indexed with; `model` is as `load` takes it, empty for the
+    default.
+    """
     real = os.path.realpath(folder)
     digest = hashlib.sha256(os.fsencode(real)).hexdigest()[:12]
-    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in printable(os.path.basename(real)))[:40]
-    return settings().data_path / "indexes" / f"{name or 'root'}-{digest}{SUFFIX}"
+    called = canonical(model or settings().model)
+    with_model = (
+        "" if called == EMBEDDED else f"+{_plain(called)}-{hashlib.sha256(called.encode()).hexdigest()[:8]}"
+    )
+    return (
+        settings().data_path
+        / "indexes"
+        / f"{_plain(os.path.basename(real)) or 'root'}-{digest}{with_model}{SUFFIX}"
+    )
 
 
-def resolve(given: str, start: Path) -> Path:
+def _plain(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in printable(name))[-40:]
+
+
+def resolve(given: str, start: Path, model: str = "") -> Path:
     """The index to use: the one given, the one of `BOWERBIRD_INDEX`, or that of `start` or a folder above it.
+
+    Args:
+        given: path of an index, or empty.
+        start: where to look from.
+        model: which of a folder's indexes; see `place`.
 
     Raises:
         IndexNotFoundError: there is none.
@@ -45,17 +66,18 @@ def resolve(given: str, start: Path) -> Path:
                 f"There is no index at {path}.", hint=f"Make one with: bowerbird index FOLDER --index {named}"
             )
         return path
-    found = [path for path in map(place, (start, *start.parents)) if manifests.exists(path)]
+    found = [path for folder in (start, *start.parents) if manifests.exists(path := place(folder, model))]
     for path in found:
         if not _is_empty(path):
             return path
     if found:
         return found[0]
     known = known_roots()
+    flag = f" --model {model}" if model else ""
     listed = f" Indexed so far: {', '.join(known[:5])}{' ...' if len(known) > 5 else ''}." if known else ""
     raise IndexNotFoundError(
-        f"Neither {printable(str(start))} nor a folder above it is indexed.{listed}",
-        hint=f"Index it with: bowerbird index {printable(str(start))}",
+        f"Neither {printable(str(start))} nor a folder above it is indexed{f' with {model}' if model else ''}.{listed}",
+        hint=f"Index it with: bowerbird index {printable(str(start))}{flag}",
     )
 
 

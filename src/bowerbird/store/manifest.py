@@ -10,7 +10,7 @@ Format 1 is a JSON object::
     records       how many there are
     failed        how many files of the last run could not be indexed
     roots         folders that were indexed, absolute
-    models        list of: name, source, space (fingerprint), card (what it was made of), numerics, columns
+    models        list of: name, source, options, space (fingerprint), card (what it was made of), numerics, columns
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class ModelEntry:
     Attributes:
         name: as the user called it.
         source: what `load` is given to get it again.
+        options: what else `load` is given for it; empty for a model under its own conditions.
         space: fingerprint of its embedding space.
         card: `ModelCard.meaning()` at the time, so that a mismatch can be explained.
         numerics: engine and precision of each tower that wrote vectors.
@@ -49,6 +50,7 @@ class ModelEntry:
     card: Mapping[str, Any]
     numerics: Mapping[str, Any]
     columns: tuple[VectorColumn, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,9 @@ def open_open_clip_name(name: str, request: Request) -> Original:
     quick = bool(config.get("quick_gelu") or published.get("quick_gelu"))
     with quiet():
         model = library.create_model(architecture, force_quick_gelu=quick)
-    cleaned = {key: published[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in published}
+    cleaned = {
+        key: published[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in published
+    }
     preprocess = asdict(library.transform.PreprocessCfg(**{**model.visual.preprocess_cfg, **cleaned}))
     library.model.set_model_preprocess_cfg(model, preprocess)
     tokenizer = library.get_tokenizer(architecture)
@@ -92,7 +94,8 @@ def open_open_clip_name(name: str, request: Request) -> Original:
 
 def _download(published: dict[str, Any], name: str) -> Path:
     try:
-        return Path(need("open_clip").download_pretrained(published))
+        with quiet():
+            return Path(need("open_clip").download_pretrained(published))
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelNotFoundError(
@@ -116,9 +119,7 @@ def _load(model: Any, path: Path, request: Request) -> None:
         ) from error
 
 
-def _original(
-    model: Any, tokenizer: Any, write_config: Callable[[Path], None], request: Request
-) -> Original:
+def _original(model: Any, tokenizer: Any, write_config: Callable[[Path], None], request: Request) -> Original:
     library = need("open_clip")
     model = model.eval().float()
     preprocess = library.transform.PreprocessCfg(**model.visual.preprocess_cfg)
@@ -153,7 +154,7 @@ def _original(
 
 
 def _write_tokenizer(tokenizer: Any, out: Path) -> None:
-    inner = getattr(tokenizer, "tokenizer", None)
+    inner: Any = getattr(tokenizer, "tokenizer", None)
     if hasattr(inner, "save_pretrained"):
         inner.save_pretrained(out)
     elif hasattr(tokenizer, "bpe_ranks"):

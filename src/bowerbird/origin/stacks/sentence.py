@@ -71,7 +71,9 @@ def _modules(directory: Path) -> list[tuple[str, str]]:
         content = json.loads(path.read_text("utf-8"))
         modules = [(str(entry["type"]).rpartition(".")[2], str(entry["path"])) for entry in content]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelFormatError(f"{path} is not understood: {error!r}.", hint="Fetch the model again.") from error
+        raise ModelFormatError(
+            f"{path} is not understood: {error!r}.", hint="Fetch the model again."
+        ) from error
     first = modules[0][0] if modules else "nothing"
     if first != "Transformer":
         raise ModelFormatError(
@@ -112,14 +114,24 @@ def _with_original(directory: Path, request: Request) -> Tower:
 
     def encode(text: str, role: str) -> tuple[Array, Array]:
         with torch.inference_mode():
-            pooled = original(features(text, role))["sentence_embedding"][0]
+            given = features(text, role)
+            for module in _unscaled(original):
+                given = module(given)
         prompt = _prompt(original, role)
         scaled = original.encode(text, prompt=prompt, normalize_embeddings=True, show_progress_bar=False)
-        return floats(pooled), floats(scaled)
+        return floats(given["sentence_embedding"][0]), floats(scaled)
 
     tower = text_tower(transformer.auto_model, transformer.tokenizer, original.max_seq_length)
     roles = tuple(role for role, prompt in original.prompts.items() if prompt)
     return replace(tower, prepare=prepare, encode=encode, roles=roles)
+
+
+def _unscaled(original: Any) -> list[Any]:
+    """The chain without the normalisation at its end: what comes before it is the pooled embedding."""
+    modules = list(original)
+    while type(modules[-1]).__name__ == "Normalize":
+        modules.pop()
+    return modules
 
 
 def _prompt(original: Any, role: str) -> str | None:

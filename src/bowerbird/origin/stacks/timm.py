@@ -13,7 +13,7 @@ from bowerbird.errors import ModelFormatError, ModelNotFoundError
 from bowerbird.origin.original import Feeds, Original, Tower, traced
 from bowerbird.origin.packages import need, versions
 from bowerbird.origin.request import Request
-from bowerbird.origin.weights import fill, read_weights, refuse_pickle, safe_weights
+from bowerbird.origin.weights import fill, read_weights, safe_weights
 
 
 def open_timm(directory: Path, request: Request) -> Original:
@@ -47,7 +47,7 @@ def open_timm_name(name: str, request: Request) -> Original:
 
     Raises:
         ModelNotFoundError: timm does not know the name, or its weights cannot be fetched.
-        ModelFormatError: the weights are published as a pickle only, and that is not allowed.
+        ModelFormatError: the weights are a pickle and that is not allowed, or do not fit.
         MissingExtraError: timm is not installed.
     """
     timm = need("timm")
@@ -57,23 +57,22 @@ def open_timm_name(name: str, request: Request) -> Original:
             f"timm {timm.__version__} has no model {name!r}.",
             hint=f"Known are, among others: {', '.join(close or timm.list_models()[:5])}.",
         )
-    if request.weights:
-        weights = read_weights(request.weights, allow_pickle=request.allow_pickle)
-        model = timm.create_model(name, pretrained=False)
-        rows = weights.get(f"{model.pretrained_cfg.get('classifier')}.weight")
-        if rows is not None and len(rows) != model.num_classes:
-            model = timm.create_model(name, pretrained=False, num_classes=len(rows))
-        fill(model, weights, request.weights)
-    else:
-        if not timm.get_pretrained_cfg(name).hf_hub_id:
-            refuse_pickle(f"timm's {name}", request.allow_pickle)
-        try:
-            model = timm.create_model(name, pretrained=True)
-        except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if not request.weights:
+        from bowerbird.origin.source import fetch
+
+        repository = timm.get_pretrained_cfg(name).hf_hub_id
+        if not repository:
             raise ModelNotFoundError(
-                f"The weights of timm's {name} cannot be fetched: {reason[:300]}", hint="Check the connection."
-            ) from error
+                f"timm publishes no weights of {name!r} on the hub.",
+                hint=f"Known are: {', '.join(timm.list_pretrained(name.partition('.')[0] + '*')[:5]) or 'none'}.",
+            )
+        return open_timm(fetch(repository, request), request)
+    weights = read_weights(request.weights, allow_pickle=request.allow_pickle)
+    model = timm.create_model(name, pretrained=False)
+    rows = weights.get(f"{model.pretrained_cfg.get('classifier')}.weight")
+    if rows is not None and len(rows) != model.num_classes:
+        model = timm.create_model(name, pretrained=False, num_classes=len(rows))
+    fill(model, weights, request.weights)
 
     def write(out: Path) -> None:
         need("timm.models").save_config_for_hf(model, str(out / "config.json"))

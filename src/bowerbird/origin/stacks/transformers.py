@@ -67,7 +67,8 @@ def read_config(directory: Path) -> Any:
     """
     transformers = need("transformers")
     try:
-        return transformers.AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        with silent():
+            return transformers.AutoConfig.from_pretrained(directory, trust_remote_code=False)
     except Exception as error:
         raise ModelFormatError(
             f"{directory / 'config.json'} is not understood by transformers {transformers.__version__}: "
@@ -254,7 +255,9 @@ def _backbone(model: Any, prepare: Callable[[Any, str], Feeds]) -> Tower:
     embedding = "image_embeds" if projected else "pooler_output"
     outputs = (embedding, "last_hidden_state")
     module = traced(model, call)
-    return Tower("onnx/model.onnx", ("pixel_values",), outputs, embedding, module, prepare, raw="last_hidden_state")
+    return Tower(
+        "onnx/model.onnx", ("pixel_values",), outputs, embedding, module, prepare, raw="last_hidden_state"
+    )
 
 
 # Two towers.
@@ -439,7 +442,9 @@ def _write_chain(out: Path, width: int, length: int, pooling: str) -> None:
 
 
 def _original(request: Request, profile: str, write: Callable[[Path], None], **parts: Any) -> Original:
-    made_with = versions("torch", "transformers", "tokenizers", "pillow", *(["torchvision"] * (profile == "hf5-tv")))
+    made_with = versions(
+        "torch", "transformers", "tokenizers", "pillow", *(["torchvision"] * (profile == "hf5-tv"))
+    )
     return Original(request.name, "transformers", profile, made_with, write, **parts)
 
 

@@ -1,0 +1,308 @@
+"""`verify` against goldens that were tampered with: it names the stage, the item and the fault."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import bowerbird as bb
+from bowerbird.errors import BowerbirdError, ModelFormatError
+from bowerbird.judge.golden import Golden, PictureGolden, TextGolden
+from bowerbird.judge.verify import Report, verify
+from bowerbird.models.vision import Steps
+
+MINI = Path(bb.__file__).parent / "models" / "mini" / "golden.npz"
+RIGHT = "resize short side 256 bicubic -> centre crop 224x224 -> x * 0.0078125, mean 0.9921875, std 1"
+
+
+@pytest.fixture(scope="module")
+def golden() -> Golden:
+    """Two photographs that are not square, a sentence and the odd texts."""
+    whole = Golden.read(MINI)
+    return Golden(whole.meta, whole.pictures[2:4], whole.texts[-4:])
+
+
+@pytest.fixture(scope="module")
+def exact(private_places: Path) -> bb.Encoder:
+    return bb.load("mini", precision="exact")
+
+
+def changed(
+    golden: Golden,
+    picture: Callable[[PictureGolden], PictureGolden] = lambda one: one,
+    text: Callable[[TextGolden], TextGolden] = lambda one: one,
+) -> Golden:
+    return Golden(golden.meta, tuple(map(picture, golden.pictures)), tuple(map(text, golden.texts)))
+
+
+def judged(exact: bb.Encoder, golden: Golden, *inputs: Path) -> Report:
+    return verify(exact, golden, inputs, checks=False)
+
+
+def verdicts(report: Report, tower: str, run: str = "alone") -> dict[str, str]:
+    return {s.stage: s.verdict for s in report.stages if s.tower == tower and s.run == run}
+
+
+def test_mini_is_what_it_was_built_from(model: bb.Encoder) -> None:
+    report = verify(model)
+    assert report.ok
+    assert report.first is None
+    assert not report.problems
+    assert report.reference.path == str(MINI)
+    assert report.reference.made_with.keys() >= {"torch", "transformers", "efficientnet_lite_pytorch"}
+    assert verdicts(report, "image") == {
+        "decoded": "exact",
+        "pixel values": "exact",
+        "raw": "within bound",
+        "pooled": "within bound",
+        "unit": "within bound",
+    }
+    assert verdicts(report, "text")["tokens"] == "exact"
+    assert {s.precision for s in report.stages if s.run == "through"} == {"exact", model.precision}
+    unit = [s for s in report.stages if s.run == "through" and s.precision == "exact"]
+    assert min(s.cosine for s in unit) >= 0.99999
+    assert {c.tower: c.verdict != "DIFFERS" for c in report.checks} == {"image": True, "text": True}
+
+
+FAULTS = {
+    "BGR": f"{RIGHT}, bgr",
+    "nearest": RIGHT.replace("bicubic", "nearest"),
+    "bilinear": RIGHT.replace("bicubic", "bilinear"),
+    "squash": "resize 224x224 bicubic -> x * 0.0078125, mean 0.9921875, std 1",
+    "ImageNet mean/std": "resize short side 256 bicubic -> centre crop 224x224 -> "
+    "x * 1/255, mean [0.485, 0.456, 0.406], std [0.229, 0.224, 0.225]",
+    "[0,1]": "resize short side 256 bicubic -> centre crop 224x224 -> x * 1/255",
+    "0..255": "resize short side 256 bicubic -> centre crop 224x224 -> x * 1",
+    "other rounding": "resize short side 256 bicubic, rounded -> centre crop 224x224, half to even "
+    "-> x * 0.0078125, mean 0.9921875, std 1",
+}
+
+
+def prepared(recipe: str, photographs: dict[str, Path], name: str) -> np.ndarray:
+    steps = Steps.parse(recipe)
+    with Image.open(photographs[Path(name).stem]) as image:
+        return steps.feeds([steps.pixels(image.convert("RGB"))])["pixel_values"][0]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_wrong_condition_is_named(
+    golden: Golden, exact: bb.Encoder, photographs: dict[str, Path], fault: str
+) -> None:
+    def tampered(picture: PictureGolden) -> PictureGolden:
+        return dataclasses.replace(picture, pixel_values=prepared(FAULTS[fault], photographs, picture.name))
+
+    only = Golden(golden.meta, changed(golden, tampered).pictures)
+    report = judged(exact, only)
+    assert not report.ok
+    assert (report.first.tower, report.first.stage, report.first.run) == ("image", "pixel values", "alone")
+    assert (report.diagnosis.fault, report.diagnosis.complete) == (fault, True)
+    assert "all pixel values are equal" in report.diagnosis.sentence
+    assert verdicts(report, "image")["decoded"] == "exact"
+    assert verdicts(report, "image", "through") == {
+        "unit": "within bound"
+    }  # the vectors were left as they are
+
+
+def test_a_crop_that_is_off_by_one_pixel(
+    golden: Golden, exact: bb.Encoder, photographs: dict[str, Path]
+) -> None:
+    """Cut here by hand, from a larger crop."""
+
+    def tampered(picture: PictureGolden) -> PictureGolden:
+        with Image.open(photographs[Path(picture.name).stem]) as image:
+            width, height = image.size
+            short = min(width, height)
+            size = (int(256 * width / short), int(256 * height / short))
+            resized = image.resize(size, Image.Resampling.BICUBIC)
+        left, top = (size[0] - 224) // 2 + 1, (size[1] - 224) // 2 + 1
+        crop = np.asarray(resized.crop((left, top, left + 224, top + 224)), np.float32)
+        return dataclasses.replace(picture, pixel_values=(crop.transpose(2, 0, 1) - 127) / 128)
+
+    report = judged(exact, Golden(golden.meta, changed(golden, tampered).pictures))
+    assert report.first.stage == "pixel values"
+    assert (report.diagnosis.fault, report.diagnosis.complete) == ("crop + 1 px", True)
+    assert report.first.worst.levels > 50
+
+
+def test_values_that_no_fault_explains(golden: Golden, exact: bb.Encoder) -> None:
+    def tampered(picture: PictureGolden) -> PictureGolden:
+        return dataclasses.replace(picture, pixel_values=picture.pixel_values[:, ::-1].copy())
+
+    report = judged(exact, Golden(golden.meta, changed(golden, tampered).pictures))
+    assert report.diagnosis.fault == ""
+    assert "None of the known faults" in report.diagnosis.sentence
+
+
+@pytest.mark.parametrize(
+    ("tamper", "stage", "fault"),
+    [
+        (lambda p: dataclasses.replace(p, decoded=decoded_of(p)[..., ::-1]), "decoded", "BGR"),
+        (lambda p: dataclasses.replace(p, pooled=p.pooled[::-1].copy()), "pooled", "network"),
+        (lambda p: dataclasses.replace(p, pooled=p.pooled * 40), "pooled", "length"),
+        (
+            lambda p: dataclasses.replace(p, pooled=p.pooled[:100], unit=p.unit[:100]),
+            "pooled",
+            "other output",
+        ),
+        (lambda p: dataclasses.replace(p, unit=p.pooled), "unit", None),
+    ],
+)
+def test_each_stage_is_judged_alone(
+    golden: Golden,
+    exact: bb.Encoder,
+    tamper: Callable[[PictureGolden], PictureGolden],
+    stage: str,
+    fault: str,
+) -> None:
+    report = judged(exact, Golden(golden.meta, changed(golden, tamper).pictures))
+    assert (report.first.stage, report.first.run) == (stage, "alone")
+    assert (report.diagnosis.fault if report.diagnosis else None) == fault
+
+
+def decoded_of(picture: PictureGolden) -> np.ndarray:
+    folder = Path(bb.__file__).parent / "models" / "probe"
+    return np.asarray(Image.open(folder / picture.name).convert("RGB"))
+
+
+@pytest.mark.parametrize(
+    ("ids", "fault"),
+    [
+        (lambda ids: ids[1:-1], "special tokens"),
+        (lambda ids: np.append(ids, [0] * (64 - len(ids))) if len(ids) < 64 else ids, "padding"),
+        (lambda ids: np.append(ids[:127], ids[-1]) if len(ids) > 128 else ids, "truncation"),
+        (lambda ids: ids[::-1], ""),
+    ],
+)
+def test_tokens_are_judged(
+    golden: Golden, exact: bb.Encoder, ids: Callable[[np.ndarray], np.ndarray], fault: str
+) -> None:
+    texts = changed(golden, text=lambda one: dataclasses.replace(one, input_ids=ids(one.input_ids))).texts
+    report = judged(exact, Golden(golden.meta, (), texts))
+    assert (report.first.tower, report.first.stage) == ("text", "tokens")
+    assert report.diagnosis.fault == fault
+
+
+def test_another_pooling_is_named(golden: Golden, exact: bb.Encoder) -> None:
+    from bowerbird.judge.walk import TextWalk
+
+    walk = TextWalk(exact.text)
+
+    def by_cls(text: TextGolden) -> TextGolden:
+        tokens = walk.tokens(text.text)
+        vector = walk.raw(tokens, np.empty((len(tokens.ids), 384)))[0]
+        return dataclasses.replace(text, pooled=vector, unit=vector / np.linalg.norm(vector))
+
+    report = judged(exact, Golden(golden.meta, (), changed(golden, text=by_cls).texts))
+    assert (report.first.stage, report.diagnosis.fault) == ("pooled", "cls pooling")
+
+
+def test_files_are_found_by_their_bytes_then_by_their_name(
+    golden: Golden, exact: bb.Encoder, photographs: dict[str, Path], tmp_path: Path
+) -> None:
+    cat = next(picture for picture in golden.pictures if picture.name == "chelsea.jpg")
+    kept = dataclasses.replace(cat, decoded=decoded_of(cat), sha256="0" * 64)
+    alone = Golden(golden.meta, (kept,))
+    without = judged(exact, alone)
+    assert verdicts(without, "image")["decoded"] == "not compared"  # the reference's own pixels start
+    assert verdicts(without, "image")["pixel values"] == "exact"
+    assert without.ok
+
+    (tmp_path / "chelsea.jpg").write_bytes(photographs["chelsea"].read_bytes())
+    named = judged(exact, alone, tmp_path / "chelsea.jpg")
+    assert verdicts(named, "image")["decoded"] == "exact"
+    assert "Other bytes" in named.problems[0].message
+
+    renamed = tmp_path / "cat.jpg"
+    renamed.write_bytes(photographs["chelsea"].read_bytes())
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff nothing more")
+    found = judged(
+        exact, Golden(golden.meta, (cat,)), renamed, photographs["rocket"], broken, tmp_path / "none.png"
+    )
+    assert verdicts(found, "image")["decoded"] == "exact"
+    assert {Path(problem.name).name for problem in found.problems} == {"rocket.jpg", "broken.jpg", "none.png"}
+
+
+def test_a_reference_that_ignored_exif(
+    golden: Golden, exact: bb.Encoder, photographs: dict[str, Path], tmp_path: Path
+) -> None:
+    stream = io.BytesIO()
+    image = Image.open(photographs["coffee"])
+    exif = Image.Exif()
+    exif[274] = 6
+    image.save(stream, "JPEG", exif=exif, quality=95)
+    lying = np.asarray(Image.open(io.BytesIO(stream.getvalue())).convert("RGB"))
+    picture = dataclasses.replace(
+        golden.pictures[0],
+        name="turned.jpg",
+        sha256=hashlib.sha256(stream.getvalue()).hexdigest(),
+        decoded=lying,
+    )
+    path = tmp_path / "turned.jpg"
+    path.write_bytes(stream.getvalue())
+    report = judged(exact, Golden(golden.meta, (picture,)), path)
+    assert (report.first.stage, report.diagnosis.fault, report.diagnosis.complete) == (
+        "decoded",
+        "EXIF ignored",
+        True,
+    )
+
+
+def test_without_a_reference_a_model_is_held_against_itself(
+    private_places: Path, photographs: dict[str, Path], tmp_path: Path
+) -> None:
+    directory = copy_of_mini(tmp_path)
+    encoder = bb.load(str(directory), precision="auto")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"nothing")
+    report = verify(encoder, inputs=[photographs["coffee"], broken, "a text of mine"])
+    assert report.reference is None
+    assert report.stages == ()
+    assert [check.stage for check in report.checks] == ["alone or in a batch", "auto or exact"] * 2
+    assert report.ok
+    assert [Path(problem.name).name for problem in report.problems] == ["broken.png"]
+    assert report.checks[2].items[0].name == '"a text of mine"'
+
+
+def copy_of_mini(tmp_path: Path) -> Path:
+    directory = tmp_path / "copy"
+    shutil.copytree(MINI.parent, directory, ignore=shutil.ignore_patterns("golden.npz"))
+    return directory
+
+
+def test_a_model_whose_files_are_wrong_is_found_out(
+    golden: Golden, private_places: Path, tmp_path: Path
+) -> None:
+    """The other way round: the reference is right, and the model's own configuration is not."""
+    directory = copy_of_mini(tmp_path)
+    config = directory / "preprocessor_config.json"
+    config.write_text(config.read_text().replace('"resample": 3', '"resample": 2'))
+    report = judged(bb.load(str(directory), precision="exact"), golden)
+    assert (report.first.stage, report.diagnosis.fault) == ("pixel values", "bicubic")
+    assert verdicts(report, "image", "through")["unit"] == "DIFFERS"
+    assert verdicts(report, "text")["pooled"] == "within bound"
+
+
+def test_a_report_is_plain_data(golden: Golden, exact: bb.Encoder) -> None:
+    tampered = changed(golden, lambda p: dataclasses.replace(p, pooled=p.pooled[:9], unit=p.unit[:9]))
+    report = judged(exact, Golden(golden.meta, tampered.pictures[:1]))
+    data = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert data["ok"] is False
+    assert data["first"] == {"tower": "image", "stage": "pooled", "run": "alone"}
+    assert data["stages"][3]["items"][0]["note"] == "shape 384 against 9"
+
+
+def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelFormatError, match="bowerbird golden"):
+        verify("mini", tmp_path / "none.npz")
+    with pytest.raises(BowerbirdError, match="nothing-there"):
+        verify("nothing-there")

@@ -21,6 +21,8 @@ HEAVY = (
     "typer",
     "rich",
     "tokenizers",
+    "huggingface_hub",
+    "onnx",
     "numpy",
 )
 

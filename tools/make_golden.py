@@ -22,6 +22,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ SPECIAL = {"line": (2000, 1), "column": (1, 2000), "two lines": (2000, 2), "two 
 """For NaFlex. transformers 4 takes a picture one pixel high for one with one channel, so it has two lines as well."""
 
 
+@cache
 def picture(name: str) -> Image.Image:
     """A smooth texture with noise on it, made with integers alone, so that it is the same everywhere."""
     width, height = (SIZES | LARGE | SPECIAL)[name]

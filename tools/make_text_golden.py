@@ -72,6 +72,8 @@ CLEANED = [
     "e\u0301 cafe\u0301 Å",
     "snake_case, and-dash: A.B!",
     "\x93smart\x94 it\x92s",
+    "&rsquo;first line\nsecond <b> &rsquo;line",
+    "&amp;rsquo;twice &amp;amp;lt;",
     "word " * 100,
 ]
 

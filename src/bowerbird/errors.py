@@ -10,6 +10,7 @@
     ├── InputErrors                 several inputs of one call failed; `.errors` maps index -> InputError
     ├── ModelError                  a model cannot be found, read or trusted
     │   ├── ModelNotFoundError      no such name or directory
+    │   ├── ModelFetchError         the network, the hub or the disk did not allow a download
     │   ├── ModelFormatError        a file of the model is missing, damaged or says something unknown
     │   └── EngineError             an inference engine is missing or refuses the graph
     ├── StoreError                  an index cannot be used as asked
@@ -99,6 +100,10 @@ class ModelError(BowerbirdError):
 
 class ModelNotFoundError(ModelError):
     """No model of that name, and no directory either."""
+
+
+class ModelFetchError(ModelError):
+    """A model could not be downloaded: no network, not allowed, too many requests, no space."""
 
 
 class ModelFormatError(ModelError):

@@ -200,6 +200,17 @@ def test_layers_of_a_transformer_are_its_hidden_states(tmp_path, is_normed_first
     assert facts.flow(states[-1]).layers == tuple(states)
     assert facts.flow().penultimate == ""
     assert {tensor.features for tensor in facts.layers()} == {2}
+    assert {tensor.features for tensor in facts.tensors.values() if tensor.op == "Softmax"} == {None}
+
+
+def test_an_attention_that_no_feed_forward_step_follows_is_a_layer(tmp_path):
+    drawn = Drawn()
+    first = drawn.norm(looked_up(drawn))
+    second = drawn.add("Add", first, drawn.attention(drawn.norm(first)))
+    third = drawn.add("Add", second, drawn.attention(drawn.norm(second)))
+    fourth = drawn.add("Add", third, drawn.feed_forward(drawn.norm(third)))
+    facts = read_graph(drawn.save(tmp_path / "text.onnx", IDS, {fourth: 3}))
+    assert facts.flow().layers == (first, second, fourth)
 
 
 def test_what_the_ids_choose_or_hide_is_no_second_way(tmp_path):
@@ -253,8 +264,10 @@ def test_a_map_with_features_last_is_told_from_one_with_features_first(tmp_path)
     first = drawn.conv("pixel_values", 3, WIDTH)
     turned = drawn.norm(drawn.add("Transpose", first, perm=[0, 2, 3, 1]))
     last = drawn.add("Add", drawn.feed_forward(turned), turned)
-    vectors = drawn.add("ReduceMean", last, axes=[1, 2], keepdims=0)
+    back = drawn.add("Transpose", last, perm=[0, 3, 1, 2])
+    vectors = drawn.add("ReduceMean", back, axes=[2, 3], keepdims=0)
     facts = read_graph(drawn.save(tmp_path / "last.onnx", PIXELS, {vectors: 2}))
+    assert facts.tensors[back].features == 1
     assert facts.tensors[first].features == 1
     assert facts.tensors[last].features == 3
     assert facts.layers()[-1] == facts.tensors[last]
@@ -283,16 +296,20 @@ def test_a_headless_network_has_no_penultimate_tensor(tmp_path):
 def test_a_quantised_product_and_fused_operators_are_layers_as_well(tmp_path):
     """The products of dynamic quantisation pass through integers; ONNX Runtime's own operators are not in ONNX."""
     drawn = Drawn()
-    first = looked_up(drawn)
-    pieces = [f"{first}.{name}" for name in ("bytes", "scale", "zero")]
-    drawn.nodes.append(helper.make_node("DynamicQuantizeLinear", [first], pieces))
     matrix = drawn.constant(np.eye(WIDTH, dtype=np.uint8))
-    sums = drawn.add("MatMulInteger", pieces[0], matrix, pieces[2])
-    second = drawn.add("Mul", drawn.add("Cast", sums, to=TensorProto.FLOAT), pieces[1])
+
+    def product(x: str) -> tuple[str, str]:
+        pieces = [f"{x}.{name}" for name in ("bytes", "scale", "zero")]
+        drawn.nodes.append(helper.make_node("DynamicQuantizeLinear", [x], pieces))
+        sums = drawn.add("MatMulInteger", pieces[0], matrix, pieces[2])
+        return drawn.add("Mul", drawn.add("Cast", sums, to=TensorProto.FLOAT), pieces[1]), sums
+
+    first = looked_up(drawn)
+    second, sums = product(first)
     gelu = drawn.add("BiasGelu", second, drawn.weight(WIDTH), domain="com.microsoft")
     third = drawn.dense(gelu)
     chosen = drawn.add("Gather", third, drawn.constant(np.int64(0)), axis=1)
-    scores = drawn.dense(chosen)
+    scores, _ = product(chosen)
     facts = read_graph(drawn.save(tmp_path / "int8.onnx", {"input_ids": IDS["input_ids"]}, {scores: 2}))
     assert facts.flow().layers == (first, gelu, third)
     assert resolve(facts, "penultimate") == chosen

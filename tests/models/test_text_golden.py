@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bowerbird.errors import ModelFormatError
 from bowerbird.models.engine import TensorSpec
 from bowerbird.models.sentence import load_modules, pool, shorten, unit
 from bowerbird.models.text import feeds, load_tokenizer, mask, read_text_rules, tokenize
@@ -84,6 +85,19 @@ def test_case_34_left_padding_last_token(tmp_path):
     found = pool(arrays["plain.hidden"], mask(tokens, rules, FREE), rules.pooling)
     assert_same(found, arrays["plain.hidden"][:, -1])
     assert_same(found, arrays["lasttoken.plain"])
+
+
+def test_case_34_an_end_token_that_is_promised_and_not_added(tmp_path):
+    directory = directory_of("left", tmp_path)
+    path = directory / "tokenizer_config.json"
+    config = json.loads(path.read_text("utf-8")) | {"add_eos_token": True}
+    path.write_text(json.dumps(config), "utf-8")
+    tokens_of(directory, ["a"])
+    tokenizer = json.loads((directory / "tokenizer.json").read_text("utf-8"))
+    tokenizer["post_processor"] = None
+    (directory / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
+    with pytest.raises(ModelFormatError, match=r"tokenizer\.json does not add '<\|endoftext\|>'"):
+        tokens_of(directory, ["a"])
 
 
 def test_case_33_strip_on_and_off(tmp_path):

@@ -48,7 +48,8 @@ GRAPHS = {
 """What each family publishes; `sentence` is with the other stacks, since its proof needs its own package."""
 
 
-@pytest.mark.parametrize("family", [pytest.param(f, marks=() if f == "dinov2" else slow) for f in GRAPHS])
+@slow
+@pytest.mark.parametrize("family", GRAPHS)
 def test_export_computes_what_the_original_does(exported, family):
     """Weights of one's own and no network: PyTorch's vectors, from files and texts through bowerbird."""
     done = exported(family)
@@ -98,6 +99,7 @@ def test_case_13_quickgelu_is_honoured_and_its_absence_is_seen(exported, built, 
     assert report.first.run == "alone"
 
 
+@slow
 def test_axes_are_free_where_they_should_be(exported):
     done = exported("dinov2")
     engine = open_engine("onnxruntime", done.directory / "onnx" / "model.onnx", precision="fp32", streams=1)
@@ -129,7 +131,9 @@ def test_importing_the_flow_loads_no_stack():
         "import sys, bowerbird.origin, bowerbird.origin.export, bowerbird.origin.source; "
         "print([m for m in ('torch','transformers','timm','open_clip','onnx','onnxruntime') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -145,7 +149,9 @@ def test_disagreement_names_the_output_and_leaves_nothing(built, tmp_path):
     with pytest.warns(DeprecationWarning, match="script"):
         torch.jit.script(Noisy()).save(str(path))
     request = Request(allow_pickle=True, processor=str(built("vit")))
-    with pytest.raises(ModelFormatError, match=r"onnx/model.onnx: output 'image_embeds' differs .* largest error"):
+    with pytest.raises(
+        ModelFormatError, match=r"onnx/model.onnx: output 'image_embeds' differs .* largest error"
+    ):
         export(str(path), tmp_path / "out", request)
     assert [entry.name for entry in tmp_path.iterdir()] == ["noisy.pt"]
 
@@ -218,7 +224,9 @@ def test_missing_weights_are_not_drawn_at_random(built, tmp_path):
         (directory / name).write_bytes((built("vit") / name).read_bytes())
     weights = load_file(built("vit") / "model.safetensors")
     gone = next(name for name in weights if name.endswith("dense.weight") or "fc1.weight" in name)
-    save_file({k: v for k, v in weights.items() if k != gone}, directory / "model.safetensors", {"format": "pt"})
+    save_file(
+        {k: v for k, v in weights.items() if k != gone}, directory / "model.safetensors", {"format": "pt"}
+    )
     with pytest.raises(ModelFormatError, match="do not fill ViTForImageClassification"):
         export(str(directory), tmp_path / "out")
 

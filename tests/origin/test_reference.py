@@ -100,3 +100,18 @@ def test_clip_texts_are_not_padded(built):
     assert len(short.input_ids) < 20
     assert len(cut.input_ids) == 20
     assert cut.input_ids[-1] == short.input_ids[-1], "the end token is kept"
+
+
+def test_an_absent_pooler_is_not_drawn_at_random(tmp_path):
+    """Many checkpoints of ViT come without the pooler that the class would have: then the class token it is."""
+    from transformers import ViTConfig, ViTModel
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = ViTConfig(**sizes, image_size=48, patch_size=8)
+    ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(
+        '{"image_processor_type": "ViTImageProcessor", "size": {"height": 48, "width": 48}}'
+    )
+    picture = _png(tmp_path / "one.png", "RGB", (9, 80, 200))
+    golden, _ = make_golden(str(tmp_path), [picture], [])
+    np.testing.assert_array_equal(golden.pictures[0].pooled, golden.pictures[0].raw[0])

@@ -51,7 +51,18 @@ def common(
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    from bowerbird.cli import demo, export, golden, index, info, models, search, verify  # noqa: F401  they register their verbs
+    from bowerbird.cli import (  # noqa: F401  they register their verbs
+        conditions,
+        demo,
+        export,
+        golden,
+        index,
+        info,
+        inspect,
+        models,
+        search,
+        verify,
+    )
 
     try:
         code = app(standalone_mode=False)

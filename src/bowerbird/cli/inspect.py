@@ -112,7 +112,12 @@ def _of_texts(tower: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for number, (name, prompt) in enumerate(tower["prompts"].items()):
         default = "  (default)" if name == tower["default_prompt"] else ""
         yield "" if number else "prompts", f"{name}: {prompt!r}{default}"
-    yield "pooling", " + ".join(tower["pooling"]) or "by the graph"
+    output = tower["outputs"].get(tower["output"])
+    by_graph = output is not None and len(output["shape"]) == 2
+    yield (
+        "pooling",
+        ", ".join([" + ".join(tower["pooling"])] * bool(tower["pooling"]) + ["by the graph"] * by_graph),
+    )
     for module in tower["after"]:
         yield "then", ", ".join(f"{name} {_plain(value)}" for name, value in module.items())
     yield "vector", f"{tower['output']}, {tower['dimensions']} dimensions"

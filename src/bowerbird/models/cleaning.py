@@ -89,11 +89,23 @@ def _windows_1252(found: re.Match[str]) -> str:
     return found.group().encode("latin-1").decode("cp1252", "ignore") or found.group()
 
 
+def _fixed(text: str, *, entities: bool) -> str:
+    """What ftfy does by table, until nothing changes any more."""
+    before = None
+    while text != before:
+        before = text
+        if entities:
+            text = _ENTITY.sub(lambda found: html.unescape(found.group()), text)
+        text = _C1.sub(_windows_1252, text).translate(_LETTERS).translate(_QUOTES)
+        text = text.replace("\r\n", "\n").replace("\r", "\n").translate(_BREAKS)
+        text = unicodedata.normalize("NFC", _ESCAPE.sub("", text).translate(_CONTROLS))
+    return text
+
+
 def _repaired(text: str) -> str:
     """open_clip's `basic_clean`, but for what ftfy guesses."""
-    if "<" not in text:  # otherwise it is taken for HTML source, whose entities mean something
-        text = _ENTITY.sub(lambda found: html.unescape(found.group()), text)
-    text = _C1.sub(_windows_1252, text).translate(_LETTERS).translate(_QUOTES)
-    text = text.replace("\r\n", "\n").replace("\r", "\n").translate(_BREAKS)
-    text = unicodedata.normalize("NFC", _ESCAPE.sub("", text).translate(_CONTROLS))
-    return html.unescape(html.unescape(text)).strip()
+    # From the line with the first "<" on, ftfy takes a text for HTML source, whose entities mean something.
+    tag = text.find("<")
+    source = text.rfind("\n", 0, tag) + 1 if tag >= 0 else len(text)
+    fixed = _fixed(text[:source], entities=True) + _fixed(text[source:], entities=False)
+    return html.unescape(html.unescape(fixed)).strip()

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from bowerbird.errors import ModelError, ModelFormatError, ModelNotFoundError
+from bowerbird.errors import ModelError, ModelFetchError, ModelFormatError, ModelNotFoundError
 from bowerbird.models import hub
 from bowerbird.models.catalog import REPOSITORY, CatalogEntry, catalog, find_entry
 from bowerbird.models.hub_calls import Progress
@@ -126,7 +126,7 @@ def locate(name: str, *, variant: str = "", progress: Progress | None = None) ->
         ModelNotFoundError: nothing is called that, it must be exported first, or it is not here and the user forbids
             network calls.
         ModelFormatError: a file is damaged, or the repository holds nothing that can be run.
-        ModelError: the hub or the disk does not allow it.
+        ModelFetchError: the hub or the disk does not allow it.
     """
     if local := _local(name):
         return local
@@ -159,7 +159,7 @@ def pull(name: str, *, variant: str = "", update: bool = False, progress: Progre
     if receipt is None:
         if hub.is_offline():
             if update:
-                raise ModelError(f"{name} cannot be updated: HF_HUB_OFFLINE is set.", hint="Unset it.")
+                raise ModelFetchError(f"{name} cannot be updated: HF_HUB_OFFLINE is set.", hint="Unset it.")
             return _cached(source)
         return _located(source, _pull(source, source.revision, progress))
     if damaged := [file for file in receipt.files if not _is_intact(receipt, file)]:
@@ -435,8 +435,8 @@ def _check_writable(folder: Path) -> None:
         raise _not_written(folder, error) from error
 
 
-def _not_written(path: Path, error: OSError) -> ModelError:
-    return ModelError(
+def _not_written(path: Path, error: OSError) -> ModelFetchError:
+    return ModelFetchError(
         f"{path} cannot be written: {error.strerror or error}.",
         hint="Set BOWERBIRD_DATA_DIR to a directory that can be written to.",
     )

@@ -160,7 +160,7 @@ def read_graph(path: Path, sha256: str = "") -> GraphFacts:
     Args:
         path: the ONNX file.
         sha256: of the file. Where it is given the facts are remembered under it in the cache directory: a large
-            graph takes a second to read.
+            graph takes half a second to read.
 
     Raises:
         ModelFormatError: the file is missing or is no ONNX graph.

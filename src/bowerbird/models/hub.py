@@ -100,7 +100,7 @@ def listing(repository: str, revision: str) -> Listing:
     Raises:
         ModelNotFoundError: no such repository or revision.
         ModelFormatError: a file name that would be written outside the repository's folder, or a file without a hash.
-        ModelError: the hub cannot be reached, refuses, or is too busy.
+        ModelFetchError: the hub cannot be reached, refuses, or is too busy.
     """
     from huggingface_hub import HfApi
 
@@ -128,7 +128,7 @@ def download(
 
     Raises:
         ModelFormatError: a file is not what the hub said; it is removed, so that the next call fetches it anew.
-        ModelError: no space, no right to write, no network, no access.
+        ModelFetchError: no space, no right to write, no network, no access.
     """
     _check_space(repository, commit, files)
     meter = Meter(sum(file.size for file in files), progress)

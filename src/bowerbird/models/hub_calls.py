@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from bowerbird.errors import ModelError, ModelFormatError, ModelNotFoundError
+from bowerbird.errors import ModelError, ModelFetchError, ModelFormatError, ModelNotFoundError
 
 if TYPE_CHECKING:
     from httpx2 import Headers, Request, Response
@@ -158,9 +158,9 @@ def patiently(action: Callable[[], T], transfer: Transfer, what: str, repository
     raise AssertionError("unreachable")
 
 
-def no_space(repository: str, cache: Path, figures: str) -> ModelError:
+def no_space(repository: str, cache: Path, figures: str) -> ModelFetchError:
     """The error for a full disk."""
-    return ModelError(
+    return ModelFetchError(
         f"{repository} cannot be downloaded: there is no space in {cache}: {figures}.",
         hint="Free some, or set HF_HOME to a directory on another disk.",
     )
@@ -268,7 +268,7 @@ def _wait(error: Exception, backoff: float) -> float | None:
     return backoff if isinstance(error, broken) or _is_short(error) else None
 
 
-def _explained(error: Exception, what: str, repository: str, cache: Path) -> ModelError:
+def _explained(error: Exception, what: str, repository: str, cache: Path) -> ModelFetchError:
     """The error that a user sees."""
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -279,14 +279,14 @@ def _explained(error: Exception, what: str, repository: str, cache: Path) -> Mod
     return _network_error(error, what, repository) or _local_error(error, what, repository, cache)
 
 
-def _busy(error: _BusyError, what: str, repository: str) -> ModelError:
+def _busy(error: _BusyError, what: str, repository: str) -> ModelFetchError:
     if error.status == 429:
         wait = f" It asks to wait {error.wait:.0f} s." if error.wait is not None else ""
-        return ModelError(
+        return ModelFetchError(
             f"The hub limits how often it may be asked (429), and refused {what}.{wait}",
             hint=f"Try again later; to raise the limit, {_LOGIN}.",
         )
-    return ModelError(
+    return ModelFetchError(
         f"The hub failed to answer for {what} (HTTP {error.status}, {ATTEMPTS} attempts).",
         hint=f"Try again later: {_pull(repository)}",
     )
@@ -296,7 +296,7 @@ def _refused(error: Exception, status: int, what: str, repository: str) -> Model
     from huggingface_hub import errors as hub
 
     if isinstance(error, hub.GatedRepoError):
-        return ModelError(
+        return ModelFetchError(
             f"{repository} is gated: its owner wants you to accept conditions first.",
             hint=f"Accept them at https://huggingface.co/{repository}, then {_LOGIN}, and: {_pull(repository)}",
         )
@@ -314,28 +314,28 @@ def _refused(error: Exception, status: int, what: str, repository: str) -> Model
             f"The hub has no repository {repository}, or it is private and this token may not read it.",
             hint=f"Check the name; if it is private, {_LOGIN}.",
         )
-    return ModelError(
+    return ModelFetchError(
         f"The hub refused {what} (HTTP {status}).",
         hint=f"Check what your token may read; to change it, {_LOGIN}.",
     )
 
 
-def _network_error(error: Exception, what: str, repository: str) -> ModelError | None:
+def _network_error(error: Exception, what: str, repository: str) -> ModelFetchError | None:
     import httpx2
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     if isinstance(error, OfflineModeIsEnabled):
-        return ModelError(
+        return ModelFetchError(
             f"{what} cannot be asked for: huggingface_hub was imported while HF_HUB_OFFLINE was set.",
             hint="Start Python again without it.",
         )
     if isinstance(error, (httpx2.ConnectError, httpx2.ProxyError)):
-        return ModelError(
+        return ModelFetchError(
             f"The hub cannot be reached for {what}: {error}.",
             hint="Check the network and the proxy; HF_HUB_OFFLINE=1 uses what was downloaded before.",
         )
     if isinstance(error, httpx2.HTTPError) or _is_short(error):
-        return ModelError(
+        return ModelFetchError(
             f"The connection broke while {what} was fetched ({type(error).__name__}, {ATTEMPTS} attempts).",
             hint=f"Try again: {_pull(repository)}. Files that are complete are kept.",
         )
@@ -354,11 +354,11 @@ def _local_error(error: Exception, what: str, repository: str, cache: Path) -> M
             repository, cache, f"{shutil.disk_usage(existing(cache)).free / 1e6:,.1f} MB are left"
         )
     if isinstance(error, OSError) and error.errno is not None:
-        return ModelError(
+        return ModelFetchError(
             f"{what} cannot be written to {cache}: {os.strerror(error.errno)}.",
             hint="Set HF_HOME to a directory that can be written to.",
         )
-    return ModelError(
+    return ModelFetchError(
         f"{what} could not be fetched: {type(error).__name__}: {error}.",
         hint=f"Try again: {_pull(repository)}",
     )

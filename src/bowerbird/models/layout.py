@@ -149,8 +149,11 @@ def _is_wanted(path: str, layout: Layout, roots: set[str]) -> bool:
 
 
 def _none(have: set[str], variant: str, where: str) -> ModelFormatError:
-    if variant and (known := variants(have)):
-        return ModelFormatError(f"{where} has no variant {variant!r}.", hint=f"It has: {', '.join(known)}.")
+    if variant and (_found(have, "") or variants(have)):
+        known = ", ".join(variants(have))
+        return ModelFormatError(
+            f"{where} has no variant {variant!r}.", hint=f"It has: {known or 'the plain graphs only'}."
+        )
     graphs = sorted(path for path in have if path.endswith(".onnx"))
     if graphs:
         known_names = ", ".join(dict.fromkeys(layout.image.format("") for layout in LAYOUTS))

@@ -9,149 +9,23 @@ openclip   open_clip: torchvision transforms on Pillow pictures
 timm       timm: the same, with its own crops
 =========  ===========================================================================================
 
-A class of image processor is a row of `FAMILIES`; what changed in transformers 5 is a row of `CHANGED_IN_5`. An
-unknown key is never ignored: it may change every vector.
+An unknown key is never ignored: it may change every vector.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from bowerbird.errors import ModelFormatError
-from bowerbird.models.vision import (
-    RESAMPLE_NAMES,
-    CenterCrop,
-    Floats,
-    GeometryStep,
-    Patches,
-    PatchResize,
-    Resize,
-    Scale,
-    ShareCrop,
-    Steps,
-    Triple,
-)
+from bowerbird.models.families import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, hugging_face
+from bowerbird.models.keys import Config, as_object, load, sides
+from bowerbird.models.vision import RESAMPLE_NAMES, CenterCrop, GeometryStep, Resize, Scale, Steps
 
 PROFILES = ("hf4-pil", "hf5-tv", "openclip", "timm")
-
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-HALF = (0.5, 0.5, 0.5)
-
-Size: TypeAlias = tuple[int, int] | int
-"""(height, width), or the shorter side."""
-
-
-@dataclass(frozen=True)
-class Family:
-    """What one class of image processor does with a config that does not say.
-
-    Attributes:
-        size: an integer is the shorter side, a pair is (height, width).
-        resample: Pillow's code.
-        crop: `do_center_crop`; None where the class, in transformers 4, has no such key.
-        crop_size: (height, width), both alike.
-        mean: by channel.
-        std: by channel.
-        square: what an integer `size` in a config means: a square, or the shorter side.
-        route: how the steps are put together; a key of `_ROUTES`.
-        sides: the spellings of `size` that the class takes in transformers 4.
-        crop_pct: the share of the resized picture that is kept, where the class has that key.
-    """
-
-    size: Size
-    resample: int
-    crop: bool | None = None
-    crop_size: int = 224
-    mean: Triple = HALF
-    std: Triple = HALF
-    square: bool = True
-    route: str = "plain"
-    sides: tuple[str, ...] = ("square",)
-    crop_pct: float = 0.0
-
-
-_BOTH = ("shortest", "square")
-_CLIP = Family(224, 3, True, 224, CLIP_MEAN, CLIP_STD, square=False, sides=_BOTH)
-_MOBILENET = Family(256, 2, True, 224, square=False, sides=_BOTH)
-
-FAMILIES: dict[str, Family] = {
-    "CLIP": _CLIP,
-    "Bit": _CLIP,
-    "ChineseCLIP": replace(_CLIP, sides=("square",)),
-    "Siglip": Family((224, 224), 3, square=False),
-    "Siglip2": Family(0, 2, route="naflex"),
-    "ViT": Family((224, 224), 2),
-    "Pvt": Family((224, 224), 2, mean=IMAGENET_MEAN, std=IMAGENET_STD),
-    "Segformer": Family((512, 512), 2, mean=IMAGENET_MEAN, std=IMAGENET_STD),
-    "DeiT": Family((256, 256), 3, True, 224),
-    "Beit": Family((256, 256), 3, True, 224),
-    "DINOv3ViT": Family((224, 224), 2, mean=IMAGENET_MEAN, std=IMAGENET_STD, route="floats"),
-    "ConvNext": Family(384, 2, square=False, route="convnext", sides=("shortest",), crop_pct=224 / 256),
-    "PoolFormer": Family(
-        224,
-        3,
-        True,
-        224,
-        IMAGENET_MEAN,
-        IMAGENET_STD,
-        square=False,
-        route="poolformer",
-        sides=_BOTH,
-        crop_pct=0.9,
-    ),
-    "Levit": Family(224, 3, True, 224, IMAGENET_MEAN, IMAGENET_STD, square=False, route="levit", sides=_BOTH),
-    "MobileNetV1": _MOBILENET,
-    "MobileNetV2": _MOBILENET,
-    "MobileViT": Family(224, 2, True, 256, square=False, route="mobilevit", sides=_BOTH),
-    "EfficientNet": Family((346, 346), 0, False, 289, route="efficientnet"),
-    "Blip": Family((384, 384), 3, mean=CLIP_MEAN, std=CLIP_STD),
-    "Perceiver": Family((224, 224), 3, True, 256, IMAGENET_MEAN, IMAGENET_STD, route="perceiver"),
-    "OwlViT": Family((768, 768), 3, False, 768, CLIP_MEAN, CLIP_STD),
-}
-"""By class name without `FeatureExtractor`, `ImageProcessor` and what follows; as transformers 4 has them."""
-
-CHANGED_IN_5: dict[str, dict[str, Any]] = {
-    "Beit": {"size": (224, 224), "crop": False},
-    "ConvNext": {"resample": 3},
-    "EfficientNet": {"resample": 3},
-    "MobileViT": {"resample": 3},
-    "Pvt": {"resample": 3},
-}
-"""What the same classes default to in transformers 5."""
-
-MODEL_TYPES: dict[str, str] = {
-    **dict.fromkeys(("aimv2", "altclip", "clip", "git", "groupvit", "metaclip_2", "mlcd", "xclip"), "CLIP"),
-    **dict.fromkeys(("bit", "dinov2", "dinov2_with_registers", "focalnet", "hiera", "pixio"), "Bit"),
-    **dict.fromkeys(("ijepa", "swin", "swinv2", "vit", "vit_mae", "vit_msn", "swiftformer", "dinat"), "ViT"),
-    **dict.fromkeys(("convnext", "convnextv2", "cvt", "regnet", "resnet"), "ConvNext"),
-    **dict.fromkeys(("align", "efficientnet"), "EfficientNet"),
-    **dict.fromkeys(("beit", "data2vec-vision"), "Beit"),
-    **dict.fromkeys(("blip", "blip-2"), "Blip"),
-    **dict.fromkeys(("mobilevit", "mobilevitv2"), "MobileViT"),
-    **dict.fromkeys(("pvt", "pvt_v2"), "Pvt"),
-    "chinese_clip": "ChineseCLIP",
-    "deit": "DeiT",
-    "dinov3_vit": "DINOv3ViT",
-    "levit": "Levit",
-    "mobilenet_v1": "MobileNetV1",
-    "mobilenet_v2": "MobileNetV2",
-    "owlvit": "OwlViT",
-    "perceiver": "Perceiver",
-    "poolformer": "PoolFormer",
-    "segformer": "Segformer",
-    "siglip": "Siglip",
-    "siglip2": "Siglip2",
-}
-"""`model_type` of config.json -> family, for configs that do not name their class."""
 
 
 def read_steps(directory: Path, profile: str = "") -> Steps:
@@ -200,434 +74,33 @@ def read_steps(directory: Path, profile: str = "") -> Steps:
     )
 
 
-class Config:
-    """The keys of a config, each read once; what nobody read is an error in the end.
-
-    Attributes:
-        path: of the file, for messages.
-        read: names that were asked for.
-    """
-
-    def __init__(self, values: Mapping[str, Any], path: Path) -> None:
-        self.values = dict(values)
-        self.path = path
-        self.read: set[str] = set()
-
-    @property
-    def unread(self) -> set[str]:
-        """Names in the file that nobody asked for."""
-        return set(self.values) - self.read
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """The value, or `default` where it is missing or null."""
-        self.read.add(key)
-        value = self.values.get(key)
-        return default if value is None else value
-
-    def switch(self, key: str, default: bool | None) -> bool:
-        """A boolean. Null, unlike a missing key, means off: in transformers it hides the default of the class."""
-        self.read.add(key)
-        value = self.values.get(key, default) or False
-        if not isinstance(value, (bool, int)) or value not in (0, 1):
-            raise self.refuse(key, "true or false")
-        return bool(value)
-
-    def number(self, key: str, default: float) -> float:
-        """A finite number."""
-        value = self.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise self.refuse(key, "a number")
-        return float(value)
-
-    def count(self, key: str, default: int) -> int:
-        """A whole number above zero."""
-        value = self.number(key, default)
-        if value < 1 or value != int(value):
-            raise self.refuse(key, "a whole number above zero")
-        return int(value)
-
-    def triple(self, key: str, default: Triple) -> Triple:
-        """One number for each channel; a single number stands for all three."""
-        value = self.get(key, default)
-        value = [value] * 3 if isinstance(value, (int, float)) else value
-        numbers = isinstance(value, (list, tuple)) and all(
-            isinstance(part, (int, float)) and not isinstance(part, bool) and math.isfinite(part)
-            for part in value
-        )
-        if not numbers or len(value) != 3:
-            raise self.refuse(key, "three numbers")
-        return tuple(float(part) for part in value)
-
-    def divisor(self, key: str, default: Triple) -> Triple:
-        """As `triple`, none of them zero."""
-        value = self.triple(key, default)
-        if 0.0 in value:
-            raise self.refuse(key, "three numbers other than zero")
-        return value
-
-    def choice(self, key: str, default: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
-        """One of the `known` words."""
-        value = self.get(key, default)
-        if value not in known:
-            raise self.refuse(key, " or ".join(known))
-        return str(value)
-
-    def neutral(self, *keys: str) -> None:
-        """Keys that say nothing about the arithmetic."""
-        self.read |= set(keys)
-
-    def unset(self, *keys: str) -> None:
-        """Keys that are known but may not be switched on.
-
-        Raises:
-            ModelFormatError: one of them is.
-        """
-        for key in keys:
-            if self.get(key):
-                raise self.refuse(key, "null or false")
-
-    def refuse(self, key: str, accepted: str) -> ModelFormatError:
-        """The error for a value that is not understood."""
-        shown = self.values.get(key)
-        return ModelFormatError(
-            f"{self.path}: {key} {shown!r} is not understood.", hint=f"Accepted here: {accepted}."
-        )
-
-
 Reader: TypeAlias = Callable[[Config, str], Steps]
 
 
 def _candidates(directory: Path) -> Iterator[tuple[Config, tuple[str, ...], Reader]]:
     """(config, the profiles it can be read under, its reader), most telling first."""
-    hugging_face = ("hf4-pil", "hf5-tv")
+    transformers = ("hf4-pil", "hf5-tv")
     path = directory / "preprocessor_config.json"
-    if (values := _load(path)) is not None:
+    if (values := load(path)) is not None:
         if str(values.get("image_processor_type")).startswith("TimmWrapper"):
-            yield Config(_timm_block(values), path), ("timm", *hugging_face), _timm
+            yield Config(_timm_block(values), path), ("timm", *transformers), _timm
         else:
-            yield Config(values, path), hugging_face, _hugging_face
+            yield Config(values, path), transformers, hugging_face
     path = directory / "processor_config.json"
-    if isinstance(nested := (_load(path) or {}).get("image_processor"), dict):
-        yield Config(nested, path), hugging_face, _hugging_face
+    if isinstance(nested := (load(path) or {}).get("image_processor"), dict):
+        yield Config(nested, path), transformers, hugging_face
     path = directory / "open_clip_config.json"
-    if (values := _load(path)) is not None and "preprocess_cfg" in values:
-        block = _object(values["preprocess_cfg"], path, "preprocess_cfg")
+    if (values := load(path)) is not None and "preprocess_cfg" in values:
+        block = as_object(values["preprocess_cfg"], path, "preprocess_cfg")
         size = _open_clip_size(values)
         yield Config({**block, **({"size": size} if size else {})}, path), ("openclip",), _open_clip
     for path in (directory / "visual" / "preprocess_cfg.json", directory / "preprocess_cfg.json"):
-        if (values := _load(path)) is not None:
+        if (values := load(path)) is not None:
             yield Config(values, path), ("openclip",), _open_clip
     path = directory / "config.json"
-    values = _load(path) or {}
+    values = load(path) or {}
     if "pretrained_cfg" in values or ("architecture" in values and "input_size" in values):
         yield Config(_timm_block(values), path), ("timm",), _timm
-
-
-def _load(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None where there is no file."""
-    try:
-        return _object(json.loads(path.read_text("utf-8")), path, "the file")
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise ModelFormatError(f"{path} cannot be read: {error!r}.", hint="Fetch the model again.") from error
-
-
-def _object(value: Any, path: Path, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ModelFormatError(f"{path}: {what} is not a JSON object.", hint="Fetch the model again.")
-    return value
-
-
-# --- Hugging Face -----------------------------------------------------------------------------------------------
-
-_SUFFIX = re.compile(r"(FeatureExtractor|ImageProcessor)(Fast|Pil)?$")
-
-_NEUTRAL = (
-    "image_processor_type",
-    "feature_extractor_type",
-    "processor_class",
-    "_processor_class",
-    "return_tensors",
-    "do_convert_rgb",  # pictures are RGB before the first step
-    "do_reduce_labels",  # of segmentation maps
-    "reduce_labels",
-    "disable_grouping",
-    "device",
-)
-
-
-def _hugging_face(config: Config, profile: str) -> Steps:
-    five = profile == "hf5-tv"
-    name = _family_name(config)
-    family = replace(FAMILIES[name], **(CHANGED_IN_5.get(name, {}) if five else {}))
-    config.neutral(*_NEUTRAL)
-    config.unset("input_data_format")
-    config.choice("data_format", "channels_first", ("channels_first",))
-    steps = Builder(config, family, five=five).build()
-    _check_padding(config, steps)
-    return steps
-
-
-def _family_name(config: Config) -> str:
-    kind = config.get("image_processor_type") or config.get("feature_extractor_type")
-    if kind is None:
-        model = (_load(config.path.parent / "config.json") or {}).get("model_type")
-        if model in MODEL_TYPES:
-            return MODEL_TYPES[model]
-    elif isinstance(kind, str) and (name := _SUFFIX.sub("", kind)) in FAMILIES and name != kind:
-        return name
-    raise ModelFormatError(
-        f"{config.path}: image_processor_type {kind!r} is not known.",
-        hint=f"Known: {', '.join(f'{name}ImageProcessor' for name in sorted(FAMILIES))}.",
-    )
-
-
-def _check_padding(config: Config, steps: Steps) -> None:
-    """Padding to the largest of a batch, or to a divisor, changes nothing where every picture has one size."""
-    pad, size = config.switch("do_pad", default=False), config.get("pad_size")
-    if pad and (steps.size is None or (size and _sides(config, "pad_size", size, square=True) != steps.size)):
-        raise config.refuse("do_pad", "false, or true where all pictures come out in one size")
-    divisor = config.count("size_divisor", 1)
-    if steps.size and any(side % divisor for side in steps.size):
-        raise config.refuse("size_divisor", f"a divisor of {steps.size[0]} and {steps.size[1]}")
-
-
-def _sides(config: Config, key: str, value: Any, *, square: bool) -> Any:
-    """A size in any of its published spellings.
-
-    Returns:
-        An integer, the shorter side; (height, width); or a dictionary with other keys, as it stands.
-    """
-    if isinstance(value, dict):
-        parts = {name: part for name, part in value.items() if part is not None}
-        names = set(parts)
-    elif isinstance(value, (list, tuple)) and len(value) == 2:
-        parts, names = {"height": value[0], "width": value[1]}, {"height", "width"}
-    else:
-        parts = {"height": value, "width": value} if square else {"shortest_edge": value}
-        names = set(parts)
-    for part in parts.values():
-        if isinstance(part, bool) or not isinstance(part, (int, float)) or part < 1 or part != int(part):
-            raise config.refuse(key, 'numbers above zero, as {"height": h, "width": w}')
-    parts = {name: int(part) for name, part in parts.items()}
-    if names == {"height", "width"}:
-        return parts["height"], parts["width"]
-    if names == {"shortest_edge"}:
-        return parts["shortest_edge"]
-    if names in ({"shortest_edge", "longest_edge"}, {"max_height", "max_width"}):
-        return parts
-    raise config.refuse(key, '{"shortest_edge": n} or {"height": h, "width": w}')
-
-
-class Builder:
-    """Puts the steps of one Hugging Face config together.
-
-    Attributes:
-        config: its keys.
-        family: the defaults of its class.
-        five: whether transformers 5 with torchvision is meant, or 4 with Pillow.
-    """
-
-    def __init__(self, config: Config, family: Family, *, five: bool) -> None:
-        self.config = config
-        self.family = family
-        self.five = five
-        self.kernel = "torch" if five else "pillow"
-        self.padding = "after" if five else "before"
-
-    def build(self) -> Steps:
-        """The steps, by the route of the family."""
-        return _ROUTES[self.family.route](self)
-
-    # Pieces, each reading its own keys.
-
-    def resample(self) -> int:
-        """Pillow's code."""
-        value = self.config.get("resample", self.family.resample)
-        if self.five and "resample" in self.config.values and self.config.values["resample"] is None:
-            value = 2  # null hides the default of the class, and the resize itself falls back to bilinear
-        codes = (0, 1, 2, 3) if self.kernel == "torch" else tuple(range(len(RESAMPLE_NAMES)))
-        if isinstance(value, bool) or value not in codes:
-            known = ", ".join(f"{code} {RESAMPLE_NAMES[code]}" for code in codes)
-            raise self.config.refuse("resample", known)
-        return int(value)
-
-    def size(self) -> Any:
-        """As of `_sides`, restricted to what the class takes in transformers 4."""
-        said = self.config.get("default_to_square")
-        square = self.family.square if said is None or not self.five else bool(said)  # 4 does not look at it
-        value = self.config.get("size")
-        size = self.family.size if value is None else _sides(self.config, "size", value, square=square)
-        if self.five:
-            return size
-        if isinstance(size, dict) and "shortest_edge" in size and "shortest" in self.family.sides:
-            size = size["shortest_edge"]  # transformers 4 does not look at longest_edge here
-        spelled = {"shortest": '{"shortest_edge": n}', "square": '{"height": h, "width": w}'}
-        form = {int: "shortest", tuple: "square"}.get(type(size))
-        if form not in self.family.sides:
-            raise self.config.refuse("size", " or ".join(spelled[side] for side in self.family.sides))
-        return size
-
-    def resize(self, size: Any, resample: int) -> Resize:
-        """The resize to a size as of `_sides`."""
-        if isinstance(size, int):
-            return Resize(size, size, "shortest", resample, kernel=self.kernel)
-        if isinstance(size, tuple):
-            return Resize(size[0], size[1], "square", resample, kernel=self.kernel)
-        if "max_height" in size:
-            return Resize(size["max_height"], size["max_width"], "inside", resample, kernel=self.kernel)
-        short = size["shortest_edge"]
-        return Resize(short, short, "shortest", resample, longest=size["longest_edge"], kernel=self.kernel)
-
-    def crop(self) -> list[CenterCrop]:
-        """The centre crop, if it is on."""
-        size = self.crop_size()
-        on = self.config.switch("do_center_crop", self.family.crop)
-        if on and self.family.crop is None and not self.five:
-            raise ModelFormatError(
-                f"{self.config.path}: do_center_crop is on, which this class of transformers 4 does not look at.",
-                hint="Ask for the profile hf5-tv, which crops, or remove the key.",
-            )
-        return [CenterCrop(*size, padding=self.padding)] if on else []
-
-    def crop_size(self) -> tuple[int, int]:
-        """(height, width)."""
-        value = self.config.get("crop_size", self.family.crop_size)
-        size = _sides(self.config, "crop_size", value, square=True)
-        if not isinstance(size, tuple):
-            raise self.config.refuse("crop_size", '{"height": h, "width": w}')
-        return size
-
-    def plain_resize(self) -> list[GeometryStep]:
-        """The resize, if it is on."""
-        size, resample = self.size(), self.resample()
-        return [self.resize(size, resample)] if self.config.switch("do_resize", default=True) else []
-
-    def scale(self, *, again: bool = False, order: str = "rgb", offset: float = 0.0) -> Scale:
-        """Rescale and normalise."""
-        rescale = self.config.switch("do_rescale", default=True)
-        normalise = self.config.switch("do_normalize", default=self.family.route != "mobilevit")
-        factor = self.config.number("rescale_factor", 1 / 255)
-        mean = self.config.triple("image_mean", self.family.mean)
-        std = self.config.divisor("image_std", self.family.std)
-        if self.family.route == "mobilevit":
-            normalise = False  # the class has no such step, whatever the config says
-        if rescale and factor == 0:
-            raise self.config.refuse("rescale_factor", "a number other than zero")
-        offset = offset if rescale else 0.0
-        fused = rescale and normalise and not offset
-        arithmetic = ("fused" if fused else "float32") if self.five else "float64"
-        return Scale(
-            factor if rescale else 1.0,
-            mean if normalise else (0.0,) * 3,
-            std if normalise else (1.0,) * 3,
-            arithmetic if rescale else "float64",
-            offset=offset,
-            again=std if again else (),
-            order=order,
-        )
-
-    # Routes.
-
-    def plain(self) -> Steps:
-        """Resize, crop, scale."""
-        return Steps((*self.plain_resize(), *self.crop()), self.scale())
-
-    def levit(self) -> Steps:
-        """The short side is resized to 256/224 of what `size` says."""
-        size, resample = self.size(), self.resample()
-        size = int((256 / 224) * size) if isinstance(size, int) else size
-        on = self.config.switch("do_resize", default=True)
-        resized = [self.resize(size, resample)] if on else []
-        return Steps((*resized, *self.crop()), self.scale())
-
-    def convnext(self) -> Steps:
-        """Below 384: the short side to size / crop_pct, and a crop; from 384 on: a square."""
-        size, resample = self.size(), self.resample()
-        if isinstance(size, dict):
-            size = size.get("shortest_edge")
-        if not isinstance(size, int):
-            raise self.config.refuse("size", '{"shortest_edge": n}')
-        share = self.config.number("crop_pct", self.family.crop_pct)
-        geometry: list[GeometryStep] = [self.resize((size, size), resample)]
-        if size < 384:
-            geometry = [
-                self.resize(int(size / share), resample),
-                CenterCrop(size, size, padding=self.padding),
-            ]
-        on = self.config.switch("do_resize", default=True)
-        return Steps((*(geometry if on else []), *self.crop()), self.scale())
-
-    def poolformer(self) -> Steps:
-        """The short side to size / crop_pct, also where a square is asked for."""
-        size, resample = self.size(), self.resample()
-        share = self.config.number("crop_pct", self.family.crop_pct)
-        if self.config.values.get("crop_pct", share) is None:
-            pass  # null switches it off
-        elif isinstance(size, tuple):
-            height, width = (int(side / share) for side in size)
-            size = height if size[0] == size[1] else (height, width)
-        elif isinstance(size, int):
-            size = int(size / share)
-        on = self.config.switch("do_resize", default=True)
-        resized = [self.resize(size, resample)] if on else []
-        return Steps((*resized, *self.crop()), self.scale())
-
-    def perceiver(self) -> Steps:
-        """The crop comes first, in proportion to the short side; then the square."""
-        size = self.size()
-        if not isinstance(size, tuple):
-            raise self.config.refuse("size", '{"height": h, "width": w}')
-        crop = self.crop_size()
-        on = self.config.switch("do_center_crop", self.family.crop)
-        share = ShareCrop(size[0] / crop[0], size[1] / crop[1], padding=self.padding)
-        return Steps((*([share] if on else []), *self.plain_resize()), self.scale())
-
-    def mobilevit(self) -> Steps:
-        """No mean and std; blue comes first."""
-        flip = self.config.switch("do_flip_channel_order", default=True)
-        return Steps((*self.plain_resize(), *self.crop()), self.scale(order="bgr" if flip else "rgb"))
-
-    def efficientnet(self) -> Steps:
-        """Levels may be shifted by one before mean and std, and std divides twice under `include_top`."""
-        offset = 1.0 if self.config.switch("rescale_offset", default=False) else 0.0
-        again = self.config.switch("include_top", default=True)
-        return Steps((*self.plain_resize(), *self.crop()), self.scale(again=again, offset=offset))
-
-    def floats(self) -> Steps:
-        """Levels become floats before the resize. There is one implementation, on tensors, for both profiles."""
-        self.kernel, self.padding, self.five = "torch", "after", True
-        scale = self.scale()
-        first = Floats(scale.factor)
-        return Steps(
-            (first, *self.plain_resize(), *self.crop()), replace(scale, factor=1.0, arithmetic="float32")
-        )
-
-    def naflex(self) -> Steps:
-        """As many patches as fit."""
-        patch, count = self.config.count("patch_size", 16), self.config.count("max_num_patches", 256)
-        if not self.config.switch("do_resize", default=True):
-            raise self.config.refuse("do_resize", "true")
-        return Steps(
-            (PatchResize(patch, count, self.resample(), self.kernel),), self.scale(), Patches(patch, count)
-        )
-
-
-_ROUTES: dict[str, Callable[[Builder], Steps]] = {
-    "plain": Builder.plain,
-    "levit": Builder.levit,
-    "convnext": Builder.convnext,
-    "poolformer": Builder.poolformer,
-    "perceiver": Builder.perceiver,
-    "mobilevit": Builder.mobilevit,
-    "efficientnet": Builder.efficientnet,
-    "floats": Builder.floats,
-    "naflex": Builder.naflex,
-}
-
-
-# --- open_clip ----------------------------------------------------------------------------------------------------
 
 
 def _open_clip_size(values: Mapping[str, Any]) -> Any:
@@ -640,7 +113,7 @@ def _open_clip_size(values: Mapping[str, Any]) -> Any:
 def _open_clip(config: Config, _: str) -> Steps:
     value = config.get("size", 224)
     value = value[0] if isinstance(value, list) and len(value) == 1 else value
-    height, width = _sides(config, "size", value, square=True)
+    height, width = sides(config, "size", value, square=True)
     resample = {"bicubic": 3, "bilinear": 2, "random": 3}
     code = resample[config.choice("interpolation", "bicubic", resample)]
     mode = config.choice("resize_mode", "shortest", ("shortest", "longest", "squash"))
@@ -698,9 +171,9 @@ _TIMM_NEUTRAL = [
 
 
 def _timm_block(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The `pretrained_cfg`; in old files its keys lie in the file itself."""
-    block = values.get("pretrained_cfg")
-    return dict(block) if isinstance(block, dict) and block else dict(values)
+    """The `pretrained_cfg`, `data_config` where transformers wrote it; in old files its keys lie in the file itself."""
+    block = values.get("pretrained_cfg") or values.get("data_config")
+    return dict(block) if isinstance(block, dict) else dict(values)
 
 
 def _timm(config: Config, _: str) -> Steps:
@@ -708,7 +181,7 @@ def _timm(config: Config, _: str) -> Steps:
     shape = config.get("input_size", [3, 224, 224])
     if not isinstance(shape, list) or len(shape) != 3 or shape[0] != 3:
         raise config.refuse("input_size", "[3, height, width]")
-    height, width = _sides(config, "input_size", shape[1:], square=True)
+    height, width = sides(config, "input_size", shape[1:], square=True)
     names = {name: code for code, name in enumerate(RESAMPLE_NAMES)}
     code = names[config.choice("interpolation", "bicubic", names)]
     share = config.number("crop_pct", 0.875) or 0.875

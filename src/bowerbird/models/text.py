@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from bowerbird.errors import ModelFormatError
 from bowerbird.models.cleaning import LOWER, clean
-from bowerbird.models.sentence import pool
+from bowerbird.models.sentence import pool, read_json
 from bowerbird.models.text_rules import ROLES, TextRules, read_text_rules
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def load_tokenizer(path: Path, rules: TextRules) -> Tokenizer:
     `tokenizer.json` says 128 with fixed padding to 128.
 
     Raises:
-        ModelFormatError: the file is missing or damaged, or the maximum leaves no room for a text.
+        ModelFormatError: the file is missing or damaged, does not add what `tokenizer_config.json` says it adds, or
+            the maximum leaves no room for a text.
     """
     from tokenizers import Tokenizer, normalizers
 
@@ -84,11 +85,27 @@ def load_tokenizer(path: Path, rules: TextRules) -> Tokenizer:
             f"{path}: {rules.max_tokens} tokens leave no room beside {special} special ones."
         )
     tokenizer.no_padding()
+    _check_ends(tokenizer, path)
     tokenizer.enable_truncation(rules.max_tokens, direction=rules.cut_side)
     if LOWER in rules.clean:
         own = [tokenizer.normalizer] if tokenizer.normalizer else []
         tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
     return tokenizer
+
+
+def _check_ends(tokenizer: Tokenizer, path: Path) -> None:
+    """Some libraries add begin and end tokens by tokenizer_config.json alone: without them every vector is another."""
+    beside = path.with_name("tokenizer_config.json")
+    config = read_json(beside) if beside.exists() else {}
+    ids = tokenizer.encode("a").ids
+    for flag, key, place in (("add_bos_token", "bos_token", 0), ("add_eos_token", "eos_token", -1)):
+        token = config.get(key)
+        token = token.get("content") if isinstance(token, dict) else token
+        if config.get(flag) is True and token and (not ids or tokenizer.id_to_token(ids[place]) != token):
+            raise ModelFormatError(
+                f"{path} does not add {token!r} to a text, while {beside.name} says {flag}: true.",
+                hint="Save the tokeniser again with the library it is from, so that tokenizer.json is complete.",
+            )
 
 
 def tokenize(tokenizer: Tokenizer, rules: TextRules, texts: Sequence[str], prompt: str = "") -> list[Tokens]:

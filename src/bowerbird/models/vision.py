@@ -13,7 +13,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -603,10 +602,3 @@ def _triple(values: Triple) -> str:
     if len(set(values)) == 1:
         return _number(values[0])
     return "[" + ", ".join(map(_number, values)) + "]"
-
-
-def read_steps(path: Path) -> Steps:
-    """The steps of the model directory that `path`, its `preprocessor_config.json`, lies in."""
-    from bowerbird.models.processors import read_steps as read
-
-    return read(path.parent)

@@ -294,11 +294,13 @@ class _Path:
     def _trunk(self) -> list[_Cut]:
         """The cuts before pooling and head; all but the output itself where nothing has tokens or places."""
         placed = [i for i, cut in enumerate(self.cuts) if self._has_places(cut)]
-        trunk = self.cuts[: placed[-1] + 1] if placed else self.cuts[:-1]
-        for place, cut in enumerate(trunk):
+        if not placed:
+            return self.cuts[:-1]
+        end = placed[-1] + 1
+        for place, cut in enumerate(self.cuts[: end + 1]):
             if self._pools(cut):
-                return self._before_projection(trunk[:place])
-        return trunk
+                return self._before_projection(self.cuts[:place])
+        return self.cuts[:end]
 
     def _before_projection(self, cuts: list[_Cut]) -> list[_Cut]:
         """Without the projection to keys and values, where all of them come out of one product."""

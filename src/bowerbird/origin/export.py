@@ -16,7 +16,7 @@ import numpy as np
 from bowerbird.errors import BowerbirdError
 from bowerbird.judge.golden import FILE_NAME, Golden
 from bowerbird.origin.graphs import OPSET, Agreement, check_graph, write_graph
-from bowerbird.origin.original import Feeds, Original, Tower
+from bowerbird.origin.original import Array, Feeds, Tower
 from bowerbird.origin.reference import Failure, Photo, probe_texts, probes, read_photos, reference
 from bowerbird.origin.request import Request
 from bowerbird.origin.source import open_source
@@ -166,8 +166,10 @@ def _batches(prepared: Sequence[Feeds]) -> list[Feeds]:
     return batches
 
 
-def _wide(values: np.ndarray[tuple[int, ...], np.dtype[np.int64]], width: int) -> Feeds:
-    return np.pad(values, ((0, 0), (0, width - values.shape[1])))  # type: ignore[return-value]
+def _wide(values: Array, width: int) -> Array:
+    """Zeros on the right: a mask of zeros leaves whatever token is there out of account."""
+    wide: Array = np.pad(values, ((0, 0), (0, width - values.shape[1])))
+    return wide
 
 
 @contextmanager
@@ -198,6 +200,3 @@ def _version() -> str:
     from bowerbird import __version__
 
     return __version__
-
-
-__all__ = ["Exported", "Original", "export", "make_golden"]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from bowerbird.errors import ModelFormatError
 from bowerbird.origin.original import Feeds, Original, Tower
-from bowerbird.origin.packages import need, versions
+from bowerbird.origin.packages import need, quiet, versions
 from bowerbird.origin.request import Request
 from bowerbird.origin.stacks.timm import transform_feeds
 from bowerbird.origin.stacks.transformers import open_processor, picture_feeds
@@ -54,7 +54,8 @@ def open_script(path: Path, request: Request) -> Original:
         )
     torch = need("torch")
     try:
-        module = torch.jit.load(str(path), map_location="cpu").eval().float()
+        with quiet():
+            module = torch.jit.load(str(path), map_location="cpu").eval().float()
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelFormatError(f"{path} cannot be loaded as TorchScript: {reason[:300]}") from error

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ import numpy as np
 
 from bowerbird.errors import ModelFormatError
 from bowerbird.origin.original import Array, Feeds, Original, Tower, traced
-from bowerbird.origin.packages import need, versions
+from bowerbird.origin.packages import need, quiet, versions
 from bowerbird.origin.request import Request
-from bowerbird.origin.weights import read_weights, refuse_pickle
+from bowerbird.origin.weights import read_weights, safe_weights
 
 _PADDED = ("siglip", "siglip2")
 """Trained with texts padded to the full length and without a mask, so that is how they are asked."""
@@ -29,6 +29,9 @@ _UNLOWERED = "Gemma"
 _TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 _CLASSIFIER = "ForImageClassification"
+
+_KINDS = (_CLASSIFIER, "Model", "ModelWithProjection")
+"""Classes that are opened as they were saved; of others, such as ForMaskedLM, the network without its head."""
 
 
 def open_transformers(directory: Path, request: Request) -> Original:
@@ -89,60 +92,66 @@ def load(directory: Path, config: Any, request: Request, *, base: bool = False) 
     Raises:
         ModelFormatError: there are no weights, they do not fill the network, or they are a pickle.
     """
-    transformers, torch = need("transformers"), need("torch")
+    transformers = need("transformers")
     named = (config.architectures or [""])[0]
-    known = (_CLASSIFIER, "Model", "ModelWithProjection")
-    kind = getattr(transformers, named, None) if named.endswith(known) and not base else None
+    kind = getattr(transformers, named, None) if named.endswith(_KINDS) and not base else None
     kind = kind or transformers.AutoModel
-    options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True, "use_safetensors": True}
-    where: Path | None = directory
-    if request.weights:
-        where = None
-        options |= {"state_dict": read_weights(request.weights, allow_pickle=request.allow_pickle)}
-    elif not list(directory.glob("*.safetensors")):
-        pickles = [*directory.glob("*.bin"), *directory.glob("*.pt"), *directory.glob("*.pth")]
-        if not pickles:
-            raise ModelFormatError(f"{directory} holds no weights.", hint="Fetch the model again.")
-        refuse_pickle(str(pickles[0]), request.allow_pickle)
-        options["use_safetensors"] = False  # transformers reads it with weights_only=True.
+    where, options = _weights(directory, request)
     with silent():
         try:
             model, found = kind.from_pretrained(where, config=config, **options)
+            missing = sorted(found["missing_keys"])
+            if missing and all("pooler" in name for name in missing) and _has_optional_pooler(model):
+                # Checkpoints of ViT, BERT and others often come without the pooler, which would be drawn at random.
+                model, found = kind.from_pretrained(where, config=config, add_pooling_layer=False, **options)
         except Exception as error:
             raise ModelFormatError(
                 f"The weights of {directory} cannot be loaded as {kind.__name__}: {_first_line(error)}",
                 hint="Fetch the model again.",
             ) from error
-        missing = sorted(found["missing_keys"])
-        if missing and all("pooler" in name for name in missing):
-            # Checkpoints of ViT, BERT and others often come without the pooler, which would be drawn at random.
-            model = kind.from_pretrained(where, config=config, add_pooling_layer=False, **options)[0]
-            missing = []
-    if missing or found.get("mismatched_keys"):
-        first = (missing or [str(key) for key in found["mismatched_keys"]])[0]
+    absent = [*sorted(found["missing_keys"]), *map(str, found.get("mismatched_keys") or ())]
+    if absent:
         raise ModelFormatError(
-            f"The weights of {request.weights or directory} do not fill {type(model).__name__}: {first} is missing or "
-            "of another shape.",
+            f"The weights of {request.weights or directory} do not fill {type(model).__name__}: {absent[0]} is missing "
+            "or of another shape.",
             hint="Left as they are, those weights would be random numbers.",
         )
     return model.eval()
 
 
-def silent() -> AbstractContextManager[Any]:
+def _weights(directory: Path, request: Request) -> tuple[Path | None, dict[str, Any]]:
+    """Where `from_pretrained` finds the weights, and how it is told."""
+    options = {"dtype": need("torch").float32, "output_loading_info": True, "use_safetensors": True}
+    if request.weights:
+        return None, {
+            **options,
+            "state_dict": read_weights(request.weights, allow_pickle=request.allow_pickle),
+        }
+    if any(directory.glob("*.safetensors")):
+        return directory, options
+    # transformers reads a pickle with weights_only=True.
+    safe_weights(directory, ("model.safetensors",), allow_pickle=request.allow_pickle)
+    return directory, {**options, "use_safetensors": False}
+
+
+def _has_optional_pooler(model: Any) -> bool:
+    return "add_pooling_layer" in inspect.signature(type(model).__init__).parameters
+
+
+@contextmanager
+def silent() -> Iterator[None]:
     """Keep transformers' progress bars and advice from the terminal while a model loads."""
-    return _Silence()
-
-
-class _Silence:
-    def __enter__(self) -> None:
-        self._logging = need("transformers").utils.logging
-        self._level = self._logging.get_verbosity()
-        self._logging.set_verbosity_error()
-        self._logging.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
-        self._logging.set_verbosity(self._level)
-        self._logging.enable_progress_bar()
+    logs = need("transformers").utils.logging
+    level, bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
+    logs.set_verbosity_error()
+    logs.disable_progress_bar()
+    try:
+        with quiet():
+            yield
+    finally:
+        logs.set_verbosity(level)
+        if bars:
+            logs.enable_progress_bar()
 
 
 # Pictures.

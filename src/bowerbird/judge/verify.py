@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from bowerbird.errors import InputError
 from bowerbird.judge.compare import (
-    BATCHES,
     DIFFERS,
     EQUAL,
     FP32,
@@ -37,96 +36,10 @@ from bowerbird.judge.golden import FILE_NAME, Golden, PictureGolden, TextGolden,
 from bowerbird.judge.walk import PictureWalk, TextWalk
 from bowerbird.media.image import Picture, from_array, read_bytes
 from bowerbird.models.encoder import Encoder, Outcome, load, unit_outcome
-from bowerbird.models.precision import AUTO_BOUND, probe_pictures, probe_sentences
+from bowerbird.models.precision import probe_pictures
 from bowerbird.models.towers import Input
 
 Array: TypeAlias = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """An input that could not be judged.
-
-    Attributes:
-        name: of the picture or text.
-        message: why, and what to do.
-    """
-
-    name: str
-    message: str
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What a model was held against.
-
-    Attributes:
-        path: of the file; empty when it was given as an object.
-        model: as the reference calls it.
-        profile: the preprocessing profile it was made under.
-        made_with: package -> version.
-        pictures: how many.
-        texts: how many.
-    """
-
-    path: str
-    model: str
-    profile: str
-    made_with: dict[str, str]
-    pictures: int
-    texts: int
-
-
-@dataclass(frozen=True)
-class Report:
-    """What `verify` found.
-
-    Attributes:
-        model: name of the model.
-        space: its fingerprint.
-        reference: what it was held against; None when only it itself was checked.
-        precision: the user's policy.
-        numerics: policy -> tower -> engine, precision and drift, for `exact` and for the user's policy.
-        stages: every stage that was compared, `alone` in the order of the data, then from file or text `through`.
-        checks: what needs no reference.
-        problems: inputs that could not be judged.
-        first: the first stage at which the two part.
-        diagnosis: what explains that best.
-    """
-
-    model: str
-    space: str
-    reference: Reference | None
-    precision: str
-    numerics: dict[str, dict[str, Any]]
-    stages: tuple[StageReport, ...]
-    checks: tuple[StageReport, ...]
-    problems: tuple[Problem, ...] = ()
-    first: StageReport | None = None
-    diagnosis: Diagnosis | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether no stage and no check differs."""
-        return first_difference((*self.stages, *self.checks)) is None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return {
-            "model": self.model,
-            "space": self.space,
-            "ok": self.ok,
-            "reference": asdict(self.reference) if self.reference else None,
-            "precision": self.precision,
-            "numerics": self.numerics,
-            "first": {"tower": self.first.tower, "stage": self.first.stage, "run": self.first.run}
-            if self.first
-            else None,
-            "diagnosis": _finite(asdict(self.diagnosis)) if self.diagnosis else None,
-            "stages": [stage.to_json() for stage in self.stages],
-            "checks": [check.to_json() for check in self.checks],
-            "problems": [asdict(problem) for problem in self.problems],
-        }
 
 
 def verify(
@@ -165,7 +78,8 @@ def verify(
         judge.pictures(reference.pictures)
         judge.texts(reference.texts)
     if checks or reference is None:
-        judge.check()
+        judge.checks, problems = self_checks(exact, encoder, judge.given)
+        judge.problems += problems
     return judge.report(path)
 
 
@@ -333,7 +247,7 @@ class _Judge:
             self.problems.append(Problem("texts", "The reference has texts, and the model takes none."))
             return
         walk = TextWalk(self.exact.text)
-        names = [_short(text.text) for text in texts]
+        names = [short_name(text.text) for text in texts]
         tokens = [
             compare(name, walk.ids(text.text, text.role), text.input_ids, EQUAL)
             for name, text in zip(names, texts, strict=True)
@@ -403,10 +317,10 @@ class _Judge:
         kept = [(item, source) for item, source in zip(items, sources, strict=True) if source is not None]
         runs = {"exact": self.exact, self.user.precision: self.user}
         for precision, encoder in runs.items():
-            bound = self._bound("unit") if precision == "exact" else self._user_bound(tower)
+            bound = self._bound("unit") if precision == "exact" else user_bound(self.user, tower)
             found = []
             for (item, _), outcome in zip(kept, embed(encoder, [source for _, source in kept]), strict=True):
-                name = item.name if isinstance(item, PictureGolden) else _short(item.text)
+                name = item.name if isinstance(item, PictureGolden) else short_name(item.text)
                 if outcome.vector is None:
                     self.problems.append(Problem(name, str(outcome.error)))
                 else:
@@ -418,17 +332,6 @@ class _Judge:
         if own is None or self.golden is None:
             return FP32
         return cosine_bound(own, str(self.golden.meta.get("why_bound", "the reference's own bound")))
-
-    def _user_bound(self, tower: str) -> Bound:
-        """What the user's precision may cost: the bound it is chosen by, or what was measured of it if that is less."""
-        choice = self.user.image.choice if tower == "image" else self.user.text.choice
-        least, reason = AUTO_BOUND, f"bound of {self.user.precision}"
-        if choice.drift < least:
-            least, reason = choice.drift, f"measured drift of {self.user.precision}"
-        image = self.user.card.image
-        if tower == "image" and image and self.user.image.decode.scaled and image.scaled_cosine < least:
-            least, reason = image.scaled_cosine, "JPEG at reduced scale"
-        return cosine_bound(least, reason)
 
     def _add(
         self,
@@ -448,50 +351,6 @@ class _Judge:
         wrong = next((number for number, item in enumerate(items) if item.verdict == DIFFERS), None)
         if wrong is not None:
             self.explain[len(self.stages) - 1] = lambda: diagnose_vectors(ours[wrong], reference[wrong])
-
-    # What needs no reference.
-
-    def check(self) -> None:
-        """The model against itself, on what was given and on the shipped photographs and sentences."""
-        texts: list[Input] = [value for value in self.given if isinstance(value, str)]
-        pictures: list[Input] = [value for value in self.given if not isinstance(value, str)]
-        if self.exact.card.image:
-            self._check("image", [*pictures, *probe_pictures()])
-        if self.exact.card.text:
-            self._check("text", [*texts, *probe_sentences()])
-
-    def _check(self, tower: str, inputs: list[Input]) -> None:
-        together = self.exact.outcomes(inputs)
-        names = [_input_name(value) for value in inputs]
-        for name, outcome in zip(names, together, strict=True):
-            if outcome.error is not None:
-                self.problems.append(Problem(name, str(outcome.error)))
-        ready = [number for number, outcome in enumerate(together) if outcome.vector is not None]
-        singly = {number: self.exact.outcomes([inputs[number]])[0] for number in ready}
-        self._compare_runs(tower, "alone or in a batch", BATCHES, ready, names, singly, together)
-        if self.user.precision != "exact":
-            mine = dict(enumerate(self.user.outcomes(inputs)))
-            label = f"{self.user.precision} or exact"
-            self._compare_runs(tower, label, self._user_bound(tower), ready, names, mine, together)
-
-    def _compare_runs(
-        self,
-        tower: str,
-        label: str,
-        bound: Bound,
-        rows: Sequence[int],
-        names: Sequence[str],
-        ours: dict[int, Outcome],
-        reference: Sequence[Outcome],
-    ) -> None:
-        items = []
-        for row in rows:
-            vector, other = ours[row].vector, reference[row].vector
-            if vector is None:
-                self.problems.append(Problem(names[row], str(ours[row].error)))
-            elif other is not None:
-                items.append(compare(names[row], vector, other, bound))
-        self.checks.append(StageReport(tower, label, "check", self.user.precision, bound, tuple(items)))
 
     # The end.
 
@@ -543,27 +402,3 @@ def _no_raw(kept: bool) -> str:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _short(text: str) -> str:
-    """A text as a name: on one line, not too long, visible when empty."""
-    line = " ".join(text.split())
-    return f'"{line[:28]}…"' if len(line) > 30 else f'"{line}"'
-
-
-def _input_name(value: Input) -> str:
-    if isinstance(value, str):
-        return _short(value)
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, bytes):
-        return f"picture {_sha256(value)[:8]}"
-    return f"picture given as {type(value).__name__}"
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no infinity."""
-    return {
-        key: None if isinstance(value, float) and not np.isfinite(value) else value
-        for key, value in values.items()
-    }

@@ -268,7 +268,7 @@ def _wait(error: Exception, backoff: float) -> float | None:
     return backoff if isinstance(error, broken) or _is_short(error) else None
 
 
-def _explained(error: Exception, what: str, repository: str, cache: Path) -> ModelFetchError:
+def _explained(error: Exception, what: str, repository: str, cache: Path) -> ModelError:
     """The error that a user sees."""
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -279,7 +279,7 @@ def _explained(error: Exception, what: str, repository: str, cache: Path) -> Mod
     return _network_error(error, what, repository) or _local_error(error, what, repository, cache)
 
 
-def _busy(error: _BusyError, what: str, repository: str) -> ModelFetchError:
+def _busy(error: _BusyError, what: str, repository: str) -> ModelError:
     if error.status == 429:
         wait = f" It asks to wait {error.wait:.0f} s." if error.wait is not None else ""
         return ModelFetchError(

@@ -17,7 +17,8 @@ from PIL import Image
 import bowerbird as bb
 from bowerbird.errors import BowerbirdError, ModelFormatError
 from bowerbird.judge.golden import Golden, PictureGolden, TextGolden
-from bowerbird.judge.verify import Report, verify
+from bowerbird.judge.report import Report
+from bowerbird.judge.verify import verify
 from bowerbird.models.vision import Steps
 
 MINI = Path(bb.__file__).parent / "models" / "mini" / "golden.npz"
@@ -264,13 +265,24 @@ def test_without_a_reference_a_model_is_held_against_itself(
     encoder = bb.load(str(directory), precision="auto")
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"nothing")
-    report = verify(encoder, inputs=[photographs["coffee"], broken, "a text of mine"])
+    large = tmp_path / "large.jpg"
+    Image.open(photographs["coffee"]).resize((2400, 1600)).save(large)
+    report = verify(encoder, inputs=[large, broken, "a text of mine"])
     assert report.reference is None
     assert report.stages == ()
-    assert [check.stage for check in report.checks] == ["alone or in a batch", "auto or exact"] * 2
+    assert [(check.tower, check.stage) for check in report.checks] == [
+        ("image", "alone or in a batch"),
+        ("image", "auto or exact"),
+        ("image", "scaled or full decode"),
+        ("text", "alone or in a batch"),
+        ("text", "auto or exact"),
+    ]
     assert report.ok
     assert [Path(problem.name).name for problem in report.problems] == ["broken.png"]
-    assert report.checks[2].items[0].name == '"a text of mine"'
+    assert report.checks[3].items[0].name == '"a text of mine"'
+    (scaled,) = report.checks[2].items
+    assert scaled.name == str(large)
+    assert 0.997 <= scaled.cosine < 1
 
 
 def copy_of_mini(tmp_path: Path) -> Path:

@@ -470,7 +470,8 @@ def test_case_27_naflex_of_a_line(size, shape):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("size", [(1601, 1203), (1207, 1606)])
-def test_a_scaled_decode_keeps_the_geometry(orientation, size):
+@pytest.mark.parametrize("kernel", ["pillow", "torch"])
+def test_a_scaled_decode_keeps_the_geometry(orientation, size, kernel):
     """Whatever the scale does not divide is left out of account by no step, however the picture lies."""
     rng = np.random.default_rng(5)
     photo = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8)).resize(
@@ -480,7 +481,8 @@ def test_a_scaled_decode_keeps_the_geometry(orientation, size):
     exif[0x0112] = orientation
     stream = io.BytesIO()
     photo.save(stream, "JPEG", quality=95, exif=exif)
-    steps = Steps((Resize(256, 256), CenterCrop(224, 224)), Scale(1 / 255, (0.0,) * 3, (1.0,) * 3))
+    resize = Resize(256, 256, kernel=kernel)
+    steps = Steps((resize, CenterCrop(224, 224)), Scale(1 / 255, (0.0,) * 3, (1.0,) * 3))
     full, scaled = (
         decode(stream.getvalue(), DecodePolicy(scaled=ratio), name="x", target=256) for ratio in (None, 1.0)
     )

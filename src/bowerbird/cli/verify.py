@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from bowerbird.judge.compare import Bound, Difference, StageReport
-    from bowerbird.judge.verify import Report
+    from bowerbird.judge.report import Report
 
 
 @app.command()

@@ -33,8 +33,10 @@ from bowerbird.judge.diagnose import (
     diagnose_vectors,
 )
 from bowerbird.judge.golden import FILE_NAME, Golden, PictureGolden, TextGolden, pixels_sha256
+from bowerbird.judge.report import Problem, Reference, Report
+from bowerbird.judge.selfcheck import self_checks, short_name, user_bound
 from bowerbird.judge.walk import PictureWalk, TextWalk
-from bowerbird.media.image import Picture, from_array, read_bytes
+from bowerbird.media.image import DecodePolicy, Picture, from_array, read_bytes
 from bowerbird.models.encoder import Encoder, Outcome, load, unit_outcome
 from bowerbird.models.precision import probe_pictures
 from bowerbird.models.towers import Input
@@ -122,8 +124,9 @@ class _Judge:
                 self.given.append(value)
 
     def _take_file(self, path: Path, wanted: Sequence[PictureGolden]) -> None:
+        tower = self.exact.card.image
         try:
-            data = read_bytes(path, self.exact.card.image.decode if self.exact.card.image else None)  # type: ignore[arg-type]
+            data = read_bytes(path, tower.decode if tower else DecodePolicy())
         except InputError as error:
             self.problems.append(Problem(str(path), str(error)))
             return

@@ -131,9 +131,13 @@ def read_card(name: str, options: Options | None = None) -> ModelCard:
     text = _text_tower(reading) if layout.text else None
     image = _image_tower(reading) if layout.image else None
     if not (text or image):
-        asked = (options.layer and f"tensor {options.layer!r}", options.pooling and f"pooling {options.pooling!r}")
+        asked = (
+            options.layer and f"tensor {options.layer!r}",
+            options.pooling and f"pooling {options.pooling!r}",
+        )
         raise ModelFormatError(
-            f"{name} has no {' with '.join(filter(None, asked))}.", hint="`bowerbird inspect` lists its layers."
+            f"{name} has no {' with '.join(filter(None, asked))}.",
+            hint="`bowerbird inspect` lists its layers.",
         )
     return ModelCard(
         name=located.name,
@@ -177,7 +181,7 @@ def _image_tower(reading: Reading) -> ImageTower | None:
     tensors: dict[str, str] = {}
     if options.layer:
         facts = read_graph(graph.path, graph.sha256)
-        tensor = _tensor(facts, options.layer, reading.layout.text)
+        tensor = _tensor(facts, options.layer, reading.layout.text, _classifier(reading, facts))
         if tensor is None:
             return None
         output = similarity = options.layer
@@ -343,22 +347,29 @@ def _tokenizer(directory: Path, root: str) -> Path:
 def _text_output(rules: TextRules, facts: GraphFacts, graph: Path) -> str:
     """The output that is the embedding, or the token vectors that become it."""
     order = TOKEN_OUTPUTS if rules.pooling else (*POOLED_TEXT_OUTPUTS, *TOKEN_OUTPUTS)
-    for name in order:
-        if name in facts.outputs:
-            return name
-    if len(facts.outputs) == 1:
-        return next(iter(facts.outputs))
-    raise ModelFormatError(
-        f"{graph}: none of its outputs is one we know as an embedding: {', '.join(facts.outputs)}.",
-        hint=f'Name it in {ANNOTATIONS}: {{"format": 1, "text": {{"output": "..."}}}}.',
-    )
+    known = next((name for name in order if name in facts.outputs), "")
+    output = known or (next(iter(facts.outputs)) if len(facts.outputs) == 1 else "")
+    if not output:
+        raise ModelFormatError(
+            f"{graph}: none of its outputs is one we know as an embedding: {', '.join(facts.outputs)}.",
+            hint=f'Name it in {ANNOTATIONS}: {{"format": 1, "text": {{"output": "..."}}}}.',
+        )
+    if not rules.pooling and len(facts.outputs[output].shape) == 3:
+        raise ModelFormatError(
+            f"{graph}: {output!r} holds a vector for each token, and no file says how they are pooled.",
+            hint=f'Say so in {ANNOTATIONS}: {{"format": 1, "text": {{"pooling": "mean"}}}}, or "cls", "lasttoken".',
+        )
+    return output
 
 
-def _tensor(facts: GraphFacts, layer: str, other_tower: str) -> str | None:
-    """The tensor that a layer option means; None when it may be meant for the model's other tower."""
+def _tensor(facts: GraphFacts, layer: str, other_tower: str, scores: str = "") -> str | None:
+    """The tensor that a layer option means; None when it may be meant for the model's other tower.
+
+    Penultimate is what goes into the classifier, `scores`, where there is one.
+    """
     wanted: int | str = int(layer.removeprefix("layer:")) if re.fullmatch(r"layer:-?\d+", layer) else layer
     try:
-        return resolve(facts, wanted)
+        return resolve(facts, wanted, scores if wanted == PENULTIMATE else "")
     except ModelFormatError:
         if other_tower and isinstance(wanted, str):
             return None

@@ -13,7 +13,11 @@ from bowerbird.models.vision import Triple
 
 
 def load(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None where there is no file."""
+    """The object in a JSON file; None where there is no file.
+
+    Raises:
+        ModelFormatError: the file cannot be read, or holds something else.
+    """
     try:
         return as_object(json.loads(path.read_text("utf-8")), path, "the file")
     except FileNotFoundError:
@@ -23,6 +27,7 @@ def load(path: Path) -> dict[str, Any] | None:
 
 
 def as_object(value: Any, path: Path, what: str) -> dict[str, Any]:
+    """The value, if it is a JSON object; else an error that names the file and `what` in it."""
     if not isinstance(value, dict):
         raise ModelFormatError(f"{path}: {what} is not a JSON object.", hint="Fetch the model again.")
     return value

@@ -1,0 +1,105 @@
+"""What `verify` found: stages, checks, problems, and the first place where two stacks part."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from bowerbird.judge.compare import StageReport, first_difference
+from bowerbird.judge.diagnose import Diagnosis
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An input that could not be judged.
+
+    Attributes:
+        name: of the picture or text.
+        message: why, and what to do.
+    """
+
+    name: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a model was held against.
+
+    Attributes:
+        path: of the file; empty when it was given as an object.
+        model: as the reference calls it.
+        profile: the preprocessing profile it was made under.
+        made_with: package -> version.
+        pictures: how many.
+        texts: how many.
+    """
+
+    path: str
+    model: str
+    profile: str
+    made_with: dict[str, str]
+    pictures: int
+    texts: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `verify` found.
+
+    Attributes:
+        model: name of the model.
+        space: its fingerprint.
+        reference: what it was held against; None when only it itself was checked.
+        precision: the user's policy.
+        numerics: policy -> tower -> engine, precision and drift, for `exact` and for the user's policy.
+        stages: every stage that was compared, `alone` in the order of the data, then from file or text `through`.
+        checks: what needs no reference.
+        problems: inputs that could not be judged.
+        first: the first stage at which the two part.
+        diagnosis: what explains that best.
+    """
+
+    model: str
+    space: str
+    reference: Reference | None
+    precision: str
+    numerics: dict[str, dict[str, Any]]
+    stages: tuple[StageReport, ...]
+    checks: tuple[StageReport, ...]
+    problems: tuple[Problem, ...] = ()
+    first: StageReport | None = None
+    diagnosis: Diagnosis | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether no stage and no check differs."""
+        return first_difference((*self.stages, *self.checks)) is None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "model": self.model,
+            "space": self.space,
+            "ok": self.ok,
+            "reference": asdict(self.reference) if self.reference else None,
+            "precision": self.precision,
+            "numerics": self.numerics,
+            "first": {"tower": self.first.tower, "stage": self.first.stage, "run": self.first.run}
+            if self.first
+            else None,
+            "diagnosis": _finite(asdict(self.diagnosis)) if self.diagnosis else None,
+            "stages": [stage.to_json() for stage in self.stages],
+            "checks": [check.to_json() for check in self.checks],
+            "problems": [asdict(problem) for problem in self.problems],
+        }
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no infinity."""
+    return {
+        key: None if isinstance(value, float) and not np.isfinite(value) else value
+        for key, value in values.items()
+    }

@@ -318,3 +318,34 @@ def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
         verify("mini", tmp_path / "none.npz")
     with pytest.raises(BowerbirdError, match="nothing-there"):
         verify("nothing-there")
+
+
+def test_an_input_that_the_network_refuses(golden: Golden, exact: bb.Encoder) -> None:
+    picture = dataclasses.replace(golden.pictures[0], pixel_values=np.zeros((3, 96, 96), np.float32))
+    report = judged(exact, Golden(golden.meta, (picture,)))
+    assert (report.first.stage, report.first.worst.note) == (
+        "pixel values",
+        "shape 3x224x224 against 3x96x96",
+    )
+    pooled = next(stage for stage in report.stages if stage.stage == "pooled")
+    assert "ONNX Runtime failed" in pooled.worst.note
+
+
+def test_roles_and_towers_that_the_model_does_not_have(golden: Golden, tmp_path: Path) -> None:
+    texts = (dataclasses.replace(golden.texts[0], role="haiku"), golden.texts[1])
+    report = judged(bb.load("mini", precision="exact"), Golden(golden.meta, (), texts))
+    assert report.ok
+    assert "haiku" in report.problems[0].message
+    mini = tmp_path / "texts"
+    shutil.copytree(MINI.parent, mini, ignore=shutil.ignore_patterns("vision_model.onnx", "golden.npz"))
+    alone = judged(bb.load(str(mini), precision="exact"), Golden(golden.meta, golden.pictures))
+    assert not alone.ok
+    assert alone.compared == 0
+    assert "takes none" in alone.problems[0].message
+
+
+def test_another_profile_is_mentioned(golden: Golden) -> None:
+    report = judged(bb.load("mini", precision="exact", profile="hf5-tv"), golden)
+    assert "hf4-pil" in report.problems[0].message
+    assert report.first.stage == "pixel values"
+    assert 0 < report.first.worst.levels < 3

@@ -41,7 +41,7 @@ def build(family: str, directory: Path) -> Path:
 
 
 def lively(model: Any) -> Any:
-    """Redraw the weights: unit variance through every layer, and batch norms that do something."""
+    """Redraw the weights: unit variance through every layer, and batch norms as if they had seen pictures."""
     import torch
 
     with torch.no_grad():
@@ -52,11 +52,13 @@ def lively(model: Any) -> Any:
                 parameter.normal_(0, 0.5 if wide and parameter.ndim != 4 else fan**-0.5)
             elif name.endswith("bias"):
                 parameter.normal_(0, 0.1)
-        for name, buffer in model.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.normal_(0, 0.1)
-            elif name.endswith("running_var"):
-                buffer.uniform_(0.5, 1.5)
+        norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+        for norm in norms:
+            norm.momentum = None  # The mean over all that is seen.
+            norm.reset_running_stats()
+        if norms:
+            blots = torch.nn.functional.interpolate(torch.randn(16, 3, 5, 5), size=64, mode="bilinear")
+            model.train()(blots)
     return model.eval()
 
 

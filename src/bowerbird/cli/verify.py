@@ -70,9 +70,10 @@ def verdict(report: Report) -> list[str]:
             f"  bowerbird golden {report.model} pictures... -o ref.npz",
             f"  bowerbird verify {report.model} --golden ref.npz",
         ]
+    if first is None and not report.compared:
+        return ["Nothing could be compared: the reference holds nothing that this model takes."]
     if first is None:
-        count = sum(bool(stage.items) for stage in report.stages)
-        return [f"All {count} stages agree: {report.model} computes what the original computes."]
+        return [f"All {report.compared} stages agree: {report.model} computes what the original computes."]
     worst = f", worst at {first.worst.name}: {_how_far(first.worst, first.stage)}" if first.worst else ""
     parted = "The model parts from itself" if first.run == "check" else "The two part"
     lines = [f"{parted} at {_tower(first)}, {_where(first)}{worst}."]

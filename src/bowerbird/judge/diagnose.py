@@ -132,6 +132,12 @@ def diagnose_pooling(walk: TextWalk, text: str, role: str, ids: Array, pooled: A
     return diagnose_vectors(own, pooled)
 
 
+def diagnose_refusal(message: str) -> Diagnosis:
+    """The network does not even take what the reference was computed from."""
+    sentence = f"The network refuses the reference's input: {message}"
+    return Diagnosis("input", sentence, False, 1.0, 1.0)
+
+
 def diagnose_vectors(ours: Array, reference: Array) -> Diagnosis:
     """What two vectors of one item tell: only their lengths differ, or the networks do."""
     if ours.shape != reference.shape:

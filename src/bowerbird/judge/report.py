@@ -74,9 +74,15 @@ class Report:
     diagnosis: Diagnosis | None = None
 
     @property
+    def compared(self) -> int:
+        """How many stages could be held against the reference."""
+        return sum(bool(stage.items) for stage in self.stages)
+
+    @property
     def ok(self) -> bool:
-        """Whether no stage and no check differs."""
-        return first_difference((*self.stages, *self.checks)) is None
+        """Whether no stage and no check differs, and a reference that was given had anything to compare."""
+        differs = first_difference((*self.stages, *self.checks)) is not None
+        return not differs and (self.reference is None or self.compared > 0)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""

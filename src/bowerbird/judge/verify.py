@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bowerbird.errors import InputError
+from bowerbird.errors import EngineError, InputError, ModelFormatError
 from bowerbird.judge.compare import (
     DIFFERS,
     EQUAL,
@@ -29,9 +30,11 @@ from bowerbird.judge.diagnose import (
     diagnose_decoded,
     diagnose_pixels,
     diagnose_pooling,
+    diagnose_refusal,
     diagnose_tokens,
     diagnose_vectors,
 )
+from bowerbird.judge.faults import Feeds
 from bowerbird.judge.golden import FILE_NAME, Golden, PictureGolden, TextGolden, pixels_sha256
 from bowerbird.judge.report import Problem, Reference, Report
 from bowerbird.judge.selfcheck import self_checks, short_name, user_bound
@@ -75,6 +78,7 @@ def verify(
         path = encoder.card.directory / FILE_NAME
     reference = Golden.read(path) if path else golden if isinstance(golden, Golden) else None
     judge = _Judge(encoder, exact, reference)
+    judge.compare_profiles()
     judge.take(list(inputs))
     if reference is not None:
         judge.pictures(reference.pictures)
@@ -107,6 +111,14 @@ class _Judge:
     files: dict[str, tuple[str, bytes]] = field(default_factory=dict)
 
     # What was given.
+
+    def compare_profiles(self) -> None:
+        """Say so when the reference was made under another profile than the user asked for."""
+        theirs = str(self.golden.meta.get("profile", "")) if self.golden else ""
+        ours = self.user.card.options.profile
+        if ours and theirs and ours != theirs:
+            message = f"It was made under the profile {theirs}, and the model is read under {ours}."
+            self.problems.append(Problem("the reference", message))
 
     def take(self, inputs: Sequence[Input]) -> None:
         """Read the files that were given, and find them in the reference."""
@@ -160,8 +172,8 @@ class _Judge:
             return
         walk = PictureWalk(self.exact.image)
         decoded = self._decoded(walk, pictures)
-        self._pixel_values(walk, pictures, decoded)
-        self._picture_network(walk, pictures, decoded)
+        prepared = self._pixel_values(walk, pictures, decoded)
+        self._picture_network(walk, pictures, prepared)
         sources: list[Input | None] = [
             self.files[picture.sha256][1] if picture.sha256 in self.files else picture.decoded
             for picture in pictures
@@ -189,54 +201,62 @@ class _Judge:
             found.setdefault(number, own)
         missing = len(pictures) - len(items)
         note = f"{missing} without a file start from the reference's pixels" if missing else ""
-        self._add("image", "decoded", "alone", EQUAL, items, note)
-        self.explain[len(self.stages) - 1] = lambda: diagnose_decoded(
-            walk.recipe, differing, walk.recipe.steps.target
-        )
+        explain = lambda: diagnose_decoded(walk.recipe, differing, walk.recipe.steps.target)  # noqa: E731
+        self._add("image", "decoded", "alone", EQUAL, items, note, explain=explain)
         return found
 
     def _pixel_values(
         self, walk: PictureWalk, pictures: Sequence[PictureGolden], decoded: dict[int, Picture]
-    ) -> None:
+    ) -> dict[int, Feeds]:
+        """Compare what the network takes; gives all of it, as our own steps make it."""
+        found: dict[int, Feeds] = {}
         items, differing = [], []
         for number, picture in decoded.items():
-            values = walk.recipe.prepare(picture)["pixel_values"][0]
-            reference = pictures[number].pixel_values
-            items.append(compare(pictures[number].name, values, reference, PIXELS))
+            reference = pictures[number]
+            try:
+                found[number] = walk.recipe.prepare(picture)
+            except InputError as error:
+                self.problems.append(Problem(reference.name, str(error)))
+                continue
+            values = found[number]["pixel_values"][0]
+            items.append(compare(reference.name, values, reference.pixel_values, PIXELS))
             if items[-1].verdict == DIFFERS:
-                differing.append((picture, reference))
-        self._add("image", "pixel values", "alone", PIXELS, items)
-        self.explain[len(self.stages) - 1] = lambda: diagnose_pixels(walk.recipe, differing)
+                differing.append((picture, reference.pixel_values))
+        explain = lambda: diagnose_pixels(walk.recipe, differing)  # noqa: E731
+        self._add("image", "pixel values", "alone", PIXELS, items, explain=explain)
+        return found
 
     def _picture_network(
-        self, walk: PictureWalk, pictures: Sequence[PictureGolden], decoded: dict[int, Picture]
+        self, walk: PictureWalk, pictures: Sequence[PictureGolden], own: dict[int, Feeds]
     ) -> None:
         """The network fed with the reference's pixel values, then the reference's pooled vector made a unit one."""
-        raw: list[Difference] = []
-        pooled: list[Difference] = []
-        vectors: list[Array] = []
-        name = ""
         if walk.takes_levels:
             note = "the graph takes 8-bit levels, so it cannot be fed with pixel values"
             self._add("image", "pooled", "alone", self._bound("pooled"), [], note)
             return
+        raw: list[Difference] = []
+        pooled: list[Difference] = []
+        explanations: list[Callable[[], Diagnosis]] = []
         for number, picture in enumerate(pictures):
             # What the network takes beside the values, such as a mask of patches, comes from our own steps.
-            own = walk.recipe.prepare(decoded[number]) if number in decoded else {}
-            prepared = {**own, "pixel_values": picture.pixel_values[None]}
+            prepared = {**own.get(number, {}), "pixel_values": picture.pixel_values[None]}
             start = None
-            if picture.raw is not None and (name := walk.raw_output(picture.raw)):
-                (values,) = walk.run(prepared, (name,))
-                raw.append(compare(picture.name, values[0], picture.raw, self._bound("raw")))
-                start = picture.raw if name == walk.tensor else None
-            vectors.append(walk.embed(prepared)[0] if start is None else walk.pool(start[None])[0])
-            pooled.append(compare(picture.name, vectors[-1], picture.pooled, self._bound("pooled")))
+            try:
+                if picture.raw is not None and (name := walk.raw_output(picture.raw)):
+                    (values,) = walk.run(prepared, (name,))
+                    raw.append(compare(picture.name, values[0], picture.raw, self._bound("raw")))
+                    start = picture.raw if name == walk.tensor else None
+                vector = walk.embed(prepared)[0] if start is None else walk.pool(start[None])[0]
+            except EngineError as error:
+                pooled.append(_refused(picture.name, error))
+                explanations.append(partial(diagnose_refusal, str(error)))
+                continue
+            pooled.append(compare(picture.name, vector, picture.pooled, self._bound("pooled")))
+            if pooled[-1].verdict == DIFFERS:
+                explanations.append(partial(diagnose_vectors, vector, picture.pooled))
         kept = any(picture.raw is not None for picture in pictures)
-        self._add(
-            "image", "raw", "alone", self._bound("raw"), raw, f"output {name}" if raw else _no_raw(kept)
-        )
-        self._add("image", "pooled", "alone", self._bound("pooled"), pooled, f"output {walk.output}")
-        self._explain_vectors(pooled, vectors, [picture.pooled for picture in pictures])
+        self._add("image", "raw", "alone", self._bound("raw"), raw, "" if raw else _no_raw(kept))
+        self._add("image", "pooled", "alone", self._bound("pooled"), pooled, explain=_first(explanations))
         unit = [_unit(picture.name, picture.pooled, picture.unit) for picture in pictures]
         self._add("image", "unit", "alone", FP32, unit)
 
@@ -250,45 +270,55 @@ class _Judge:
             self.problems.append(Problem("texts", "The reference has texts, and the model takes none."))
             return
         walk = TextWalk(self.exact.text)
-        names = [short_name(text.text) for text in texts]
-        tokens = [
-            compare(name, walk.ids(text.text, text.role), text.input_ids, EQUAL)
-            for name, text in zip(names, texts, strict=True)
-        ]
-        self._add("text", "tokens", "alone", EQUAL, tokens)
-        wrong = next(
-            (text for text, item in zip(texts, tokens, strict=True) if item.verdict == DIFFERS), None
-        )
-        if wrong is not None:
-            self.explain[len(self.stages) - 1] = lambda: diagnose_tokens(
-                walk, wrong.text, wrong.role, wrong.input_ids
-            )
-        self._text_network(walk, texts, names)
+        texts = [text for text in texts if self._is_known_role(walk, text)]
+        tokens: list[Difference] = []
+        explanations: list[Callable[[], Diagnosis]] = []
+        for text in texts:
+            ids = walk.ids(text.text, text.role)
+            tokens.append(compare(short_name(text.text), ids, text.input_ids, EQUAL))
+            if tokens[-1].verdict == DIFFERS:
+                explanations.append(partial(diagnose_tokens, walk, text.text, text.role, text.input_ids))
+        self._add("text", "tokens", "alone", EQUAL, tokens, explain=_first(explanations))
+        self._text_network(walk, texts)
         self._through("text", texts, [text.text for text in texts], self._embed_texts(texts))
 
-    def _text_network(self, walk: TextWalk, texts: Sequence[TextGolden], names: Sequence[str]) -> None:
+    def _is_known_role(self, walk: TextWalk, text: TextGolden) -> bool:
+        try:
+            walk.tokens(text.text, text.role)
+        except InputError as error:
+            self.problems.append(Problem(short_name(text.text), str(error)))
+            return False
+        return True
+
+    def _text_network(self, walk: TextWalk, texts: Sequence[TextGolden]) -> None:
         """The network fed with the reference's token ids, then the reference's pooled vector made a unit one."""
         raw: list[Difference] = []
         pooled: list[Difference] = []
-        for name, text in zip(names, texts, strict=True):
+        explanations: list[Callable[[], Diagnosis]] = []
+        for text in texts:
+            name = short_name(text.text)
             tokens = walk.fed_with(text.input_ids, text.text, text.role)
             vector = None
-            if text.raw is not None and (hidden := walk.raw(tokens, text.raw)) is not None:
-                raw.append(compare(name, hidden, text.raw, self._bound("raw")))
-                vector = walk.pool(text.raw, tokens)
-            vector = walk.embed(tokens) if vector is None else vector
+            try:
+                if text.raw is not None and (hidden := walk.raw(tokens, text.raw)) is not None:
+                    raw.append(compare(name, hidden, text.raw, self._bound("raw")))
+                    vector = walk.pool(text.raw, tokens)
+                vector = walk.embed(tokens) if vector is None else vector
+            except (
+                EngineError,
+                ModelFormatError,
+            ) as error:  # ids the network does not have, or too many of them
+                pooled.append(_refused(name, error))
+                explanations.append(partial(diagnose_refusal, str(error)))
+                continue
             pooled.append(compare(name, vector, text.pooled, self._bound("pooled")))
+            if pooled[-1].verdict == DIFFERS:
+                given = (text.text, text.role, text.input_ids, text.pooled)
+                explanations.append(partial(diagnose_pooling, walk, *given))
         kept = any(text.raw is not None for text in texts)
         self._add("text", "raw", "alone", self._bound("raw"), raw, "" if raw else _no_raw(kept))
-        self._add("text", "pooled", "alone", self._bound("pooled"), pooled)
-        wrong = next(
-            (text for text, item in zip(texts, pooled, strict=True) if item.verdict == DIFFERS), None
-        )
-        if wrong is not None:
-            self.explain[len(self.stages) - 1] = lambda: diagnose_pooling(
-                walk, wrong.text, wrong.role, wrong.input_ids, wrong.pooled
-            )
-        unit = [_unit(name, text.pooled, text.unit) for name, text in zip(names, texts, strict=True)]
+        self._add("text", "pooled", "alone", self._bound("pooled"), pooled, explain=_first(explanations))
+        unit = [_unit(short_name(text.text), text.pooled, text.unit) for text in texts]
         self._add("text", "unit", "alone", FP32, unit)
 
     def _embed_texts(self, texts: Sequence[TextGolden]) -> Callable[[Encoder, list[Input]], list[Outcome]]:
@@ -344,16 +374,13 @@ class _Judge:
         bound: Bound,
         items: Sequence[Difference],
         note: str = "",
+        *,
         precision: str = "exact",
+        explain: Callable[[], Diagnosis] | None = None,
     ) -> None:
+        if explain is not None:
+            self.explain[len(self.stages)] = explain
         self.stages.append(StageReport(tower, stage, run, precision, bound, tuple(items), note))
-
-    def _explain_vectors(
-        self, items: Sequence[Difference], ours: Sequence[Array], reference: Sequence[Array]
-    ) -> None:
-        wrong = next((number for number, item in enumerate(items) if item.verdict == DIFFERS), None)
-        if wrong is not None:
-            self.explain[len(self.stages) - 1] = lambda: diagnose_vectors(ours[wrong], reference[wrong])
 
     # The end.
 
@@ -397,6 +424,14 @@ def _unit(name: str, pooled: Array, unit: Array) -> Difference:
     """The reference's pooled vector, scaled here, against its own unit vector."""
     outcome = unit_outcome(0, pooled)
     return compare(name, pooled if outcome.vector is None else outcome.vector, unit, FP32)
+
+
+def _refused(name: str, error: Exception) -> Difference:
+    return Difference(name, 0.0, float("inf"), 0, 0, None, DIFFERS, str(error))
+
+
+def _first(explanations: Sequence[Callable[[], Diagnosis]]) -> Callable[[], Diagnosis] | None:
+    return explanations[0] if explanations else None
 
 
 def _no_raw(kept: bool) -> str:

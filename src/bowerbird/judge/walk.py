@@ -70,7 +70,7 @@ class PictureWalk:
 
     def pool(self, hidden: Array) -> Array:
         """(n, d) embeddings before they are scaled to length 1, from what the graph gives."""
-        pooled = self.side._pooled(hidden)
+        pooled = self.side.pooled(hidden, self.output)
         return shorten(pooled, self.side.tower.dimensions) if self.side.tower.dimensions else pooled
 
     def embed(self, prepared: Feeds, engine: Engine | None = None) -> Array:

@@ -144,6 +144,7 @@ class ImageTower:
         similarity_output: what compares pictures with pictures best; often the same.
         pooling: how outputs with several places are pooled; one of `bowerbird.models.pooling.POOLINGS`.
         tensors: names in `output` that are not outputs of the graph -> intermediate tensor.
+        features: outputs with places -> the axis that holds their channels, where the graph tells.
         dimensions: vectors are cut to this length; 0 keeps all.
         prepared: pictures are given as arrays that are ready for the network; `steps` only says in what range.
         variant: of the graph; empty for the plain one.
@@ -159,6 +160,7 @@ class ImageTower:
     similarity_output: str
     pooling: str = "avg"
     tensors: tuple[tuple[str, str], ...] = ()
+    features: tuple[tuple[str, int], ...] = ()
     dimensions: int = 0
     prepared: bool = False
     variant: str = ""

@@ -171,35 +171,38 @@ def _source(located: Located) -> str:
     return EMBEDDED if embedded else str(located.directory)
 
 
+@dataclass(frozen=True)
+class Picked:
+    """Which tensor of a picture graph is the embedding, and how it becomes one vector.
+
+    Attributes:
+        output: its name for people; see `ImageTower.output`.
+        similarity: the one that compares pictures with pictures best.
+        pooling: of tensors with places; empty where nothing says.
+        tensors: names that are not outputs of the graph -> tensor.
+        features: the axis of `output` that holds the channels; None where the graph does not tell.
+    """
+
+    output: str
+    similarity: str
+    pooling: str = ""
+    tensors: tuple[tuple[str, str], ...] = ()
+    features: int | None = None
+
+
 def _image_tower(reading: Reading) -> ImageTower | None:
     notes = _image_notes(reading)
     options, directory = reading.options, reading.directory
-    graph = graph_artifact(directory / reading.layout.image)
-    pooling = _AS_PLACES.get(options.pooling, options.pooling) or str(notes.get("pooling", ""))
-    if options.pooling and pooling not in PLACE_POOLINGS:
+    asked = _AS_PLACES.get(options.pooling, options.pooling)
+    if asked and asked not in PLACE_POOLINGS:
         return None
-    tensors: dict[str, str] = {}
-    if options.layer:
-        facts = read_graph(graph.path, graph.sha256)
-        tensor = _tensor(facts, options.layer, reading.layout.text, _classifier(reading, facts))
-        if tensor is None:
-            return None
-        output = similarity = options.layer
-        tensors[output] = tensor
-        pooling = pooling or _token_pooling(reading)
-    elif "output" in notes:
-        output = str(notes["output"])
-        similarity = str(notes.get("similarity_output", output))
-        tensors = _intermediate(graph, (output, similarity)) if PENULTIMATE in (output, similarity) else {}
-    else:
-        facts = read_graph(graph.path, graph.sha256)
-        output = similarity = _image_output(reading, facts, graph.path)
-        if output == PENULTIMATE:
-            tensors[output] = resolve(facts, PENULTIMATE, _classifier(reading, facts))
-        elif not pooling and len(facts.outputs[output].shape) == 3:
-            pooling = _required_pooling(reading, output)
-    if options.pooling:
-        _check_unpooled(graph, tensors.get(output, output))
+    graph = graph_artifact(directory / reading.layout.image)
+    picked = _picked(reading, graph, notes)
+    if picked is None:
+        return None
+    if asked:
+        _check_unpooled(graph, dict(picked.tensors).get(picked.output, picked.output))
+    pooling = asked or str(notes.get("pooling", "")) or picked.pooling
     if pooling and pooling not in PLACE_POOLINGS:
         raise ModelFormatError(
             f"{directory / ANNOTATIONS}: picture pooling {pooling!r} is not known.",
@@ -215,16 +218,47 @@ def _image_tower(reading: Reading) -> ImageTower | None:
             max_bytes=limits.max_bytes,
             seconds=limits.decode_seconds,
         ),
-        output=output,
-        similarity_output=similarity,
+        output=picked.output,
+        similarity_output=picked.similarity,
         pooling=pooling or "avg",
-        tensors=tuple(tensors.items()),
+        tensors=picked.tensors,
+        features=() if picked.features is None else ((picked.output, picked.features),),
         dimensions=options.dimensions,
         prepared=options.preprocess == PREPARED,
-        variant=options.variant,
+        variant=reading.layout.variant,
         scaled=() if options.preprocess or options.layer else ratios,
         scaled_cosine=cosine,
     )
+
+
+def _picked(reading: Reading, graph: Artifact, notes: Mapping[str, Any]) -> Picked | None:
+    """What the user asked for, else what `bowerbird.json` names, else what the graph's outputs are called.
+
+    None when the user's layer may be one of the model's other tower.
+    """
+    layer = reading.options.layer
+    if "output" in notes and not layer:
+        output = str(notes["output"])
+        similarity = str(notes.get("similarity_output", output))
+        named = PENULTIMATE in (output, similarity)
+        return Picked(output, similarity, tensors=_intermediate(graph, (output, similarity)) if named else ())
+    facts = read_graph(graph.path, graph.sha256)
+    if layer:
+        tensor = _tensor(facts, layer, reading.layout.text, _classifier(reading, facts))
+        if tensor is None:
+            return None
+        return Picked(
+            layer, layer, _token_pooling(reading), ((layer, tensor),), facts.tensors[tensor].features
+        )
+    output = _image_output(reading, facts, graph.path)
+    if output == PENULTIMATE:
+        tensor = resolve(facts, PENULTIMATE, _classifier(reading, facts))
+        return Picked(output, output, "", ((output, tensor),), facts.tensors[tensor].features)
+    by_token = (
+        len(facts.outputs[output].shape) == 3 and "pooling" not in notes and not reading.options.pooling
+    )
+    pooling = _required_pooling(reading, output) if by_token else ""
+    return Picked(output, output, pooling, features=facts.tensors[output].features)
 
 
 def _steps(reading: Reading) -> Steps:
@@ -301,14 +335,14 @@ def _text_tower(reading: Reading) -> TextTower | None:
         directory / layout.text_root, directory, dict(entry.prompts) if entry else None, notes
     )
     graph = graph_artifact(directory / layout.text)
-    tensors: dict[str, str] = {}
+    tensors: tuple[tuple[str, str], ...] = ()
     if options.layer:
         facts = read_graph(graph.path, graph.sha256)
         tensor = _tensor(facts, options.layer, layout.image)
         if tensor is None:
             return None
         output = options.layer
-        tensors[output] = tensor
+        tensors = ((output, tensor),)
         rules = replace(rules, pooling=rules.pooling or ("mean",), after=(), dimensions=0)
     elif not output:
         facts = read_graph(graph.path, graph.sha256)
@@ -316,16 +350,16 @@ def _text_tower(reading: Reading) -> TextTower | None:
     elif output == PENULTIMATE:
         tensors = _intermediate(graph, (output,))
     if options.pooling:
-        _check_unpooled(graph, tensors.get(output, output))
+        _check_unpooled(graph, dict(tensors).get(output, output))
         rules = replace(rules, pooling=(pooling,), after=())
     return TextTower(
         graph=graph,
         tokenizer=artifact(_tokenizer(directory, layout.text_root)),
         rules=rules,
         output=output,
-        tensors=tuple(tensors.items()),
+        tensors=tensors,
         dimensions=options.dimensions or rules.dimensions,
-        variant=options.variant,
+        variant=layout.variant,
     )
 
 
@@ -376,9 +410,9 @@ def _tensor(facts: GraphFacts, layer: str, other_tower: str, scores: str = "") -
         raise
 
 
-def _intermediate(graph: Artifact, names: Collection[str]) -> dict[str, str]:
+def _intermediate(graph: Artifact, names: Collection[str]) -> tuple[tuple[str, str], ...]:
     facts = read_graph(graph.path, graph.sha256)
-    return {name: resolve(facts, name) for name in names if name not in facts.outputs}
+    return tuple((name, resolve(facts, name)) for name in dict.fromkeys(names) if name not in facts.outputs)
 
 
 def _config(directory: Path) -> Mapping[str, Any]:

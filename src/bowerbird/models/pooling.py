@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,41 +18,49 @@ GEM_POWER = 3.0
 GEM_FLOOR = 1e-6  # As in the authors' code: the mean is of positive values.
 
 
-def places(array: NDArray[Any]) -> NDArray[np.float32]:
+def places(array: NDArray[Any], features: int | None = None) -> NDArray[np.float32]:
     """A feature map as (n, places, channels) float32: from (n, places, channels), (n, c, h, w) or (n, h, w, c).
 
-    Of four axes, the channels are the second, unless the second and the third are alike and the fourth is not, as in
-    networks that keep channels last.
+    Args:
+        array: of three or four axes.
+        features: the axis that holds the channels. Where it is not known: of three axes the last; of four the second,
+            unless the second and the third are alike and the fourth is not, as in networks that keep channels last.
 
     Raises:
         UnsupportedInputError: the array has neither three nor four axes.
     """
-    if array.ndim == 3:
-        found: NDArray[np.float32] = array.astype(np.float32, copy=False)
-        return found
-    if array.ndim != 4:
+    if array.ndim not in (3, 4):
         raise UnsupportedInputError(
             f"A tensor of shape {array.shape} cannot be pooled.",
             hint="It has one vector for each input already.",
         )
-    n, a, b, c = array.shape
-    channels_last = a == b != c
-    flat = array.reshape(n, a * b, c) if channels_last else array.reshape(n, a, b * c).transpose(0, 2, 1)
-    placed: NDArray[np.float32] = np.ascontiguousarray(flat, np.float32)
+    axis = feature_axis(array.shape) if features is None else features
+    last = np.moveaxis(array, axis, -1)
+    placed: NDArray[np.float32] = np.ascontiguousarray(
+        last.reshape(len(last), -1, last.shape[-1]), np.float32
+    )
     return placed
 
 
-def pool_places(array: NDArray[Any], how: str) -> NDArray[np.float32]:
+def feature_axis(shape: Sequence[int | None]) -> int:
+    """The axis that holds the channels, by the shape alone; see `places`."""
+    if len(shape) != 4 or (shape[1] == shape[2] != shape[3] and None not in shape[1:]):
+        return len(shape) - 1
+    return 1
+
+
+def pool_places(array: NDArray[Any], how: str, features: int | None = None) -> NDArray[np.float32]:
     """Pool a feature map: (n, channels), or (n, places, channels) with `none`.
 
     Args:
         array: see `places`.
         how: one of `POOLINGS`.
+        features: see `places`.
 
     Raises:
         UnsupportedInputError: there is nothing to pool, or no such pooling.
     """
-    found = places(array)
+    found = places(array, features)
     pooled: NDArray[np.float32]
     if how == "none":
         pooled = found

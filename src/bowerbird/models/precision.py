@@ -97,18 +97,28 @@ def choose(
         return open_engine(kind, graph, precision=precision, streams=streams, expose=expose)
 
     has_bf16 = policy != "exact" and "bf16" in ENGINES[kind].precisions and has_native_bf16()
-    return decide(policy, kind, opened, probe, fingerprint=fingerprint, has_bf16=has_bf16)
+    return decide(
+        policy, kind, opened, probe, fingerprint=fingerprint, has_bf16=has_bf16, may_refuse=engine == "auto"
+    )
 
 
 def decide(
-    policy: str, kind: str, opened: Opener, probe: Probe, *, fingerprint: str, has_bf16: bool
+    policy: str,
+    kind: str,
+    opened: Opener,
+    probe: Probe,
+    *,
+    fingerprint: str,
+    has_bf16: bool,
+    may_refuse: bool = False,
 ) -> tuple[Choice, Engine]:
     """The decision of `choose`, given how to open the graph and whether bf16 is to be had.
 
     What is wanted most is tried first: bf16, then fp32 in the same engine, then the reference. Each but the last is
-    taken only where the probes keep its bound.
+    taken only where the probes keep its bound. An engine that cannot run the graph at all gives way too where
+    `may_refuse` says that nobody asked for just that one.
     """
-    trial = _Trial(opened, probe, fingerprint)
+    trial = _Trial(opened, probe, fingerprint, may_refuse)
     refused = "exact was asked for" if policy == "exact" else f"{kind} has no bf16 on this processor"
     if has_bf16 and policy != "exact":
         drift = trial.drift(kind, "bf16")
@@ -149,8 +159,9 @@ def require_finite(engine: Engine, graph: Path, *, fingerprint: str, probe: Prob
 class _Trial:
     """Opens each engine once, and measures it against the reference once for all processes."""
 
-    def __init__(self, opened: Opener, probe: Probe, fingerprint: str) -> None:
+    def __init__(self, opened: Opener, probe: Probe, fingerprint: str, may_refuse: bool) -> None:
         self._opened = opened
+        self._may_refuse = may_refuse
         self._probe = probe
         self._fingerprint = fingerprint
         self._engines: dict[tuple[str, str], Engine] = {}
@@ -172,7 +183,7 @@ class _Trial:
             try:
                 drift = drift_between(self._reference, self._probe(self.engine(kind, precision)))
             except EngineError:
-                if precision == "fp32":
+                if precision == "fp32" and not self._may_refuse:
                     raise
                 drift = -1.0  # An engine that refuses a graph in bf16 still runs it in fp32.
             _write_drift(cache, drift)

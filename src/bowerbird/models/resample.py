@@ -4,10 +4,10 @@ torchvision resizes a uint8 tensor otherwise than Pillow resizes a picture: Pill
 quantises them to int16, so that some pixels differ by a level. Both filter along the rows, round to 8 bits, and filter
 along the columns. For float tensors PyTorch rounds nothing in between and adds up in float32.
 
-This is what PyTorch 2.13 does on a processor with AVX2, found by comparison with it: all results on uint8, and on floats
-those of nearest, bilinear and bicubic, are equal (`tests/models/test_resample.py`); lanczos on floats is off by at most
-5e-7. On a processor without AVX2 PyTorch itself differs from this: by 3e-6 on floats, and torchvision then resizes uint8
-bilinearly as floats, which moves some pixels by a level. Of Pillow's six filters PyTorch has no box and no hamming.
+This is what PyTorch 2.13 does on a processor with AVX2, found by comparison with it: all results on uint8, and those of
+nearest, bilinear and bicubic on floats, are equal (`tests/models/test_resample.py`); lanczos on floats is off by at
+most 5e-7. On a processor without AVX2, PyTorch itself differs from this: by 3e-6 on floats, and torchvision resizes
+uint8 bilinearly as floats, which moves some pixels by a level. Of Pillow's filters PyTorch has no box and no hamming.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from bowerbird.lookahead import ordered_map
 from bowerbird.media.image import DecodePolicy, Picture, decode, from_array, from_pillow, read_bytes
 from bowerbird.models.card import ImageTower, TextTower
 from bowerbird.models.engine import Engine, TensorSpec
-from bowerbird.models.pooling import pool_places
+from bowerbird.models.pooling import feature_axis, pool_places
 from bowerbird.models.precision import Choice, Probe, choose, probe_pictures, probe_sentences, require_finite
 from bowerbird.models.sentence import Dense, load_modules, shorten
 from bowerbird.models.text import Tokens, feeds, load_tokenizer, mask, pool, tokenize
@@ -42,6 +42,7 @@ class ImageSide:
     def __init__(self, tower: ImageTower, policy: str, engine: str, threads: int) -> None:
         self.tower = tower
         self._tensors = dict(tower.tensors)
+        self._features = dict(tower.features)
         self.choice, self._engine = _chosen(tower, policy, engine, self._probe, threads)
         self.decode = decode_policy(tower, policy)
         self._input = _picture_input(self._engine, tower.graph.path)
@@ -61,7 +62,7 @@ class ImageSide:
             ModelFormatError: there is no such output.
         """
         spec = _require_output(self._engine, self._tensors.get(output, output), self.tower.graph.path)
-        return _shortened(_channels(spec), self.tower.dimensions)
+        return _shortened(_channels(spec, self._features.get(output)), self.tower.dimensions)
 
     def open(self, source: Input, name: str = "") -> Picture:
         """Read and decode one picture.
@@ -134,8 +135,8 @@ class ImageSide:
             return _apart([self._run_with(engine, [array], outputs) for array in pixels])
         arrays = engine.run(self.feeds(engine, pixels), tensors)
         return [
-            _cut(self._pooled(array.astype(np.float32, copy=False)), self.tower.dimensions)
-            for array in arrays
+            _cut(self.pooled(array.astype(np.float32, copy=False), name), self.tower.dimensions)
+            for name, array in zip(outputs, arrays, strict=True)
         ]
 
     def feeds(self, engine: Engine, pixels: Sequence[Pixels]) -> dict[str, NDArray[Any]]:
@@ -157,8 +158,11 @@ class ImageSide:
         }
         return {name: values.astype(spec.dtype, copy=False), **feeds}
 
-    def _pooled(self, array: Vectors) -> Vectors:
-        return array if array.ndim == 2 else pool_places(array, self.tower.pooling)
+    def pooled(self, array: Vectors, output: str) -> Vectors:
+        """(n, dim) from what the network gives for an output; (n, places, dim) where the pooling is `none`."""
+        if array.ndim == 2:
+            return array
+        return pool_places(array, self.tower.pooling, self._features.get(output))
 
     def _check_size(self) -> None:
         """Refuse steps that end in another size than the graph takes."""
@@ -351,16 +355,15 @@ def _require_output(engine: Engine, name: str, graph: Path) -> TensorSpec:
     return spec
 
 
-def _channels(spec: TensorSpec) -> int:
-    """How long the vectors of a tensor are: see `bowerbird.models.pooling.places` for what the axes mean."""
+def _channels(spec: TensorSpec, features: int | None = None) -> int:
+    """How long the vectors of a tensor are; see `bowerbird.models.pooling.places` for what the axes mean."""
     shape = spec.shape
-    channels_last = len(shape) != 4 or (shape[1] == shape[2] != shape[3] and shape[3] is not None)
-    width = shape[-1] if channels_last else shape[1]
-    if width is None or len(shape) < 2:
+    width = shape[feature_axis(shape) if features is None else features] if len(shape) >= 2 else None
+    if width is None:
         raise EngineError(
             "The graph does not say how long its vectors are.", hint="Export it with a fixed last axis."
         )
-    return int(width)
+    return width
 
 
 def _cut(vectors: Vectors, dimensions: int) -> Vectors:

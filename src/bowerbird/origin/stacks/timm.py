@@ -75,7 +75,7 @@ def open_timm_name(name: str, request: Request) -> Original:
     fill(model, weights, request.weights)
 
     def write(out: Path) -> None:
-        need("timm.models").save_config_for_hf(model, str(out / "config.json"))
+        need("timm.models._hub").save_config_for_hf(model, str(out / "config.json"))
 
     return _original(model, write, request)
 

@@ -147,6 +147,7 @@ def test_values_that_no_fault_explains(golden: Golden, exact: bb.Encoder) -> Non
     ("tamper", "stage", "fault"),
     [
         (lambda p: dataclasses.replace(p, decoded=decoded_of(p)[..., ::-1]), "decoded", "BGR"),
+        (lambda p: dataclasses.replace(p, raw=p.raw + np.float32(1)), "raw", None),
         (lambda p: dataclasses.replace(p, pooled=p.pooled[::-1].copy()), "pooled", "network"),
         (lambda p: dataclasses.replace(p, pooled=p.pooled * 40), "pooled", "length"),
         (
@@ -349,3 +350,20 @@ def test_another_profile_is_mentioned(golden: Golden) -> None:
     assert "hf4-pil" in report.problems[0].message
     assert report.first.stage == "pixel values"
     assert 0 < report.first.worst.levels < 3
+
+
+def test_token_vectors_are_compared_where_the_reference_has_them(golden: Golden, exact: bb.Encoder) -> None:
+    from bowerbird.judge.walk import TextWalk
+
+    walk = TextWalk(exact.text)
+
+    def with_raw(text: TextGolden) -> TextGolden:
+        tokens = walk.tokens(text.text)
+        return dataclasses.replace(text, raw=walk.raw(tokens, np.empty((len(tokens.ids), 384))))
+
+    report = judged(exact, Golden(golden.meta, (), changed(golden, text=with_raw).texts))
+    assert verdicts(report, "text")["raw"] == "exact"
+    halved = changed(
+        golden, text=lambda one: dataclasses.replace(with_raw(one), raw=with_raw(one).raw[:, ::-1].copy())
+    )
+    assert judged(exact, Golden(golden.meta, (), halved.texts)).first.stage == "raw"

@@ -349,3 +349,9 @@ def test_a_graph_without_an_output_we_know_says_what_it_has(tmp_path):
         bb.load(str(directory))
     (directory / "bowerbird.json").write_text(json.dumps({"format": 1, "image": {"output": "left"}}))
     assert bb.load(str(directory)).image.dimensions("left") == 3
+
+
+def test_penultimate_of_mini_is_what_goes_into_its_classifier(mini, pictures):
+    assert np.allclose(
+        mini.embed(pictures, layer="penultimate"), mini.embed(pictures, output="features"), atol=1e-6
+    )

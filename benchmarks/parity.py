@@ -16,16 +16,17 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from tools.make_golden import GOLDEN, OLD, STRIDE, Reference, digest, picture
 
 from benchmarks.peers import OFFLINE, python_of
 from benchmarks.side_by_side import report, versions
-from tools.make_golden import GOLDEN, OLD, STRIDE, Reference, digest, picture
 
 ROOT = Path(__file__).parents[1]
 PROFILE = "hf4-pil"
@@ -33,6 +34,14 @@ WIDTH = 512
 """Tokens that a remembering graph takes at most."""
 
 Array = NDArray[Any]
+
+
+@cache
+def stored(name: str) -> tuple[dict[str, Any], dict[str, Array]]:
+    """What an original text library was given, and what it made of it: `meta` and the arrays of a file."""
+    with np.load(GOLDEN / "text" / f"{name}.npz", allow_pickle=False) as file:
+        arrays = {key: file[key] for key in file.files}
+    return json.loads(str(arrays.pop("meta"))), arrays
 
 
 class NotSupportedError(Exception):
@@ -52,10 +61,7 @@ class Stack(Protocol):
         """Token ids; with the padding only where it is part of what the model was trained on."""
 
     def vectors(self, folder: Path, case: TextCase, texts: Sequence[str]) -> Array:
-        """Sentence vectors, not scaled to length 1 unless the model does it."""
-
-
-# ---------------------------------------------------------------------------------------------------- the cases
+        """Sentence vectors, scaled to length 1 only where the model does it."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,7 @@ class TextCase:
         role: of the prompt.
         by_hand: the caller writes the prompt before the text.
         padded: padding is part of the model's conditions.
+        unit: the model scales its vectors to length 1.
         pooling: what fastembed is told, since it reads none.
         named: a model of fastembed's own list that has the rules of this one.
         missing: why fastembed is not asked.
@@ -84,6 +91,7 @@ class TextCase:
     role: str = ""
     by_hand: bool = False
     padded: bool = False
+    unit: bool = False
     pooling: str = ""
     named: str = ""
     missing: str = ""
@@ -93,15 +101,14 @@ class TextCase:
         """The model directory, without a graph."""
         return GOLDEN / "text" / self.source.split("/")[0]
 
+    @property
     def reference(self) -> tuple[dict[str, Any], dict[str, Array]]:
-        """What the original library was given and what it made of it."""
-        with np.load(GOLDEN / "text" / f"{self.source.split('/')[-1]}.npz", allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        return json.loads(str(arrays.pop("meta"))), arrays
+        """See `stored`."""
+        return stored(self.source.split("/")[-1])
 
     def texts(self) -> list[str]:
         """What a user would pass."""
-        meta, _ = self.reference()
+        meta, _ = self.reference
         prompt = meta["prompt"] if self.by_hand else ""
         return [prompt + text for text in meta["texts"]]
 
@@ -122,7 +129,7 @@ def text_cases() -> Iterator[TextCase]:
         edits={**UNLIMITED, bert: {"max_seq_length": 128}},
     )
     yield TextCase(
-        "max_seq_length 256, model_max_length 512 (as all-MiniLM-L6-v2)",
+        "max_seq_length 256, model_max_length 512 (as published with all-MiniLM-L6-v2)",
         "bert/lengths",
         "256.",
         edits={
@@ -158,6 +165,7 @@ def text_cases() -> Iterator[TextCase]:
             f"{role}.vectors",
             UNLIMITED,
             role,
+            unit=True,
             missing="no modules behind the pooling",
         )
 
@@ -166,12 +174,10 @@ def pooling(
     source: str, label: str, part: str, edits: Mapping[str, Mapping[str, Any]] | None = None, **given: Any
 ) -> TextCase:
     """A case with one of the pooling configs of a reference."""
-    case = TextCase(f"{source}: {label}", source, f"{part}.", f"{label}.{part}", **given)
-    configs = case.reference()[0]["poolings"]
     how = {"role": ", prompt by role or query_embed", "by_hand": ", prompt written by hand"}
-    said = "".join(text for key, text in how.items() if given.get(key))
-    changes = {**UNLIMITED, "1_Pooling/config.json": configs[label], **(edits or {})}
-    return TextCase(f"{source}: {label}{said}", source, case.part, case.wanted, changes, **given)
+    said = "".join(text for key, text in how.items() if key in given)
+    changes = {**UNLIMITED, "1_Pooling/config.json": stored(source)[0]["poolings"][label], **(edits or {})}
+    return TextCase(f"{source}: {label}{said}", source, f"{part}.", f"{label}.{part}", changes, **given)
 
 
 def build(case: TextCase, folder: Path) -> None:
@@ -183,7 +189,7 @@ def build(case: TextCase, folder: Path) -> None:
         kept = {key: value for key, value in content.items() if value is not None}
         path.write_text(json.dumps(kept), "utf-8")
     if case.wanted:
-        _, arrays = case.reference()
+        _, arrays = case.reference
         settings = json.loads((folder / "tokenizer.json").read_text("utf-8"))["padding"]
         remember(
             folder / "onnx" / "model.onnx", arrays, settings["pad_id"], left=settings["direction"] == "Left"
@@ -271,9 +277,6 @@ FILES = {"EXIF orientation 6.png": "upright.png", "transparent.png": "on white.p
 """A file -> the plain file that has to give the same pixel values."""
 
 
-# --------------------------------------------------------------------------------------------------- the stacks
-
-
 class Bowerbird:
     """Ours."""
 
@@ -317,7 +320,7 @@ class Bowerbird:
         import bowerbird as bb
 
         model = bb.load(str(folder), precision="exact", engine="onnxruntime")
-        return model.embed(texts, role=case.role, normalize=False)
+        return model.embed(texts, role=case.role, normalize=case.unit)
 
 
 class Fastembed:
@@ -370,17 +373,36 @@ class Fastembed:
             TextEmbedding.add_custom_model(
                 model=name,
                 pooling=PoolingType[case.pooling or "MEAN"],
-                normalization=False,
+                normalization=case.unit,
                 sources=ModelSource(hf=name),
                 dim=12,
             )
         return TextEmbedding(name, specific_model_path=str(folder), local_files_only=True, lazy_load=True)
 
 
+NOTES = """\
+**Pixel values** against {pixels}: largest error, share of values that differ, pictures in brackets. Pictures of
+real sizes are compared by the hash of the whole, and by every {stride}th value where that differs. "Older files" have
+integer sizes, or leave keys to the defaults of their class. Errors below 1e-6 are rounding. fastembed also reads
+JinaCLIPImageProcessor and Idefics3ImageProcessor, which are not among the references and which Bowerbird refuses.
+
+{pictures}
+
+**Files** against the same picture stored plainly, upright and on white. transformers turns files by EXIF; it puts
+transparency on white from 5.21 on, and dropped alpha before.
+
+{files}
+
+**Texts** against {texts}: token ids, then vectors: largest error, least cosine.
+The networks are graphs that give back the token vectors of the original for its ids. fastembed is told the pooling
+that the files state; its own copies of models may have other files. SigLIP's two texts are those where transformers
+leaves the training code: white space at the start, and a special token that is spelt out.
+
+{models}
+
+{stacks}"""
+
 STACKS: dict[str, Callable[[], Stack]] = {"bowerbird": Bowerbird, "fastembed": Fastembed}
-
-
-# -------------------------------------------------------------------------------------------------- the measure
 
 
 @dataclass(frozen=True)
@@ -472,7 +494,7 @@ def compared(group: str, values: Array, wanted: Array) -> Finding:
 
 def measure_text(stack: Stack, folder: Path, case: TextCase) -> Finding:
     """Ids, and vectors where the case has them."""
-    _, arrays = case.reference()
+    _, arrays = case.reference
     texts = case.texts()
     wanted = [row.tolist() for row in arrays[f"{case.part}input_ids"]]
     if not case.padded:
@@ -499,15 +521,12 @@ def measure_text(stack: Stack, folder: Path, case: TextCase) -> Finding:
 
 def said(error: Exception) -> str:
     """An error in one line of a table."""
-    text = str(error).strip().splitlines()[0]
+    text = " ".join(str(error).split())
     if isinstance(error, NotSupportedError):
         return f"not supported: {text}"
     if isinstance(error, ValueError) and text.endswith("is not supported"):
         return "not supported"
     return f"{type(error).__name__}: {text}"
-
-
-# --------------------------------------------------------------------------------------------------- the tables
 
 
 def picture_cell(findings: Sequence[Finding]) -> str:
@@ -578,21 +597,18 @@ def main() -> None:
             build(case, folder / str(number))
         results = {"bowerbird": measure(Bowerbird(), folder), "fastembed": peer(folder)}
     made_with = Reference.read(PROFILE).made_with
-    written = next(text_cases()).reference()[0]["made_with"]
+    written = stored("bert")[0]["made_with"]
     report(
-        "\n\n".join(
-            [
-                f"Pixel values against transformers {made_with['transformers']} (Pillow {made_with['pillow']}): largest "
-                "error, share of values that differ, pictures in brackets. Of pictures of real sizes the whole is "
-                f"compared by its hash, and every {STRIDE}th value where that differs.",
-                table("family", "pictures", results, picture_cell),
-                "A file against the same picture stored plainly, upright and on white:",
-                table("file", "files", results, picture_cell),
-                f"Texts against sentence-transformers {written['sentence_transformers']} and transformers "
-                f"{written['transformers']}: token ids, then vectors: largest error, least cosine.",
-                table("text model", "texts", results, lambda findings: text_cell(findings[0])),
-                "\n".join(f"{name}: {result['versions']}." for name, result in results.items()),
-            ]
+        NOTES.format(
+            stride=STRIDE,
+            pixels="transformers {transformers} (Pillow {pillow})".format(**made_with),
+            texts="sentence-transformers {sentence_transformers} and transformers {transformers}".format(
+                **written
+            ),
+            pictures=table("family", "pictures", results, picture_cell),
+            files=table("file", "files", results, picture_cell),
+            models=table("text model", "texts", results, lambda findings: text_cell(findings[0])),
+            stacks="\n".join(f"{name}: {result['versions']}." for name, result in results.items()),
         )
     )
 

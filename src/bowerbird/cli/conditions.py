@@ -78,16 +78,17 @@ def _screen(report: CostReport) -> None:
     console.print(Text(f"right: {report.steps}", style="dim"))
     console.print(
         Text(
-            "Every condition against the right one, in fp32; nearest: the most similar picture stays the same.",
+            "Every condition against the right one, in fp32; neighbour: the most similar picture stays the same.",
             "dim",
         )
     )
     console.print()
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("if", no_wrap=True)
-    for heading in ("pictures", "cos mean", "least", "nearest", "label", "pairs: least median most"):
+    for heading in ("pictures", "cos mean", "least", "neighbour", "label", "pairs: least median most"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("worst", overflow="ellipsis", no_wrap=True)
+    # Only file names give way on a narrow terminal.
+    table.add_column("worst", overflow="ellipsis", no_wrap=True, max_width=max(8, console.width - 94))
     table.add_row(Text("right", "green"), str(report.pictures), "", "", "", "", _spread(report.spread), "")
     for cost in report.costs:
         table.add_row(

@@ -167,7 +167,7 @@ def _screen(report: Report) -> None:
     console.print(Text(name, style="bold"))
     for line in rest:
         console.print(Text(line, style="dim"))
-    console.print(_table(report))
+    console.print(_table(report, console.width))
     bounds = dict.fromkeys(stage.bound for stage in (*report.stages, *report.checks) if stage.items)
     console.print()
     for bound in bounds:
@@ -182,7 +182,7 @@ def _screen(report: Report) -> None:
         console.print(Text(line))
 
 
-def _table(report: Report) -> Table:
+def _table(report: Report, width: int) -> Table:
     from rich.table import Table
     from rich.text import Text
 
@@ -193,7 +193,7 @@ def _table(report: Report) -> Table:
     table.add_column("least cosine", justify="right", no_wrap=True, width=12)
     table.add_column("max error", justify="right", no_wrap=True, width=9)
     table.add_column("bound", style="dim", no_wrap=True, width=14)
-    table.add_column("worst", overflow="ellipsis", no_wrap=True)
+    table.add_column("worst", overflow="ellipsis", no_wrap=True, max_width=max(8, width - 90))
     sections = {
         "Pictures": [stage for stage in report.stages if stage.tower == "image"],
         "Texts": [stage for stage in report.stages if stage.tower == "text"],

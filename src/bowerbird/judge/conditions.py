@@ -330,13 +330,17 @@ def _quantised(graph: Path, folder: Path) -> Engine | str:
     """The graph with 8-bit weights, opened in ONNX Runtime; or why that is not to be had."""
     if find_spec("onnx") is None:
         return "the package 'onnx' is not installed"
+    import onnx
     from onnxruntime.quantization import QuantType, quant_pre_process, quantize_dynamic
 
     folded, path = folder / "folded.onnx", folder / "int8.onnx"
     try:
         # Weights that are stored in 16 bits come through a cast, which the quantiser does not look behind.
         quant_pre_process(graph, folded, skip_symbolic_shape=True)
-        quantize_dynamic(folded, path, weight_type=QuantType.QUInt8)
+        model = onnx.load(folded)
+        # It turns weights round, and then stumbles over the shapes that the exporter noted of them.
+        del model.graph.value_info[:]
+        quantize_dynamic(model, path, weight_type=QuantType.QUInt8)
         return open_engine("onnxruntime", path)
     except Exception as error:  # noqa: BLE001  the quantiser raises whatever it likes
         return f"the graph cannot be quantised: {' '.join(str(error).split())[:200]}"

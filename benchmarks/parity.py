@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -70,7 +72,7 @@ class TextCase:
 
     Attributes:
         name: as the table shows it.
-        source: directory and file of `tests/golden/text`; two names with a slash where they differ.
+        source: directory of `tests/golden/text`, without a graph.
         part: prefix of the reference's ids.
         wanted: name of the reference's vectors; empty compares ids alone.
         edits: JSON file -> keys to be set; None removes one.
@@ -81,6 +83,7 @@ class TextCase:
         pooling: what fastembed is told, since it reads none.
         named: a model of fastembed's own list that has the rules of this one.
         missing: why fastembed is not asked.
+        file: of the reference, where it is not named after the directory.
     """
 
     name: str
@@ -95,16 +98,12 @@ class TextCase:
     pooling: str = ""
     named: str = ""
     missing: str = ""
-
-    @property
-    def directory(self) -> Path:
-        """The model directory, without a graph."""
-        return GOLDEN / "text" / self.source.split("/")[0]
+    file: str = ""
 
     @property
     def reference(self) -> tuple[dict[str, Any], dict[str, Array]]:
         """See `stored`."""
-        return stored(self.source.split("/")[-1])
+        return stored(self.file or self.source)
 
     def texts(self) -> list[str]:
         """What a user would pass."""
@@ -113,10 +112,19 @@ class TextCase:
         return [prompt + text for text in meta["texts"]]
 
 
-# As saved, these fixtures have the `max_length` of the first batch that the tokeniser saw; see the case on it.
+# As transformers saved them, these fixtures have a `max_length` that it does not read itself; see the case on it.
 UNLIMITED = {"tokenizer_config.json": {"max_length": None}}
-POOLINGS = {"cls": "CLS", "mean": "MEAN", "lasttoken": "LAST_TOKEN"}
-OTHERS = ("max", "mean_sqrt_len_tokens", "weightedmean", "two", "all")
+POOLINGS = {
+    "cls": "CLS",
+    "mean": "MEAN",
+    "lasttoken": "LAST_TOKEN",
+    "max": "MAX",
+    "mean_sqrt_len_tokens": "MEAN_SQRT_LEN_TOKENS",
+    "weightedmean": "WEIGHTED_MEAN",
+    "two": "MAX, CLS",
+    "all": "all six",
+}
+"""Of the references -> what fastembed calls it, or would."""
 
 
 def text_cases() -> Iterator[TextCase]:
@@ -124,34 +132,36 @@ def text_cases() -> Iterator[TextCase]:
     bert = "sentence_bert_config.json"
     yield TextCase(
         "max_seq_length 128, model_max_length 256",
-        "bert/lengths",
+        "bert",
         "128.",
         edits={**UNLIMITED, bert: {"max_seq_length": 128}},
+        file="lengths",
     )
     yield TextCase(
         "max_seq_length 256, model_max_length 512 (as published with all-MiniLM-L6-v2)",
-        "bert/lengths",
+        "bert",
         "256.",
         edits={
             "tokenizer_config.json": {"max_length": None, "model_max_length": 512},
             bert: {"max_seq_length": 256},
         },
+        file="lengths",
     )
-    yield TextCase("`max_length` 11 left behind by an earlier batch, model_max_length 256", "bert", "plain.")
+    yield TextCase("max_length 11 and model_max_length 256 in tokenizer_config.json", "bert", "plain.")
     yield TextCase("model_max_length 48 and nothing else, padded on the left", "left", "plain.")
     yield TextCase("do_lower_case, max_seq_length 16", "lower_case", edits=UNLIMITED)
     yield TextCase("CLIP, 77 tokens", "clip")
     yield TextCase("CLIP, 77 tokens, padded with '!'", "clip_laion")
-    yield TextCase("SigLIP, padded to 64", "siglip", padded=True, missing="no SigLIP 1 in its list")
-    yield TextCase(
-        "SigLIP 2, padded to 64, lower case", "siglip2", padded=True, named="google/siglip2-base-patch16-224"
-    )
+    for name, source, named in (
+        ("SigLIP, padded to 64", "siglip", "google/siglip-base-patch16-224"),
+        ("SigLIP 2, padded to 64, lower case", "siglip2", "google/siglip2-base-patch16-224"),
+    ):
+        yield TextCase(name, source, padded=True, named=named)
     for source in ("bert", "left"):
         for mode, own in POOLINGS.items():
             yield pooling(source, mode, "plain", pooling=own)
-        for mode in OTHERS:
-            yield pooling(source, mode, "plain", missing="no such pooling")
-    prompts = {"config_sentence_transformers.json": {"prompts": {"query": "Represent this sentence: "}}}
+    prompt = stored("bert")[0]["prompt"]
+    prompts = {"config_sentence_transformers.json": {"prompts": {"query": prompt}}}
     yield pooling("bert", "mean", "prompt", prompts, pooling="MEAN", role="query")
     yield pooling("bert", "mean", "prompt", pooling="MEAN", by_hand=True)
     for mode in ("mean", "lasttoken"):
@@ -174,15 +184,19 @@ def pooling(
     source: str, label: str, part: str, edits: Mapping[str, Mapping[str, Any]] | None = None, **given: Any
 ) -> TextCase:
     """A case with one of the pooling configs of a reference."""
+    shown = {"two": "max and cls", "all": "all six together"}.get(label, label)
+    side = {"bert": "right", "left": "left"}[source]
     how = {"role": ", prompt by role or query_embed", "by_hand": ", prompt written by hand"}
-    said = "".join(text for key, text in how.items() if key in given)
+    name = f"pooling {shown}, padded on the {side}" + "".join(
+        text for key, text in how.items() if key in given
+    )
     changes = {**UNLIMITED, "1_Pooling/config.json": stored(source)[0]["poolings"][label], **(edits or {})}
-    return TextCase(f"{source}: {label}{said}", source, f"{part}.", f"{label}.{part}", changes, **given)
+    return TextCase(name, source, f"{part}.", f"{label}.{part}", changes, **given)
 
 
 def build(case: TextCase, folder: Path) -> None:
     """The model directory of a case, with a graph where vectors are compared."""
-    shutil.copytree(case.directory, folder)
+    shutil.copytree(GOLDEN / "text" / case.source, folder)
     for name, changes in case.edits.items():
         path = folder / name
         content = {**json.loads(path.read_text("utf-8")), **changes}
@@ -253,8 +267,8 @@ def remember(path: Path, arrays: Mapping[str, Array], pad: int, *, left: bool) -
     output = helper.make_tensor_value_info(
         "last_hidden_state", TensorProto.FLOAT, ["batch", "tokens", vectors.shape[2]]
     )
-    stored = [numpy_helper.from_array(array, name) for name, array in weights.items()]
-    graph = helper.make_graph(nodes, "remembering", inputs, [output], stored)
+    initial = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    graph = helper.make_graph(nodes, "remembering", inputs, [output], initial)
     path.parent.mkdir()
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
 
@@ -310,9 +324,8 @@ class Bowerbird:
         prompt = rules.prompt(case.role) if case.role else ""
         tokens = tokenize(load_tokenizer(folder / "tokenizer.json", rules), rules, texts, prompt)
         if case.padded:
-            return feeds(tokens, rules, {"input_ids": TensorSpec("int64", (None, None))})[
-                "input_ids"
-            ].tolist()
+            given = feeds(tokens, rules, {"input_ids": TensorSpec("int64", (None, None))})
+            return given["input_ids"].tolist()
         return [token.ids for token in tokens]
 
     def vectors(self, folder: Path, case: TextCase, texts: Sequence[str]) -> Array:
@@ -368,6 +381,8 @@ class Fastembed:
 
         if case.missing:
             raise NotSupportedError(case.missing)
+        if case.pooling and case.pooling not in PoolingType.__members__:
+            raise NotSupportedError("no such pooling")
         name = case.named or f"local/{folder.name}"
         if not case.named and name not in {model["model"] for model in TextEmbedding.list_supported_models()}:
             TextEmbedding.add_custom_model(
@@ -383,7 +398,8 @@ class Fastembed:
 NOTES = """\
 **Pixel values** against {pixels}: largest error, share of values that differ, pictures in brackets. Pictures of
 real sizes are compared by the hash of the whole, and by every {stride}th value where that differs. "Older files" have
-integer sizes, or leave keys to the defaults of their class. Errors below 1e-6 are rounding. fastembed also reads
+integer sizes, or leave keys to the defaults of their class: fastembed takes an absent `do_resize` for false, and the
+picture keeps its size. Errors below 1e-6 are rounding, where a crop is padded. fastembed also reads
 JinaCLIPImageProcessor and Idefics3ImageProcessor, which are not among the references and which Bowerbird refuses.
 
 {pictures}
@@ -472,8 +488,9 @@ def measure_picture(
         return Finding(group, error=0.0)
     sample = values if values.shape == kept.shape else values.ravel()[::STRIDE]
     if sample.shape != kept.shape:
-        return Finding(group, refused=f"another shape, such as {values.shape} for {kept.shape}")
-    return compared(group, sample, kept)
+        return Finding(group, refused="another shape")
+    found = compared(group, sample, kept)
+    return found if found.error else replace(found, error=math.inf)  # equal in the sample, not in the whole
 
 
 def measure_files(stack: Stack, folder: Path) -> Iterator[Finding]:
@@ -524,7 +541,7 @@ def said(error: Exception) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, NotSupportedError):
         return f"not supported: {text}"
-    if isinstance(error, ValueError) and text.endswith("is not supported"):
+    if isinstance(error, ValueError) and "is not supported" in text:
         return "not supported"
     return f"{type(error).__name__}: {text}"
 
@@ -532,18 +549,15 @@ def said(error: Exception) -> str:
 def picture_cell(findings: Sequence[Finding]) -> str:
     """How many pictures are equal, how far the others are off, and what was said of those that were refused."""
     parts = []
-    equal = sum(found.error == 0 for found in findings)
-    off = [found for found in findings if found.error > 0]
-    if equal:
-        parts.append(f"equal ({equal})")
+    measured = [found for found in findings if not found.refused]
+    off = [found for found in measured if found.error != 0]
+    if len(measured) > len(off):
+        parts.append(f"equal ({len(measured) - len(off)})")
     if off:
         share = sum(found.share for found in off) / len(off)
         parts.append(f"{max(found.error for found in off):.1e} in {share:.0%} of values ({len(off)})")
-    refused = [found.refused for found in findings if found.refused]
-    reasons = dict.fromkeys(reason.split(", such as")[0] for reason in refused)
-    for reason in reasons:
-        matching = [text for text in refused if text.startswith(reason)]
-        parts.append(f"{matching[0]} ({len(matching)})")
+    refused = Counter(found.refused for found in findings if found.refused)
+    parts += [f"{reason} ({count})" for reason, count in refused.items()]
     return "; ".join(parts)
 
 
@@ -575,9 +589,13 @@ def table(
 def peer(folder: Path) -> dict[str, Any]:
     """What fastembed gives, measured in its own environment."""
     answer = folder / "fastembed.json"
-    command = [python_of("fastembed"), "-m", "benchmarks.parity", "--measure", folder, "--stack", "fastembed"]
-    subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, **OFFLINE}, stdout=sys.stderr)
-    return json.loads(answer.read_text("utf-8"))
+    child = ["-m", "benchmarks.parity", "--measure", str(folder), "--stack", "fastembed"]
+    environment = {**os.environ, **OFFLINE}
+    subprocess.run(
+        [str(python_of("fastembed")), *child], check=True, cwd=ROOT, env=environment, stdout=sys.stderr
+    )
+    measured: dict[str, Any] = json.loads(answer.read_text("utf-8"))
+    return measured
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-ALL = ("text", "pictures", "search", "cold", "memory")
+ALL = ("text", "pictures", "search", "cold", "memory", "parity")
 
 failed = [
     name

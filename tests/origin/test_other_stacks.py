@@ -28,7 +28,8 @@ def needs(*modules):
 def holds(done):
     assert done.agreements
     for agreement in done.agreements:
-        assert agreement.max_error <= 1e-4
+        # Features of random weights may be large; what users compare, the unit vector, is judged by `verify`.
+        assert agreement.max_error <= 1e-4 * max(1, agreement.largest)
         assert agreement.cosine >= 0.999999
     report = verify(bb.load(str(done.directory), precision="exact"))
     assert report.ok, report.first

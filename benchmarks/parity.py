@@ -301,7 +301,7 @@ class Bowerbird:
     def preprocessing(self, folder: Path) -> Callable[[Image.Image | Path], Array]:
         """By `read_steps`, and the decoder for files."""
         from bowerbird.media.image import DecodePolicy, decode, from_pillow
-        from bowerbird.models.processors import read_steps
+        from bowerbird.models.vision.processors import read_steps
 
         steps, policy = read_steps(folder, PROFILE), DecodePolicy()
 
@@ -317,8 +317,9 @@ class Bowerbird:
 
     def ids(self, folder: Path, case: TextCase, texts: Sequence[str]) -> list[list[int]]:
         """By the rules of the directory."""
-        from bowerbird.models.engine import TensorSpec
-        from bowerbird.models.text import feeds, load_tokenizer, read_text_rules, tokenize
+        from bowerbird.models.network.graph import TensorSpec
+        from bowerbird.models.text.rules import read_text_rules
+        from bowerbird.models.text.tokens import feeds, load_tokenizer, tokenize
 
         rules = read_text_rules(folder)
         prompt = rules.prompt(case.role) if case.role else ""

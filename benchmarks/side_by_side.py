@@ -103,7 +103,7 @@ def versions(*packages: str) -> str:
 
 def machine() -> str:
     """Processor, cores, whether it multiplies bf16, Python, and how busy it is at the moment."""
-    from bowerbird.models.engine import has_native_bf16
+    from bowerbird.models.network.engine import has_native_bf16
 
     info = _cpuinfo()
     flags = info.get("flags", "").split()

@@ -31,7 +31,7 @@ def commands() -> list[str]:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with a Pictures folder, and pictures of the names that the README uses."""
-    from bowerbird.models.precision import probe_pictures
+    from bowerbird.models.network.precision import probe_pictures
 
     home = tmp_path_factory.mktemp("home")
     for folder in ("Pictures", "photos"):

@@ -6,8 +6,8 @@
     python tools/make_golden.py vision --profile timm        # timm
     python tools/make_golden.py table                        # bowerbird alone: family x profile -> worst error
 
-Each writes `tests/golden/vision-PROFILE.npz`; `tests/models/test_families.py` holds Bowerbird to it. Configs are what
-the library itself writes, and what it wrote years ago. Small configs are kept as full arrays, so that a failure shows
+Each writes `tests/golden/vision-PROFILE.npz`; `tests/models/vision/test_families.py` holds Bowerbird to it. Configs are
+what the library itself writes, and what it wrote years ago. Small configs are kept as full arrays, so that a failure shows
 where it is; the real sizes as a SHA-256 and every 997th value.
 """
 
@@ -572,7 +572,7 @@ def add(reference: Reference, case: Case, name: str, outputs: Outputs) -> None:
 def table() -> str:
     """Bowerbird's worst difference to every reference, in float32 units in the last place and as a value."""
     from bowerbird.errors import ModelFormatError
-    from bowerbird.models.processors import read_steps
+    from bowerbird.models.vision.processors import read_steps
 
     found: dict[str, dict[str, list[float]]] = {}
     for profile in PROFILES:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bowerbird.models.encoder import Encoder as Encoder
     from bowerbird.models.encoder import Outcome as Outcome
     from bowerbird.models.encoder import load as load
-    from bowerbird.models.vision import Steps as Steps
+    from bowerbird.models.vision.steps import Steps as Steps
     from bowerbird.record import Modality as Modality
     from bowerbird.search.index import Index as Index
     from bowerbird.search.query import Query as Query
@@ -44,7 +44,7 @@ _HOME = {
     "ModelCard": "models.card",
     "Outcome": "models.encoder",
     "Query": "search.query",
-    "Steps": "models.vision",
+    "Steps": "models.vision.steps",
     "load": "models.encoder",
     "settings": "settings",
 }

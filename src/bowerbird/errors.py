@@ -151,14 +151,19 @@ class ScaleError(BowerbirdError):
 
 
 class MissingExtraError(BowerbirdError):
-    """An optional dependency is not installed."""
+    """An optional dependency is not installed.
 
-    def __init__(self, package: str, extra: str) -> None:
+    Attributes:
+        package: the one that is missing.
+        extra: of bowerbird, that brings it; empty when it has to be installed by itself.
+    """
+
+    def __init__(self, package: str, extra: str = "") -> None:
         self.package = package
         self.extra = extra
         super().__init__(
             f"This needs the package {package!r}, which is not installed.",
-            hint=f"Run: pip install 'bowerbird[{extra}]'",
+            hint="Run: pip install " + (f"'bowerbird[{extra}]'" if extra else package),
         )
 
     def __reduce__(self) -> tuple[object, ...]:

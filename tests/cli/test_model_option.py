@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bowerbird.models.fetch import locate
-from bowerbird.models.precision import probe_pictures
+from bowerbird.models.hub.fetch import locate
+from bowerbird.models.network.precision import probe_pictures
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 import bowerbird as bb
 
 pytest.importorskip("huggingface_hub")
-sys.path.insert(0, str(Path(__file__).parents[1] / "models"))  # Test folders are no packages.
+sys.path.insert(0, str(Path(__file__).parents[1] / "models" / "hub"))  # Test folders are no packages.
 import hub_server
 
 MINI = Path(bb.__file__).parent / "models" / "mini"

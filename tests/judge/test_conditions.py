@@ -14,7 +14,7 @@ from PIL import Image
 import bowerbird as bb
 from bowerbird.errors import QueryError, UnsupportedInputError
 from bowerbird.judge.conditions import Cost, CostReport, conditions
-from bowerbird.models.vision import Steps
+from bowerbird.models.vision.steps import Steps
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from bowerbird.judge.faults import FAULTS, PointResize, Recipe, ShiftedCrop, faults_of
 from bowerbird.media.image import DecodePolicy, from_array
-from bowerbird.models.vision import CenterCrop, Resize, Steps
+from bowerbird.models.vision.steps import CenterCrop, Resize, Steps
 
 CLIP = "mean [0.48145466, 0.4578275, 0.40821073], std [0.26862954, 0.26130258, 0.27577711]"
 RECIPES = {

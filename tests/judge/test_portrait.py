@@ -12,7 +12,7 @@ import pytest
 import bowerbird as bb
 from bowerbird.judge.panels import COLUMNS, GAP, MARGIN, PAPER, SIDE, draw
 from bowerbird.judge.portrait import Stage, portrait, stages
-from bowerbird.models.vision import Steps
+from bowerbird.models.vision.steps import Steps
 
 
 def test_a_portrait_says_what_the_model_does(model: bb.Encoder) -> None:

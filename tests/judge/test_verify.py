@@ -19,7 +19,7 @@ from bowerbird.errors import BowerbirdError, ModelFormatError
 from bowerbird.judge.golden import Golden, PictureGolden, TextGolden
 from bowerbird.judge.report import Report
 from bowerbird.judge.verify import verify
-from bowerbird.models.vision import Steps
+from bowerbird.models.vision.steps import Steps
 
 MINI = Path(bb.__file__).parent / "models" / "mini" / "golden.npz"
 RIGHT = "resize short side 256 bicubic -> centre crop 224x224 -> x * 0.0078125, mean 0.9921875, std 1"

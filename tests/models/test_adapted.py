@@ -20,8 +20,8 @@ from bowerbird.errors import (
     SpaceMismatchError,
 )
 from bowerbird.models.card import Options
-from bowerbird.models.engine import open_engine
-from bowerbird.models.precision import probe_pictures
+from bowerbird.models.network.engine import open_engine
+from bowerbird.models.network.precision import probe_pictures
 
 from .conftest import save_graph, write_json
 

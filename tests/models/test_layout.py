@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 import bowerbird as bb
 from bowerbird.errors import ModelFormatError
 from bowerbird.models.layout import choose, variants, wanted
-from bowerbird.models.precision import probe_pictures
+from bowerbird.models.network.precision import probe_pictures
 
 from .conftest import save_graph, write_json
 

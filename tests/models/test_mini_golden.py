@@ -88,7 +88,7 @@ def test_the_fp32_export_before_rounding(golden, tmp_path):
         pytest.skip("MINI_PYTHON, or this Python, has no torch or no onnx")
     tool = [python, str(ROOT / "tools" / "build_mini.py"), "--wheels", wheels, "--fp32", "-o", str(tmp_path)]
     subprocess.run(tool, check=True, timeout=300)
-    from bowerbird.models.engine import open_engine
+    from bowerbird.models.network.engine import open_engine
 
     (graph,) = tmp_path.rglob("vision_model.onnx")
     engine = open_engine("onnxruntime", graph)

@@ -12,7 +12,7 @@ import bowerbird as bb
 from bowerbird.errors import BowerbirdError, ModelFormatError, ModelNotFoundError
 from bowerbird.judge.golden import Golden
 from bowerbird.judge.verify import verify
-from bowerbird.models.engine import open_engine
+from bowerbird.models.network.engine import open_engine
 from bowerbird.origin.export import export
 from bowerbird.origin.request import Request
 

@@ -103,7 +103,7 @@ def test_torchvision_transforms_as_timm_writes_them(tmp_path, photographs, name)
     from PIL import Image
     from torchvision.models import get_model_weights
 
-    from bowerbird.models.processors import read_steps
+    from bowerbird.models.vision.processors import read_steps
     from bowerbird.origin.stacks.torchvision import _timm_config
 
     for weights in get_model_weights(name):

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from rich.progress import TaskID
 
-    from bowerbird.models.catalog import CatalogEntry
-    from bowerbird.models.fetch import Located, Receipt
-    from bowerbird.models.hub_calls import Progress
+    from bowerbird.models.hub.calls import Progress
+    from bowerbird.models.hub.catalog import CatalogEntry
+    from bowerbird.models.hub.fetch import Located, Receipt
 
 COLUMNS = ("name", "modalities", "dimensions", "bytes", "license", "from", "strengths")
 
@@ -99,7 +99,7 @@ def pull(
 
     A model that is here already is checked, and what is damaged is fetched again. Prints the model's directory.
     """
-    from bowerbird.models import fetch
+    from bowerbird.models.hub import fetch
 
     with _bar(name) as progress:
         located = fetch.pull(name, variant=variant, update=update, progress=progress)
@@ -109,8 +109,8 @@ def pull(
 
 def _all() -> list[dict[str, Any]]:
     """Embedded, of the catalogue, and whatever else was pulled."""
-    from bowerbird.models.catalog import catalog, find_entry
-    from bowerbird.models.fetch import EMBEDDED, receipts
+    from bowerbird.models.hub.catalog import catalog, find_entry
+    from bowerbird.models.hub.fetch import EMBEDDED, receipts
 
     pulled = [receipt for receipt in receipts() if not receipt.lost()]
     by_repository = {receipt.repository.lower(): receipt for receipt in pulled}
@@ -121,8 +121,8 @@ def _all() -> list[dict[str, Any]]:
 
 def _described(name: str) -> dict[str, Any]:
     from bowerbird.errors import ModelNotFoundError
-    from bowerbird.models.catalog import find_entry
-    from bowerbird.models.fetch import here
+    from bowerbird.models.hub.catalog import find_entry
+    from bowerbird.models.hub.fetch import here
 
     entry = find_entry(name)
     try:
@@ -140,9 +140,9 @@ def _described(name: str) -> dict[str, Any]:
 
 def _loaded(name: str) -> dict[str, Any]:
     """A model on this machine, as its files describe it."""
-    from bowerbird.models.catalog import find_entry
     from bowerbird.models.encoder import load
-    from bowerbird.models.fetch import EMBEDDED
+    from bowerbird.models.hub.catalog import find_entry
+    from bowerbird.models.hub.fetch import EMBEDDED
 
     encoder = load(name)
     card = encoder.card

@@ -6,7 +6,6 @@ import io
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bowerbird.errors import InputError, QueryError
+from bowerbird.errors import EngineError, InputError, QueryError
 from bowerbird.judge.faults import Feeds, Recipe, faults_of, together
 from bowerbird.judge.verify import exact_of
 from bowerbird.judge.walk import PictureWalk
@@ -22,7 +21,7 @@ from bowerbird.lookahead import chunks, ordered_map
 from bowerbird.media.exif import orientation_and_time
 from bowerbird.media.image import Picture, decode, read_bytes
 from bowerbird.models.encoder import IMAGE_BATCH, Encoder, load
-from bowerbird.models.engine import Engine, open_engine
+from bowerbird.models.network.engine import Engine, open_quantised
 
 Array: TypeAlias = NDArray[Any]
 
@@ -327,20 +326,8 @@ def _concerns(data: bytes) -> set[str]:
 
 
 def _quantised(graph: Path, folder: Path) -> Engine | str:
-    """The graph with 8-bit weights, opened in ONNX Runtime; or why that is not to be had."""
-    if find_spec("onnx") is None:
-        return "the package 'onnx' is not installed"
-    import onnx
-    from onnxruntime.quantization import QuantType, quant_pre_process, quantize_dynamic
-
-    folded, path = folder / "folded.onnx", folder / "int8.onnx"
+    """The graph with 8-bit weights, or why that is not to be had."""
     try:
-        # Weights that are stored in 16 bits come through a cast, which the quantiser does not look behind.
-        quant_pre_process(graph, folded, skip_symbolic_shape=True)
-        model = onnx.load(folded)
-        # It turns weights round, and then stumbles over the shapes that the exporter noted of them.
-        del model.graph.value_info[:]
-        quantize_dynamic(model, path, weight_type=QuantType.QUInt8)
-        return open_engine("onnxruntime", path)
-    except Exception as error:  # noqa: BLE001  the quantiser raises whatever it likes
-        return f"the graph cannot be quantised: {' '.join(str(error).split())[:200]}"
+        return open_quantised(graph, folder)
+    except EngineError as error:
+        return error.message

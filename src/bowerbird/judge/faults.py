@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bowerbird.media.image import DecodePolicy, Picture
-from bowerbird.models.resample import Box
-from bowerbird.models.vision import Canvas, CenterCrop, Floats, Resize, Scale, ShareCrop, Steps, Triple
+from bowerbird.models.vision.resample import Box
+from bowerbird.models.vision.steps import Canvas, CenterCrop, Floats, Resize, Scale, ShareCrop, Steps, Triple
 
 Array: TypeAlias = NDArray[Any]
 Feeds: TypeAlias = dict[str, Array]

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from bowerbird.errors import ModelFormatError
 from bowerbird.models.card import artifact
 from bowerbird.models.encoder import Encoder
-from bowerbird.models.graph import GraphFacts, TensorSpec, read_graph
-from bowerbird.models.towers import Input
-from bowerbird.models.vision import CenterCrop, Step
+from bowerbird.models.network.graph import GraphFacts, TensorSpec, read_graph
+from bowerbird.models.vision.steps import CenterCrop, Step
+from bowerbird.models.vision.tower import Input
 
 Array: TypeAlias = NDArray[Any]
 

@@ -12,8 +12,8 @@ from bowerbird.judge.compare import BATCHES, Bound, StageReport, compare, cosine
 from bowerbird.judge.report import Problem
 from bowerbird.judge.walk import PictureWalk
 from bowerbird.models.encoder import Encoder, Outcome, unit_outcome
-from bowerbird.models.precision import AUTO_BOUND, probe_sentences
-from bowerbird.models.towers import Input
+from bowerbird.models.network.precision import AUTO_BOUND, probe_sentences
+from bowerbird.models.vision.tower import Input
 
 Found: TypeAlias = Mapping[int, Outcome]
 """Row of an input -> what became of it."""

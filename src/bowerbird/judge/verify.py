@@ -41,8 +41,8 @@ from bowerbird.judge.selfcheck import self_checks, short_name, user_bound
 from bowerbird.judge.walk import PictureWalk, TextWalk
 from bowerbird.media.image import DecodePolicy, Picture, from_array, read_bytes
 from bowerbird.models.encoder import Encoder, Outcome, load, unit_outcome
-from bowerbird.models.precision import probe_pictures
-from bowerbird.models.towers import Input
+from bowerbird.models.network.precision import probe_pictures
+from bowerbird.models.vision.tower import Input
 
 Array: TypeAlias = NDArray[Any]
 
@@ -91,7 +91,7 @@ def verify(
 
 def exact_of(encoder: Encoder) -> Encoder:
     """The same model in fp32 in ONNX Runtime, with full decode; itself where it is that already."""
-    if encoder.precision == "exact" and encoder._engine in ("auto", "onnxruntime"):
+    if encoder.precision == "exact" and encoder.engine in ("auto", "onnxruntime"):
         return encoder
     return Encoder(encoder.card, precision="exact", engine="onnxruntime", threads=encoder.threads)
 

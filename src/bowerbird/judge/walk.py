@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bowerbird.judge.faults import Feeds, Recipe
-from bowerbird.models.engine import Engine
-from bowerbird.models.sentence import POOLINGS, pool, shorten
-from bowerbird.models.text import Tokens, feeds
-from bowerbird.models.towers import ImageSide, TextSide
+from bowerbird.models.network.engine import Engine
+from bowerbird.models.text.sentence import POOLINGS, pool, shorten
+from bowerbird.models.text.tokens import Tokens, feeds
+from bowerbird.models.text.tower import TextSide
+from bowerbird.models.vision.tower import ImageSide
 
 Array: TypeAlias = NDArray[Any]
 
@@ -40,12 +41,12 @@ class PictureWalk:
     @property
     def engine(self) -> Engine:
         """What runs the network."""
-        return self.side._engine
+        return self.side.engine
 
     @property
     def takes_levels(self) -> bool:
         """Whether the graph takes 8-bit levels and scales them itself, so that it cannot be fed with pixel values."""
-        return self.side._input[1].dtype == "uint8"
+        return self.side.takes_levels
 
     def run(self, prepared: Feeds, tensors: Sequence[str], engine: Engine | None = None) -> list[Array]:
         """Tensors of the graph as float32, with a batch axis.
@@ -56,16 +57,7 @@ class PictureWalk:
             engine: another engine that runs the same graph.
         """
         engine = engine or self.engine
-        name, spec = self.side._input
-        values = prepared["pixel_values"]
-        if len(spec.shape) == 4 and spec.shape[-1] == 3 and spec.shape[1] != 3:
-            values = np.ascontiguousarray(values.transpose(0, 2, 3, 1))
-        given = {name: values.astype(spec.dtype, copy=False)}
-        given |= {
-            key: array.astype(engine.inputs[key].dtype)
-            for key, array in prepared.items()
-            if key != "pixel_values" and key in engine.inputs
-        }
+        given = self.side.bind(engine, prepared)
         return [array.astype(np.float32, copy=False) for array in engine.run(given, list(tensors))]
 
     def pool(self, hidden: Array) -> Array:
@@ -95,7 +87,7 @@ class TextWalk:
     @property
     def engine(self) -> Engine:
         """What runs the network."""
-        return self.side._engine
+        return self.side.engine
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -119,7 +111,7 @@ class TextWalk:
 
     def embed(self, tokens: Tokens) -> Array:
         """(d,), before it is scaled to length 1."""
-        row: Array = self.side._run_with(self.engine, [tokens])[0]
+        row: Array = self.side.vectors([tokens])[0]
         return row
 
     def pool(self, hidden: Array, tokens: Tokens) -> Array | None:

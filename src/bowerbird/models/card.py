@@ -13,8 +13,8 @@ from typing import Any
 
 from bowerbird.errors import BowerbirdError, ModelFormatError
 from bowerbird.media.policy import DecodePolicy
-from bowerbird.models.text import TextRules
-from bowerbird.models.vision import Steps
+from bowerbird.models.text.rules import TextRules
+from bowerbird.models.vision.steps import Steps
 from bowerbird.record import Modality
 from bowerbird.settings import settings
 
@@ -43,10 +43,10 @@ class Options:
 
     Attributes:
         profile: which reference stack's arithmetic prepares pictures; empty takes the one the model's files belong
-            to. See `bowerbird.models.processors`.
+            to. See `bowerbird.models.vision.processors`.
         variant: which published variant of the graphs, such as `fp16`; empty takes the plain ones.
         preprocess: a recipe as `Steps.parse` reads it, in place of the model's own; `none` for prepared arrays.
-        layer: `penultimate`, a tensor's name, or `layer:N` for the N-th layer (see `bowerbird.models.graph`).
+        layer: `penultimate`, a tensor's name, or `layer:N` for the N-th layer (see `bowerbird.models.network.graph`).
         pooling: how a tensor with several places or tokens becomes one vector; `none` keeps them all.
         dimensions: vectors are cut to this length and scaled to 1 again; 0 keeps all.
     """
@@ -142,7 +142,7 @@ class ImageTower:
         output: the embedding, in the space shared with texts if there is one: an output of the graph, or a key of
             `tensors`.
         similarity_output: what compares pictures with pictures best; often the same.
-        pooling: how outputs with several places are pooled; one of `bowerbird.models.pooling.POOLINGS`.
+        pooling: how outputs with several places are pooled; one of `bowerbird.models.vision.pooling.POOLINGS`.
         tensors: names in `output` that are not outputs of the graph -> intermediate tensor.
         features: outputs with places -> the axis that holds their channels, where the graph tells.
         dimensions: vectors are cut to this length; 0 keeps all.

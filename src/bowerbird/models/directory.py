@@ -26,13 +26,13 @@ from bowerbird.models.card import (
     artifact,
     graph_artifact,
 )
-from bowerbird.models.fetch import EMBEDDED, Located, locate
-from bowerbird.models.graph import GraphFacts, read_graph, resolve
-from bowerbird.models.pooling import POOLINGS as PLACE_POOLINGS
-from bowerbird.models.processors import read_steps
-from bowerbird.models.sentence import POOLINGS as TOKEN_POOLINGS
-from bowerbird.models.text import TextRules, read_text_rules
-from bowerbird.models.vision import Steps
+from bowerbird.models.hub.fetch import EMBEDDED, Located, locate
+from bowerbird.models.network.graph import GraphFacts, read_graph, resolve
+from bowerbird.models.text.rules import TextRules, read_text_rules
+from bowerbird.models.text.sentence import POOLINGS as TOKEN_POOLINGS
+from bowerbird.models.vision.pooling import POOLINGS as PLACE_POOLINGS
+from bowerbird.models.vision.processors import read_steps
+from bowerbird.models.vision.steps import Steps
 from bowerbird.settings import settings
 
 ANNOTATIONS = "bowerbird.json"
@@ -113,7 +113,7 @@ def read_card(name: str, options: Options | None = None) -> ModelCard:
     """Read the recipe of a model from the files it was published with, fetching them when they are not here.
 
     Args:
-        name: see `bowerbird.models.fetch.locate`.
+        name: see `bowerbird.models.hub.fetch.locate`.
         options: what is wanted beyond the model's own conditions.
 
     Raises:

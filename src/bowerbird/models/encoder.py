@@ -21,10 +21,12 @@ from bowerbird.errors import (
 from bowerbird.lookahead import chunks, ordered_map
 from bowerbird.models.card import ModelCard, Options
 from bowerbird.models.directory import read_card
-from bowerbird.models.engine import Engine
-from bowerbird.models.precision import Choice, check_names, describe
-from bowerbird.models.towers import ImageSide, Input, Pixels, TextSide, Vectors
-from bowerbird.models.vision import Steps
+from bowerbird.models.network.engine import Engine
+from bowerbird.models.network.precision import Choice, check_names, describe
+from bowerbird.models.text.tower import TextSide
+from bowerbird.models.towers import Vectors
+from bowerbird.models.vision.steps import Steps
+from bowerbird.models.vision.tower import ImageSide, Input, Pixels
 from bowerbird.settings import settings
 
 # Each thread decodes a batch and runs the network on it by itself: on a CPU that is a third faster than one run
@@ -61,6 +63,7 @@ class Encoder:
     Attributes:
         card: what it was made from.
         precision: `auto`, `exact` or `fast`.
+        engine: as asked for: `auto`, `onnxruntime` or `openvino`.
         threads: how many batches are decoded and run at once.
     """
 
@@ -70,7 +73,7 @@ class Encoder:
         check_names(precision, engine)
         self.card = card
         self.precision = precision
-        self._engine = engine
+        self.engine = engine
         self.threads = threads or settings().worker_threads
         self._lock = threading.RLock()
         self._text: TextSide | None = None
@@ -91,7 +94,7 @@ class Encoder:
                     raise UnsupportedInputError(
                         f"The model {self.card.name!r} takes no texts.", hint="Use a model with a text tower."
                     )
-                self._text = TextSide(self.card.text, self.precision, self._engine, self.threads)
+                self._text = TextSide(self.card.text, self.precision, self.engine, self.threads)
             return self._text
 
     @property
@@ -109,7 +112,7 @@ class Encoder:
                         f"The model {self.card.name!r} takes no pictures.",
                         hint="Use a model with an image tower.",
                     )
-                self._image = ImageSide(self.card.image, self.precision, self._engine, self.threads)
+                self._image = ImageSide(self.card.image, self.precision, self.engine, self.threads)
             return self._image
 
     def warm(self) -> Encoder:
@@ -127,12 +130,12 @@ class Encoder:
         """What each loaded tower runs in: engine, precision, drift, reason, and scaled decode. Plain data."""
         found: dict[str, dict[str, Any]] = {}
         if self._text:
-            found["text"] = _numerics(self._text.choice, self._text._engine, {})
+            found["text"] = _numerics(self._text.choice, self._text.engine, {})
         if self._image:
             decoding = self._image.decode.numerics()
             if decoding["scaled"]:
                 decoding["scaled_cosine"] = self._image.tower.scaled_cosine
-            found["image"] = _numerics(self._image.choice, self._image._engine, decoding)
+            found["image"] = _numerics(self._image.choice, self._image.engine, decoding)
         return found
 
     def adapted(
@@ -151,7 +154,7 @@ class Encoder:
             layer: `penultimate`, the name of any tensor of the graph, or the number of a layer, from the end when
                 negative; `bowerbird inspect` lists them.
             pooling: of a tensor with several places (`avg`, `max`, `gem`, `cls`) or tokens (see
-                `bowerbird.models.text`); `none` keeps a vector for each of them.
+                `bowerbird.models.text.tokens`); `none` keeps a vector for each of them.
             dimensions: keep this many and scale to length 1 again, for models trained so (Matryoshka
                 representation learning, Kusupati et al. 2022, arXiv 2205.13147); 0 keeps all.
 
@@ -169,7 +172,7 @@ class Encoder:
                 self._adapted[options] = Encoder(
                     replace(card, name=self.card.name),
                     precision=self.precision,
-                    engine=self._engine,
+                    engine=self.engine,
                     threads=self.threads,
                 )
             return self._adapted[options]

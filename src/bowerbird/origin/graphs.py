@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bowerbird.errors import EngineError, ModelFormatError
-from bowerbird.models.engine import open_engine
+from bowerbird.models.network.engine import open_engine
 from bowerbird.origin.original import Array, Feeds, Tower
 from bowerbird.origin.packages import need, quiet
 

@@ -35,10 +35,8 @@ def need(module: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         missing = (error.name or module).partition(".")[0]
-        absent = MissingExtraError(_OWN.get(missing, missing), EXTRA)
-        if missing in _OWN:
-            absent.hint = f"Run: pip install {_OWN[missing]}"
-        raise absent from error
+        own = missing in _OWN
+        raise MissingExtraError(_OWN.get(missing, missing), "" if own else EXTRA) from error
 
 
 def has(module: str) -> bool:

@@ -15,7 +15,7 @@ from PIL import Image
 from bowerbird.errors import InputError, UnsupportedInputError
 from bowerbird.judge.golden import Golden, PictureGolden, TextGolden
 from bowerbird.media.image import DecodePolicy, decode, read_bytes
-from bowerbird.models.precision import probe_sentences
+from bowerbird.models.network.precision import probe_sentences
 from bowerbird.origin.original import Feeds, Original, Tower
 
 

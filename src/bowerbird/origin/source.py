@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bowerbird.errors import ModelFormatError, ModelNotFoundError
+from bowerbird.errors import ModelError, ModelFetchError, ModelFormatError
+from bowerbird.models.hub.fetch import snapshot
 from bowerbird.origin.original import Original
-from bowerbird.origin.packages import need, quiet
 from bowerbird.origin.request import Request
 from bowerbird.origin.stacks.files import open_script, open_weights
 from bowerbird.origin.stacks.open_clip import open_open_clip, open_open_clip_name
@@ -99,8 +99,9 @@ def _open_file(path: Path, request: Request) -> Original:
     )
 
 
-_WANTED = ("*.json", "*.safetensors", "*.txt", "*.model")
-_ELSEWHERE = ("onnx/*", "openvino/*", "*/*/*")
+_WANTED = (".json", ".safetensors", ".txt", ".model")
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+_ELSEWHERE = ("onnx", "openvino")
 
 
 def fetch(source: str, request: Request) -> Path:
@@ -111,20 +112,18 @@ def fetch(source: str, request: Request) -> Path:
         request: with pickles allowed, they are fetched too.
 
     Raises:
-        ModelNotFoundError: there is no such repository, or it cannot be reached.
+        ModelError: there is no such repository, or it cannot be fetched.
     """
-    repository, _, revision = source.removeprefix("hf-hub:").partition("@")
-    hub = need("huggingface_hub")
-    wanted = [*_WANTED, *(["*.bin", "*.pt"] if request.allow_pickle else [])]
+    suffixes = (*_WANTED, *(_PICKLED if request.allow_pickle else ()))
+
+    def want(path: str) -> bool:
+        parts = path.split("/")
+        return len(parts) <= 2 and parts[0] not in _ELSEWHERE and path.endswith(suffixes)
+
     try:
-        with quiet():
-            found = hub.snapshot_download(
-                repository, revision=revision or None, allow_patterns=wanted, ignore_patterns=list(_ELSEWHERE)
-            )
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelNotFoundError(
-            f"There is no file or directory {source!r}, and it cannot be fetched as a repository: {reason[:300]}",
-            hint=_ACCEPTED,
+        return snapshot(source, want)
+    except ModelError as error:
+        raise type(error)(
+            f"There is no file or directory {source!r}, and as a repository of the hub: {error.message}",
+            hint=error.hint if isinstance(error, ModelFetchError) else _ACCEPTED,
         ) from error
-    return Path(found)

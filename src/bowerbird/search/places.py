@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bowerbird.errors import IndexNotFoundError, StoreError
 from bowerbird.flow.sources import printable
-from bowerbird.models.fetch import EMBEDDED, canonical
+from bowerbird.models.hub.fetch import EMBEDDED, canonical
 from bowerbird.settings import settings
 from bowerbird.store import manifest as manifests
 

@@ -1,0 +1,1 @@
+"""Where models come from: the hub, the catalogue, what was pulled before."""

@@ -1,0 +1,520 @@
+"""A model's name becomes a directory: embedded, local, or pulled once from the hub and pinned.
+
+What a name may be, the first that fits:
+
+1. `mini`: inside the package.
+2. A directory that exists. It wins over anything on the hub that is called the same.
+3. `open_clip:ARCH/TAG` and `timm:NAME`: weights without a graph; the error says how to export them.
+4. `hf-hub:ORG/NAME` or `hf:ORG/NAME`: that repository and no other.
+5. A name or alias of the catalogue, such as `clip-vit-base-patch32` or `openai/clip-vit-base-patch32`, which stands for
+   the repository that publishes its ONNX graphs.
+6. `ORG/NAME`: a repository of the hub.
+
+The last three take `@REVISION`, a branch, tag or commit.
+
+The first pull resolves the revision to a commit, checks every file against the hashes the hub names, and writes a
+receipt. From then on the receipt says what belongs to the model and no network call is made; `pull(update=True)` moves
+to what the revision means by then.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from bowerbird.errors import ModelError, ModelFetchError, ModelFormatError, ModelNotFoundError
+from bowerbird.models.hub import repository as hub
+from bowerbird.models.hub.calls import Progress
+from bowerbird.models.hub.catalog import REPOSITORY, CatalogEntry, catalog, find_entry
+from bowerbird.models.layout import choose, wanted
+from bowerbird.settings import settings
+
+EMBEDDED = "mini"
+_PACKAGE = Path(__file__).resolve().parents[1]
+"""The model inside the package."""
+
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_LITERAL = re.compile(r"(?:hf-hub|hf):(.+)")
+_TIMM = re.compile(r"timm[:/](.+)")
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What was pulled: enough to find it and to check it without asking anyone.
+
+    Attributes:
+        repository: `org/name`.
+        revision: what was asked for, such as `main`.
+        commit: what that meant when it was pulled.
+        variant: of the graphs; empty for the plain ones.
+        files: all that was downloaded, with size and hash.
+    """
+
+    repository: str
+    revision: str
+    commit: str
+    variant: str
+    files: tuple[hub.RemoteFile, ...]
+
+    @property
+    def directory(self) -> Path:
+        """Where the files lie."""
+        return hub.snapshot_path(self.repository, self.commit)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    def lost(self) -> list[hub.RemoteFile]:
+        """Files that are not there any more, or not in full."""
+        return [file for file in self.files if not _is_whole(self.directory / file.path, file.size)]
+
+
+@dataclass(frozen=True)
+class Located:
+    """A model on this machine.
+
+    Attributes:
+        directory: where its files lie.
+        name: what it is called.
+        revision: the commit, for a model of the hub; empty otherwise.
+        entry: of the catalogue, if it is there.
+        receipt: of the pull; None for a directory, `mini`, and what another program put into the hub's cache.
+    """
+
+    directory: Path
+    name: str
+    revision: str = ""
+    entry: CatalogEntry | None = None
+    receipt: Receipt | None = None
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a name means on the hub."""
+
+    name: str
+    repository: str
+    revision: str
+    variant: str
+    entry: CatalogEntry | None
+
+    @property
+    def pull(self) -> str:
+        """The command that pulls it."""
+        variant = f" --variant {self.variant}" if self.variant else ""
+        return f"bowerbird models pull {self.name}{variant}"
+
+
+def locate(name: str, *, variant: str = "", progress: Progress | None = None) -> Located:
+    """Find a model, downloading it if it is not here yet.
+
+    Args:
+        name: see the module's text.
+        variant: of the graphs, such as `fp16`; empty takes the plain ones.
+        progress: told about downloads: bytes so far, bytes in all.
+
+    Raises:
+        ModelNotFoundError: nothing is called that, it must be exported first, or it is not here and the user forbids
+            network calls.
+        ModelFormatError: a file is damaged, or the repository holds nothing that can be run.
+        ModelFetchError: the hub or the disk does not allow it.
+    """
+    if local := _local(name):
+        return local
+    source = _source(name, variant)
+    receipt = _receipt(source)
+    if receipt is None and hub.is_offline():
+        return _cached(source)
+    if receipt is None:
+        receipt = _pull(source, source.revision, progress)
+    elif lost := receipt.lost():
+        receipt = _pull_again(source, receipt, lost, progress)
+    return _located(source, receipt)
+
+
+def pull(name: str, *, variant: str = "", update: bool = False, progress: Progress | None = None) -> Located:
+    """Download a model, or check every file of one that is here; what is damaged is fetched again.
+
+    Args:
+        name: see the module's text.
+        variant: of the graphs; empty takes the plain ones.
+        update: ask the hub what the revision means now, and move there.
+        progress: told about downloads.
+
+    Raises: as of `locate`.
+    """
+    if local := _local(name):
+        return local
+    source = _source(name, variant)
+    receipt = None if update else _receipt(source)
+    if receipt is None:
+        if hub.is_offline():
+            if update:
+                raise ModelFetchError(f"{name} cannot be updated: HF_HUB_OFFLINE is set.", hint="Unset it.")
+            return _cached(source)
+        return _located(source, _pull(source, source.revision, progress))
+    if damaged := [file for file in receipt.files if not _is_intact(receipt, file)]:
+        receipt = _pull_again(source, receipt, damaged, progress)
+    return _located(source, receipt)
+
+
+def here(name: str, *, variant: str = "") -> Located | None:
+    """The model if it is on this machine in full; None if it could be pulled. No network call.
+
+    Raises:
+        ModelNotFoundError: nothing is called that, or it must be exported first.
+        ModelFormatError: its receipt is damaged.
+    """
+    if local := _local(name):
+        return local
+    source = _source(name, variant)
+    receipt = _receipt(source)
+    return _located(source, receipt) if receipt and not receipt.lost() else None
+
+
+def receipts() -> list[Receipt]:
+    """Receipts of all that was pulled, whether or not the files are still there; damaged ones are left out."""
+    found = []
+    for path in sorted(_receipts_path().glob("*.json")):
+        try:
+            receipt = _read(path)
+        except ModelFormatError:
+            continue
+        if receipt:
+            found.append(receipt)
+    return found
+
+
+def canonical(name: str) -> str:
+    """One spelling for all names of a model, found without a network call: to tell the indexes of a folder apart."""
+    if local := _local(name):
+        return EMBEDDED if local.directory == _PACKAGE / EMBEDDED else str(local.directory)
+    try:
+        source = _source(name, "")
+    except ModelError:
+        return name
+    return f"{source.repository}@{source.revision}".lower()
+
+
+def _local(name: str) -> Located | None:
+    if name == EMBEDDED:
+        return Located(_PACKAGE / EMBEDDED, EMBEDDED)
+    path = Path(os.path.expanduser(name))
+    if name and path.is_dir():
+        return Located(path.resolve(), path.resolve().name)
+    return None
+
+
+def _source(name: str, variant: str) -> _Source:
+    """What a name that is no directory means on the hub.
+
+    Raises:
+        ModelNotFoundError: nothing, or something that must be exported first.
+    """
+    if name.startswith("open_clip:"):
+        raise _to_export(name, name)
+    literal = _LITERAL.fullmatch(name)
+    base, _, revision = (literal[1] if literal else name).partition("@")
+    if (timm := _TIMM.fullmatch(base)) and base.startswith("timm:"):
+        base = f"timm/{timm[1]}"
+        if not find_entry(base):
+            raise _to_export(name, base)
+    entry = find_entry(base)
+    if literal or (entry and revision and "/" in base):
+        # A revision belongs to the repository it was written after, not to the one the alias stands for.
+        entry = entry if entry and entry.repository.lower() == base.lower() else None
+    if entry and not entry.repository:
+        raise _to_export(name, entry.export)
+    if entry:
+        return _Source(
+            name,
+            entry.repository,
+            _checked(name, revision or entry.revision),
+            variant or entry.variant,
+            entry,
+        )
+    if REPOSITORY.fullmatch(base) and not name.startswith((".", "/", "~")):
+        return _Source(name, base, _checked(name, revision or "main"), variant, None)
+    raise _unknown(name)
+
+
+def _checked(name: str, revision: str) -> str:
+    if not hub.is_safe(revision):
+        raise ModelNotFoundError(
+            f"{name}: {revision!r} is no revision.", hint="Give a branch, a tag or a commit."
+        )
+    return revision
+
+
+def _unknown(name: str) -> ModelNotFoundError:
+    names = [EMBEDDED, *(entry.name for entry in catalog())]
+    close = difflib.get_close_matches(name.lower(), names, 3)
+    meant = f"Did you mean {' or '.join(close)}? " if close else ""
+    return ModelNotFoundError(
+        f"There is no model {name!r}: it is neither {EMBEDDED!r}, nor a directory, nor a name of the catalogue.",
+        hint=f"{meant}`bowerbird models` lists the names; a repository of the hub is written ORG/NAME.",
+    )
+
+
+def _to_export(name: str, source: str, *, why: str = "", pickle: bool = False) -> ModelNotFoundError:
+    """There are weights, but no graph."""
+    folder = re.split(r"[/:]", source)[-1]
+    allow = " --allow-pickle" if pickle else ""
+    return ModelNotFoundError(
+        why or f"{name} has no public ONNX graph that we know of.",
+        hint=f"Make one, once: pip install 'bowerbird[export]', then: bowerbird export {source} ./{folder}{allow}",
+    )
+
+
+def _pull(source: _Source, revision: str, progress: Progress | None) -> Receipt:
+    """Download and check a revision, and write the receipt."""
+    _check_writable(_receipts_path())
+    try:
+        listing = hub.listing(source.repository, revision)
+    except ModelNotFoundError as error:
+        if source.repository.startswith("timm/"):
+            raise _to_export(source.name, source.repository, why=error.message) from error
+        raise
+    names = [file.path for file in listing.files]
+    _check_graphs(source, names)
+    chosen = set(wanted(names, source.variant, source.repository))
+    files = tuple(file for file in listing.files if file.path in chosen)
+    hub.download(source.repository, listing.commit, files, progress)
+    _make_loadable(hub.snapshot_path(source.repository, listing.commit), chosen, source)
+    hub.remember(source.repository, revision, listing.commit)
+    receipt = Receipt(source.repository, source.revision, listing.commit, source.variant, files)
+    _write(_receipt_path(source), receipt)
+    return receipt
+
+
+def snapshot(name: str, want: Callable[[str], bool], progress: Progress | None = None) -> Path:
+    """Files of a repository as they are, such as the weights that a graph is exported from; every hash checked.
+
+    Args:
+        name: `org/name`, with or without `hf-hub:` before it and `@revision` after it.
+        want: whether a file, by its path in the repository, is wanted.
+        progress: told about downloads.
+
+    Returns:
+        The folder that holds them. Under `HF_HUB_OFFLINE` it is what the hub's cache has, complete or not.
+
+    Raises:
+        ModelNotFoundError: there is no such repository or revision, or it is not here and the user forbids calls.
+        ModelFormatError: a file is damaged.
+        ModelFetchError: the hub or the disk does not allow it.
+    """
+    repository, _, revision = name.removeprefix("hf-hub:").partition("@")
+    if not REPOSITORY.fullmatch(repository):
+        raise _unknown(name)
+    revision = _checked(name, revision or "main")
+    if hub.is_offline():
+        commit = hub.cached_commit(repository, revision)
+        if not commit:
+            raise ModelNotFoundError(
+                f"{name} is not on this machine, and HF_HUB_OFFLINE is set.", hint="Unset it to download it."
+            )
+        return hub.snapshot_path(repository, commit)
+    listing = hub.listing(repository, revision)
+    hub.download(repository, listing.commit, [file for file in listing.files if want(file.path)], progress)
+    hub.remember(repository, revision, listing.commit)
+    return hub.snapshot_path(repository, listing.commit)
+
+
+def _pull_again(
+    source: _Source, receipt: Receipt, lost: Collection[hub.RemoteFile], progress: Progress | None
+) -> Receipt:
+    """Files that were pulled are gone: fetch them again, at the commit of the receipt."""
+    if hub.is_offline():
+        names = ", ".join(file.path for file in list(lost)[:3])
+        raise ModelFormatError(
+            f"{source.name} is not complete: {names} is missing or damaged in {receipt.directory}, and "
+            "HF_HUB_OFFLINE is set.",
+            hint=f"Run while online: {source.pull}",
+        )
+    return _pull(source, receipt.commit, progress)
+
+
+def _check_graphs(source: _Source, names: Collection[str]) -> None:
+    if any(name.endswith(".onnx") for name in names):
+        return
+    safe = any(name.endswith(".safetensors") for name in names)
+    pickles = [name for name in names if name.endswith(_PICKLES)]
+    if not safe and not pickles:
+        raise ModelFormatError(
+            f"{source.repository} holds neither an ONNX graph nor weights.",
+            hint="Check the name of the repository.",
+        )
+    why = f"{source.repository} holds no ONNX graph"
+    why += "." if safe else f", only pickles ({pickles[0]}), which can run code when they are read."
+    if (known := find_entry(source.repository)) and known.repository:
+        why += f" The catalogue knows one: {known.name}."
+    raise _to_export(source.name, source.repository, why=why, pickle=not safe)
+
+
+def _make_loadable(directory: Path, names: Collection[str], source: _Source) -> None:
+    """See `hub.make_plain`: only graphs with external data need it."""
+    for graph in choose(names, source.variant, source.repository).graphs:
+        data = [name for name in names if name.startswith(graph) and name != graph]
+        if data:
+            hub.make_plain([directory / name for name in (graph, *data)])
+
+
+def _cached(source: _Source) -> Located:
+    """What the hub's cache holds of a model that was not pulled by us. No network call."""
+    commit = hub.cached_commit(source.repository, source.revision)
+    directory = hub.snapshot_path(source.repository, commit)
+    names = (
+        [path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()]
+        if commit
+        else []
+    )
+    if not any(name.endswith(".onnx") for name in names):
+        raise ModelNotFoundError(
+            f"{source.name} is not on this machine, and HF_HUB_OFFLINE is set.",
+            hint=f"Run while online: {source.pull}",
+        )
+    _make_loadable(directory, names, source)
+    return Located(directory, _name(source), commit, source.entry)
+
+
+def _located(source: _Source, receipt: Receipt) -> Located:
+    return Located(receipt.directory, _name(source), receipt.commit, source.entry, receipt)
+
+
+def _name(source: _Source) -> str:
+    return source.entry.name if source.entry else source.repository
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except OSError:
+        return False
+
+
+def _is_intact(receipt: Receipt, file: hub.RemoteFile) -> bool:
+    try:
+        hub.verify(receipt.repository, receipt.commit, file)
+    except ModelFormatError:
+        return False
+    return True
+
+
+def _receipts_path() -> Path:
+    return settings().data_path / "models"
+
+
+def _receipt_path(source: _Source) -> Path:
+    key = "+".join(filter(None, (f"{source.repository}@{source.revision}", source.variant)))
+    return _receipts_path() / f"{quote(key.lower(), safe='@+')}.json"
+
+
+def _receipt(source: _Source) -> Receipt | None:
+    """The receipt of a source; for a commit, also that of a branch or tag which meant it.
+
+    Raises:
+        ModelFormatError: it is damaged.
+    """
+    read = _read(_receipt_path(source))
+    for receipt in [read] if read else receipts():
+        same = receipt.repository.lower() == source.repository.lower() and receipt.variant == source.variant
+        # Revisions may differ in case alone, and on some disks names of files may not.
+        if same and source.revision in (receipt.revision, receipt.commit):
+            return receipt
+    return None
+
+
+def _write(path: Path, receipt: Receipt) -> None:
+    content = {
+        "format": 1,
+        "repository": receipt.repository,
+        "revision": receipt.revision,
+        "commit": receipt.commit,
+        "variant": receipt.variant,
+        "files": [
+            {"path": file.path, "size": file.size, "sha256" if len(file.hash) == 64 else "git": file.hash}
+            for file in receipt.files
+        ],
+    }
+    temporary = ""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8"
+        ) as file:
+            temporary = file.name
+            json.dump(content, file, indent=1)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise _not_written(path, error) from error
+
+
+def _check_writable(folder: Path) -> None:
+    """Before gigabytes are downloaded, see that the receipt will find its place."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise _not_written(folder, error) from error
+
+
+def _not_written(path: Path, error: OSError) -> ModelFetchError:
+    return ModelFetchError(
+        f"{path} cannot be written: {error.strerror or error}.",
+        hint="Set BOWERBIRD_DATA_DIR to a directory that can be written to.",
+    )
+
+
+def _read(path: Path) -> Receipt | None:
+    """The receipt, or None when there is none.
+
+    Raises:
+        ModelFormatError: it cannot be read or says what no receipt says.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise _damaged(path, str(error)) from error
+    try:
+        if content["format"] != 1:
+            raise _damaged(path, f"format {content['format']!r} is not known")
+        files = tuple(_file(item) for item in content["files"])
+        receipt = Receipt(
+            str(content["repository"]),
+            str(content["revision"]),
+            str(content["commit"]),
+            str(content["variant"]),
+            files,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+    if not REPOSITORY.fullmatch(receipt.repository) or not hub.is_commit(receipt.commit) or not files:
+        raise _damaged(path, "it names no repository, commit or files")
+    return receipt
+
+
+def _file(item: Any) -> hub.RemoteFile:
+    file = hub.RemoteFile(str(item["path"]), int(item["size"]), str(item.get("sha256") or item["git"]))
+    if not hub.is_safe(file.path):
+        raise ValueError(f"{file.path!r} is no file name of a repository")
+    return file
+
+
+def _damaged(path: Path, why: str) -> ModelFormatError:
+    return ModelFormatError(
+        f"The receipt {path} is damaged: {why}.",
+        hint="Delete it; the model is then resolved and checked anew.",
+    )

@@ -1,0 +1,1 @@
+"""Graphs, the engines that run them, and in which precision."""

@@ -1,0 +1,125 @@
+"""The text tower: texts to tokens to vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bowerbird.lookahead import ordered_map
+from bowerbird.models.card import TextTower
+from bowerbird.models.network.engine import Engine
+from bowerbird.models.network.precision import probe_sentences
+from bowerbird.models.text.sentence import Dense, load_modules, pool
+from bowerbird.models.text.tokens import Tokens, feeds, load_tokenizer, mask, tokenize
+from bowerbird.models.towers import Vectors, channels, cut, open_tower, require_output, shortened
+
+TOKENS_PER_BATCH = 512
+"""Padded tokens in one run of the network. Texts of like length share a batch, so little of it is padding."""
+
+LONGEST_BATCH = 16
+"""Texts in one run of the network."""
+
+_NOTHING = np.empty(0, np.float32)
+
+
+class TextSide:
+    """The text tower: texts to tokens to vectors."""
+
+    def __init__(self, tower: TextTower, policy: str, engine: str, threads: int) -> None:
+        self.tower = tower
+        self._tensor = dict(tower.tensors).get(tower.output, tower.output)
+        self._tokenizer = load_tokenizer(tower.tokenizer.path, tower.rules)
+        self._after = load_modules(tower.rules.after)
+        self.choice, self.engine = open_tower(tower, policy, engine, self._probe, threads)
+        self._threads = threads
+        self._spec = require_output(self.engine, self._tensor, tower.graph.path)
+
+    @property
+    def dimensions(self) -> int:
+        """Length of the vectors."""
+        rules = self.tower.rules
+        width = channels(self._spec)
+        if len(self._spec.shape) == 3:
+            width *= len(rules.pooling)
+            for module in rules.after:
+                width = module.outputs if isinstance(module, Dense) else width
+        return shortened(width, self.tower.dimensions)
+
+    @property
+    def by_token(self) -> bool:
+        """Whether a text becomes a vector for each token rather than one."""
+        return "none" in self.tower.rules.pooling
+
+    def tokens(self, texts: Sequence[str], role: str = "") -> list[Tokens]:
+        """What the network reads of each text: prompt, special tokens and truncation included.
+
+        Raises:
+            UnsupportedInputError: the model has no such role.
+        """
+        return tokenize(self._tokenizer, self.tower.rules, texts, self.tower.rules.prompt(role))
+
+    def encode(self, texts: Sequence[str], role: str = "") -> tuple[list[Vectors], list[int]]:
+        """A raw vector (dim,) for each text, or (tokens, dim) where `by_token`; and how many tokens did not fit.
+
+        Raises:
+            UnsupportedInputError: the model has no such role.
+        """
+        tokens = self.tokens(texts, role)
+        vectors: list[Vectors] = [_NOTHING] * len(texts)
+
+        def run(rows: Sequence[int]) -> tuple[Sequence[int], list[Vectors]]:
+            return rows, self._run_with(self.engine, [tokens[row] for row in rows])
+
+        batches = batches_by_length([len(token.ids) for token in tokens])
+        for rows, part in ordered_map(run, batches, threads=self._threads):
+            for row, vector in zip(rows, part, strict=True):
+                vectors[row] = vector
+        return vectors, [token.dropped for token in tokens]
+
+    def raw(self, tokens: Sequence[Tokens]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """What the network gives for a batch before any pooling, and the attention mask (batch, tokens)."""
+        return self._raw_with(self.engine, tokens)
+
+    def vectors(self, tokens: Sequence[Tokens]) -> list[Vectors]:
+        """A raw vector for each text of a batch, or for each of its tokens where `by_token`."""
+        return self._run_with(self.engine, tokens)
+
+    def _raw_with(
+        self, engine: Engine, tokens: Sequence[Tokens]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        rules = self.tower.rules
+        (array,) = engine.run(feeds(tokens, rules, engine.inputs), (self._tensor,))
+        return array.astype(np.float32, copy=False), mask(tokens, rules, engine.inputs)
+
+    def _run_with(self, engine: Engine, tokens: Sequence[Tokens]) -> list[Vectors]:
+        """A vector for each row, or for each of its tokens."""
+        hidden, kept = self._raw_with(engine, tokens)
+        keep = self.tower.dimensions
+        if self.by_token:
+            return [cut(row[real > 0], keep) for row, real in zip(hidden, kept, strict=True)]
+        return list(cut(self.pooled(hidden, kept, tokens), keep))
+
+    def pooled(self, hidden: Vectors, kept: NDArray[np.int64], tokens: Sequence[Tokens]) -> Vectors:
+        """(n, dim) from what `raw` gives: pooled, then through the modules; as it is where the graph pools."""
+        if hidden.ndim == 2:
+            return hidden
+        rules = self.tower.rules
+        return self._after(pool(hidden, kept, rules.pooling, tokens[0].prompt))
+
+    def _probe(self, engine: Engine) -> list[Vectors]:
+        require_output(engine, self._tensor, self.tower.graph.path)
+        tokens = tokenize(self._tokenizer, self.tower.rules, probe_sentences(), "")
+        return [np.concatenate([np.atleast_2d(vector) for vector in self._run_with(engine, tokens)])]
+
+
+def batches_by_length(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Row numbers in batches of like length, longest first, within the token budget."""
+    order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
+    start = 0
+    while start < len(order):
+        longest = lengths[order[start]]
+        count = max(1, min(LONGEST_BATCH, TOKENS_PER_BATCH // max(1, longest)))
+        yield order[start : start + count]
+        start += count

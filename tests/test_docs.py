@@ -19,8 +19,11 @@ README = (ROOT / "README.md").read_text("utf-8")
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+MODELS = (ROOT / "docs" / "models.md").read_text("utf-8")
+
+
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def commands() -> list[str]:
@@ -48,17 +51,47 @@ def test_every_command_of_the_readme_runs(home: Path, run) -> None:
     assert len(shown) >= 10
     for command in shown:
         words = [word.replace("~", str(home)) for word in shlex.split(command)[1:]]
+        if words[-1] == "*.jpg":  # the shell's part
+            words[-1:] = sorted(path.name for path in (home / "Pictures").glob("*.jpg"))
         run(*words, cwd=home / "Pictures", env={"BROWSER": "true"})
 
 
-def test_the_python_of_the_readme_runs(home: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_the_python_of_the_readme_and_of_the_models_page_runs(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
     monkeypatch.chdir(home)
     shutil.rmtree(home / "photos.bower", ignore_errors=True)
-    (block,) = blocks("python")
     scope: dict[str, object] = {}
-    exec(compile(block, "README.md", "exec"), scope)
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), scope)
     assert len(scope["hits"]) == 1  # type: ignore[arg-type]
+    (block,) = blocks("python", MODELS)
+    exec(compile(block, "models.md", "exec"), scope)
+    assert (home / "by-layer.bower").is_dir()
     assert capsys.readouterr().out == ""
+
+
+def test_what_the_docs_show_of_the_command_line_exists(run) -> None:
+    """Commands that need a network or PyTorch are not run here, but their verbs and options must be there."""
+    lines = [
+        line
+        for page in PAGES
+        for block in blocks("sh", page.read_text("utf-8"))
+        for line in block.splitlines()
+    ]
+    shown = [
+        command.split("  #")[0] for line in lines for command in line.split("&&") if "bowerbird " in command
+    ]
+    helps: dict[tuple[str, ...], str] = {}
+    for command in shown:
+        words = shlex.split(command[command.index("bowerbird ") :])
+        verb = tuple(words[1:3]) if words[1:3] == ["models", "pull"] else (words[1],)
+        if "install" in command:
+            continue
+        text = helps.setdefault(verb, run(*verb, "--help").out)
+        for option in (word for word in words if word.startswith("-")):
+            assert option in text, f"{command}: {option}"
+    assert {("export",), ("golden",), ("verify",), ("models", "pull")} <= set(helps)
 
 
 def test_the_settings_table_is_complete() -> None:

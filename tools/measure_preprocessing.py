@@ -6,9 +6,9 @@
 
 The photographs are those of scikit-image's package that are in the public domain, under CC0 or without known
 restrictions, and those that ship with Bowerbird. The larger sets need `--clothing`: a folder whose subfolders
-`*/<class>/*.jpg` hold photographs, such as github.com/alexeygrigorev/clothing-dataset-small (CC0). With `--into`, each
-table replaces what stands between the comments `<!-- measured: NAME -->` and `<!-- end -->` of that page, and the figures
-go to `images/` beside it. All is seeded; runs differ by rounding in the network at most.
+`*/<class>/*.jpg` hold photographs, such as github.com/alexeygrigorev/clothing-dataset-small (CC0). With `--into`,
+each table replaces what stands between the comments `<!-- measured: NAME -->` and `<!-- end -->` of that page, and the
+figures go to `images/` beside it. All is seeded; runs differ by rounding in the network at most.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFont, ImageOps
 
 import bowerbird as bb
 from bowerbird.judge.conditions import conditions
+from bowerbird.judge.portrait import portrait
 
 Array: TypeAlias = Any
 Picture: TypeAlias = Path | bytes
@@ -50,15 +51,41 @@ PHOTOGRAPHS = (
 )
 NAMES = json.loads((PACKAGE / "models/mini/config.json").read_text("utf-8"))["id2label"]
 SHOWN = (("rocket.jpg", (0, 0, 427, 427)), ("camera.png", (205, 0, 512, 307)))
-"""The views of the first figure: chosen by eye among those whose class changes."""
+"""Views whose class changes, chosen by eye; the first is drawn."""
+DETAIL = (0, 150, 56, 178)
+"""Part of its network input, shown larger."""
 RESIZE_ONLY = {
     "0..255": bb.Steps.parse("resize 224x224 bicubic -> x * 1"),
     "0..1": bb.Steps.parse("resize 224x224 bicubic -> x * 1/255"),
 }
-LAYERS = (0, 2, 5, 6, 9, 10, 13, 15, 18, 20, 23, 24, 26, 29, 30)
+STORED = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+"""EXIF orientation -> how an upright picture lies in a file that states it."""
+LAYERS = (2, 9, 13, 15, 20, 23, 24, 25, 26, 28, 29, 30)
 SHAPES = ("disc", "ring", "square", "triangle", "hexagon", "star")
 LETTERS = "ABKR"
+VARIANTS = (
+    "plain",
+    "small",
+    "moved",
+    "recoloured",
+    "on a colour",
+    "light on dark, turned",
+    "noisy",
+    "on a photograph",
+)
+SHEET = ("discA", "ringA", "starK")
+"""Logos that are drawn."""
 INK, RED, BLUE, GREY, PALE = "#222222", "#c8442b", "#2b6cb0", "#777777", "#dddddd"
+LIGHT_RED, LIGHT_BLUE = "#e8aa9e", "#9dbfe0"
 
 
 def main() -> None:
@@ -123,7 +150,7 @@ def classes(model: bb.Encoder, clothes: Sequence[Path], figures: Path) -> Iterat
             best = share.argsort()[::-1][:3]
             rows.append([f"`{name}`", kernel, *(f"{NAMES[str(k)]} {share[k]:.2f}" for k in best)])
             panels.append((resized(model, kernel).pixels(view), f"{kernel}: {NAMES[str(best[0])]}"))
-    side_by_side(panels).save(figures / "bicubic-nearest.png", optimize=True)
+    side_by_side(panels[:2]).save(figures / "bicubic-nearest.png", optimize=True)
     yield "shown", table(["picture", "resize", "first class", "second", "third"], rows)
 
 
@@ -188,7 +215,7 @@ def scores(model: bb.Encoder, clothes: Sequence[Path], figures: Path) -> Iterato
                 upper = np.triu(np.ones_like(like), 1)
                 first, precision = retrieval(vectors, labels)
                 medians = (number(np.median(all_[part & upper])) for part in (like, ~like))
-                rows.append([output, title, *medians, f"{first:.2f}", f"{precision:.3f}"])
+                rows.append([output, title, *medians, f"{first.mean():.2f}", f"{precision:.3f}"])
         heads = ["output", "steps", "median, same class", "median, other class", "P@1", "mAP"]
         yield "garments", table(heads, rows)
 
@@ -220,45 +247,55 @@ def faults(model: bb.Encoder, clothes: Sequence[Path], figures: Path) -> Iterato
 
 
 def layers(model: bb.Encoder, clothes: Sequence[Path], figures: Path) -> Iterator[tuple[str, str]]:
-    """Which layer finds the same logo, the same photograph, the same kind of garment."""
-    drawn = [
-        (shape + letter, logo(shape, letter, k)) for shape in SHAPES for letter in LETTERS for k in range(8)
-    ]
-    sheet([picture for name, picture in drawn if name in ("discA", "ringA", "starK")], 8).save(
-        figures / "logos.png", optimize=True
-    )
-    again = [(name, view) for name in PHOTOGRAPHS for view in (photograph(name), *seen_again(name))]
-    sets: dict[str, tuple[list[Picture], Array]] = {
-        "same logo": ([encoded(picture) for _, picture in drawn], np.array([name for name, _ in drawn])),
-        "same photograph": ([encoded(view) for _, view in again], np.array([name for name, _ in again])),
-    }
+    """Which layer, pooled how, finds the same logo, and which the same kind of garment."""
+    marks = [(shape + letter, k) for shape in SHAPES for letter in LETTERS for k in range(len(VARIANTS))]
+    drawn = [logo(name[:-1], name[-1], k) for name, k in marks]
+    shown = [picture for (name, _), picture in zip(marks, drawn, strict=True) if name in SHEET]
+    sheet(shown, len(VARIANTS)).save(figures / "logos.png", optimize=True)
+    sets = {"logos": ([encoded(picture) for picture in drawn], np.array([name for name, _ in marks]))}
     if clothes:
         sample = balanced(clothes, 30)
-        sets["same garment"] = (list(sample), np.array([path.parent.name for path in sample]))
-    conditions_: list[tuple[str, dict[str, Any]]] = [
-        *((str(layer), {"layer": layer, "pooling": "avg"}) for layer in LAYERS),
-        ("`features`", {"output": "features"}),
-        ("`logits`", {"output": "logits"}),
-    ]
-    rows, curves = [], {title: [] for title in sets}
-    for name, how in conditions_:
-        row = [name]
-        for title, (pictures, labels) in sets.items():
-            vectors = model.embed(pictures, **how)
-            first, precision = retrieval(vectors, labels)
-            row += [f"{first:.2f}", f"{precision:.3f}"]
-            if "layer" in how:
-                curves[title].append((how["layer"], precision))
-        rows.append([row[0], str(vectors.shape[1]), *row[1:]])
-    heads = ["layer", "numbers", *(f"{title}: {measure}" for title in sets for measure in ("P@1", "mAP"))]
-    lines(curves).save(figures / "layers.png", optimize=True)
-    yield "layers", table(heads, bold_best(rows))
+        sets["garments"] = (list(sample), np.array([path.parent.name for path in sample]))
+    else:
+        again = [(name, view) for name in PHOTOGRAPHS for view in (photograph(name), *seen_again(name))]
+        sets["photographs"] = ([encoded(view) for _, view in again], np.array([name for name, _ in again]))
+
+    found: dict[tuple[str, str], dict[int, tuple[Array, float]]] = {}
+    # By name: a number would be asked of the text tower too.
+    names = {layer["number"]: layer["name"] for layer in portrait(model)["image"]["layers"]}
+    for title, (pictures, labels) in sets.items():
+        for pooling in ("avg", "max"):
+            found[title, pooling] = {
+                layer: retrieval(model.embed(pictures, layer=names[layer], pooling=pooling), labels)
+                for layer in LAYERS
+            }
+    lines(found).save(figures / "layers.png", optimize=True)
+    best = {key: max(curve, key=lambda layer, curve=curve: curve[layer][1]) for key, curve in found.items()}
+    rows = []
+    for layer in LAYERS:
+        cells = [
+            f"{curve[layer][0].mean():.2f} / {bold(f'{curve[layer][1]:.3f}', layer == best[key])}"
+            for key, curve in found.items()
+        ]
+        rows.append([str(layer), *cells])
+    yield "layers", table(["layer", *(f"{title}, {pooling}" for title, pooling in found)], rows)
+
+    variant = np.array([k for _, k in marks])
+    rows = []
+    for pooling in ("avg", "max"):
+        layer = best["logos", pooling]
+        first = found["logos", pooling][layer][0]
+        rows.append(
+            [
+                f"layer {layer}, {pooling}",
+                *(f"{first[variant == k].mean():.2f}" for k in range(len(VARIANTS))),
+            ]
+        )
+    yield "variants", table(["asked with the logo", *VARIANTS], rows)
 
 
 def logo(shape: str, letter: str, variant: int) -> Image.Image:
-    """A letter cut out of a shape, 256 x 256: 0 plain, 1 small, 2 moved, 3 recoloured, 4 on a colour, 5 turned and light on
-    dark, 6 noisy, 7 on a photograph.
-    """
+    """A letter cut out of a shape, 256 x 256; `variant` counts in `VARIANTS`."""
     chance = random.Random(f"{shape} {letter} {variant}")
     colours = [(200, 40, 40), (30, 90, 180), (20, 130, 80), (230, 150, 20), (120, 50, 150), (30, 30, 30)]
     own = colours[(SHAPES.index(shape) + LETTERS.index(letter)) % len(colours)]
@@ -312,25 +349,15 @@ def stencil(shape: str, letter: str) -> Image.Image:
 
 def turned(model: bb.Encoder, clothes: Sequence[Path], figures: Path) -> Iterator[tuple[str, str]]:
     """The same photographs stored in each of the eight EXIF orientations; and JPEG at a reduced scale."""
-    stored = {1: None, **{number: way for number, way in enumerate(Image.Transpose, 2) if number < 9}}
-    undo = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_90,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_270,
-    }
     upright = model.embed([SAMPLES / name for name in PHOTOGRAPHS], output="features")
     rows, thumbs = [], []
     with tempfile.TemporaryDirectory() as folder:
-        for orientation in stored:
+        for orientation, way in STORED.items():
             files = []
             for name in PHOTOGRAPHS:
                 picture = photograph(name)
-                if orientation > 1:
-                    picture = picture.transpose(undo[orientation])
+                if way is not None:
+                    picture = picture.transpose(way)
                 exif = Image.Exif()
                 exif[0x0112] = orientation
                 files.append(Path(folder) / f"{orientation}-{Path(name).stem}.png")
@@ -363,15 +390,15 @@ def turned(model: bb.Encoder, clothes: Sequence[Path], figures: Path) -> Iterato
 # Numbers.
 
 
-def retrieval(vectors: Array, labels: Array) -> tuple[float, float]:
-    """Precision of the first and mean average precision, each picture asked of all others."""
+def retrieval(vectors: Array, labels: Array) -> tuple[Array, float]:
+    """Each picture asked of all others: whether the first is of its kind (n,), and the mean average precision."""
     similar = vectors @ vectors.T
     np.fill_diagonal(similar, -np.inf)
     order = np.argsort(-similar, axis=1, kind="stable")[:, :-1]
     hits = labels[order] == labels[:, None]
     places = np.arange(1, hits.shape[1] + 1)
     precision = (np.cumsum(hits, axis=1) / places * hits).sum(axis=1) / hits.sum(axis=1)
-    return float(hits[:, 0].mean()), float(precision.mean())
+    return hits[:, 0], float(precision.mean())
 
 
 def balanced(paths: Sequence[Path], each: int) -> list[Path]:
@@ -386,27 +413,27 @@ def balanced(paths: Sequence[Path], each: int) -> list[Path]:
 
 
 def spread(values: Array) -> list[str]:
+    """Least, median and most."""
     return [number(found) for found in (values.min(), np.median(values), values.max())]
 
 
 def number(value: float) -> str:
+    """Three decimals."""
     return f"{value:.3f}"
 
 
 def share(value: float | None) -> str:
+    """Per cent."""
     return "-" if value is None else f"{value:.0%}"
 
 
-def bold_best(rows: list[list[str]]) -> list[list[str]]:
-    """The largest number of each column of measures, in bold."""
-    for column in range(2, len(rows[0])):
-        best = max(row[column] for row in rows)
-        for row in rows:
-            row[column] = f"**{row[column]}**" if row[column] == best else row[column]
-    return rows
+def bold(text: str, yes: bool) -> str:
+    """In bold if so."""
+    return f"**{text}**" if yes else text
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Markdown, numbers to the right."""
     lines_ = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines_)
 
@@ -415,6 +442,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def photograph(name: str) -> Image.Image:
+    """One of scikit-image's, RGB."""
     return Image.open(SAMPLES / name).convert("RGB")
 
 
@@ -431,13 +459,15 @@ def font(size: int) -> Any:
 
 
 def side_by_side(panels: Sequence[tuple[Array, str]]) -> Image.Image:
-    """Network inputs, two a row, enlarged twice, with what the network calls them."""
-    canvas = Image.new("RGB", (2 * 460 - 12, len(panels) // 2 * 490), "white")
+    """Network inputs enlarged twice, with what the network calls them; below, a part of each enlarged eight times."""
+    canvas = Image.new("RGB", (2 * 460 - 12, 34 + 448 + 12 + 224), "white")
     pen = ImageDraw.Draw(canvas)
     for k, (pixels, title) in enumerate(panels):
-        left, top = k % 2 * 460, k // 2 * 490
-        canvas.paste(Image.fromarray(pixels).resize((448, 448), Image.Resampling.NEAREST), (left, top + 34))
-        pen.text((left, top + 6), title, fill=INK, font=font(20))
+        picture = Image.fromarray(pixels)
+        canvas.paste(picture.resize((448, 448), Image.Resampling.NEAREST), (k * 460, 34))
+        detail = picture.crop(DETAIL).resize((448, 224), Image.Resampling.NEAREST)
+        canvas.paste(detail, (k * 460, 34 + 448 + 12))
+        pen.text((k * 460, 6), title, fill=INK, font=font(20))
     return canvas
 
 
@@ -466,38 +496,43 @@ def strips(dots: dict[str, tuple[Array, Array]]) -> Image.Image:
     return canvas.resize((800, canvas.height // 2), Image.Resampling.LANCZOS)
 
 
-def lines(curves: dict[str, list[tuple[int, float]]]) -> Image.Image:
-    """MAP by layer, each curve as a share of its own best."""
-    left, right, top, bottom = 110, 1270, 40, 640
+def lines(found: dict[tuple[str, str], dict[int, tuple[Array, float]]]) -> Image.Image:
+    """Mean average precision by layer."""
+    left, right, top, bottom, high = 90, 1240, 40, 640, 0.5
     canvas = Image.new("RGB", (1600, 740), "white")
     pen = ImageDraw.Draw(canvas)
-    for tick in np.arange(0, 1.01, 0.25):
-        y = bottom - tick * (bottom - top)
+    for tick in np.arange(0, high + 0.01, 0.1):
+        y = bottom - tick / high * (bottom - top)
         pen.line((left, y, right, y), fill=PALE, width=2)
-        pen.text((left - 14, y), f"{tick:.0%}", fill=GREY, font=font(26), anchor="rm")
+        pen.text((left - 14, y), f"{tick:.1f}", fill=GREY, font=font(26), anchor="rm")
     for layer in range(0, LAYERS[-1] + 1, 5):
         x = left + layer / LAYERS[-1] * (right - left)
         pen.text((x, bottom + 12), str(layer), fill=GREY, font=font(26), anchor="ma")
-    pen.text(((left + right) / 2, bottom + 52), "layer, pooled by avg", fill=GREY, font=font(26), anchor="ma")
+    pen.text((left, 4), "mAP", fill=GREY, font=font(26), anchor="rt")
+    pen.text(((left + right) / 2, bottom + 52), "layer", fill=GREY, font=font(26), anchor="ma")
     ends = []
-    for (title, curve), colour in zip(curves.items(), (RED, BLUE, "#2f855a"), strict=False):
-        best = max(value for _, value in curve)
+    for ((title, pooling), curve), colour in zip(
+        found.items(), (LIGHT_RED, RED, BLUE, LIGHT_BLUE), strict=True
+    ):
+        best = max(value for _, value in curve.values())
         points = [
-            (left + k / LAYERS[-1] * (right - left), bottom - v / best * (bottom - top)) for k, v in curve
+            (left + layer / LAYERS[-1] * (right - left), bottom - value / high * (bottom - top))
+            for layer, (_, value) in curve.items()
         ]
-        pen.line(points, fill=colour, width=5, joint="curve")
-        for (x, y), (_, value) in zip(points, curve, strict=True):
-            size = 13 if value == best else 6
+        pen.line(points, fill=colour, width=6, joint="curve")
+        for (x, y), (_, value) in zip(points, curve.values(), strict=True):
+            size = 14 if value == best else 6
             pen.ellipse((x - size, y - size, x + size, y + size), fill=colour)
-        ends.append((points[-1][1], title, colour))
+        ends.append((points[-1][1], f"{title}, {pooling}", colour))
     lowest = 0.0
     for y, title, colour in sorted(ends):
-        lowest = max(y, lowest + 34)
+        lowest = max(y, lowest + 36)
         pen.text((right + 30, lowest), title, fill=colour, font=font(28), anchor="lm")
     return canvas.resize((800, 370), Image.Resampling.LANCZOS)
 
 
 def sheet(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
+    """Small pictures in rows."""
     canvas = Image.new("RGB", (columns * 100 - 4, len(pictures) // columns * 100 - 4), "#bbbbbb")
     for k, picture in enumerate(pictures):
         canvas.paste(
@@ -507,6 +542,7 @@ def sheet(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
 
 
 def orientations(thumbs: Sequence[Image.Image]) -> Image.Image:
+    """What the file holds in orientations 1 to 8."""
     canvas = Image.new("RGB", (4 * 160, 2 * 185), "white")
     for k, thumb in enumerate(thumbs):
         left, top = k % 4 * 160, k // 4 * 185

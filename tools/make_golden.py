@@ -7,8 +7,8 @@
     python tools/make_golden.py table                        # bowerbird alone: family x profile -> worst error
 
 Each writes `tests/golden/vision-PROFILE.npz`; `tests/models/vision/test_families.py` holds Bowerbird to it. Configs are
-what the library itself writes, and what it wrote years ago. Small configs are kept as full arrays, so that a failure shows
-where it is; the real sizes as a SHA-256 and every 997th value.
+what the library itself writes, and what it wrote years ago. Small configs are kept as full arrays, so that a failure
+shows where it is; the real sizes as a SHA-256 and every 997th value.
 """
 
 from __future__ import annotations

@@ -251,7 +251,7 @@ def layers(model: bb.Encoder, clothes: Sequence[Path], figures: Path) -> Iterato
     marks = [(shape + letter, k) for shape in SHAPES for letter in LETTERS for k in range(len(VARIANTS))]
     drawn = [logo(name[:-1], name[-1], k) for name, k in marks]
     shown = [picture for (name, _), picture in zip(marks, drawn, strict=True) if name in SHEET]
-    sheet(shown, len(VARIANTS)).save(figures / "logos.png", optimize=True)
+    sheet(shown, len(VARIANTS)).quantize(128).save(figures / "logos.png", optimize=True)
     sets = {"logos": ([encoded(picture) for picture in drawn], np.array([name for name, _ in marks]))}
     if clothes:
         sample = balanced(clothes, 30)
@@ -371,7 +371,7 @@ def turned(model: bb.Encoder, clothes: Sequence[Path], figures: Path) -> Iterato
                 ["-"] * 3 if cost is None else [f"{cost.mean:.3f}", f"{cost.least:.3f}", share(cost.label)]
             )
             rows.append([str(orientation), f"{kept.min():.6f}", *ignored])
-    orientations(thumbs).save(figures / "orientations.png", optimize=True)
+    orientations(thumbs).save(figures / "orientations.jpg", quality=88, optimize=True)
     yield (
         "exif",
         table(["orientation", "EXIF applied: least", "ignored: mean", "least", "same first class"], rows),

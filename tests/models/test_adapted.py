@@ -153,6 +153,11 @@ class TestLayers:
         with pytest.raises(InputErrors, match="takes no texts"):
             mini.embed("a cat", layer=name)
 
+    def test_a_number_that_only_one_tower_has_leaves_out_the_other(self, mini, pictures):
+        assert len(mini.embed(pictures, layer=25)) == 4
+        with pytest.raises(InputErrors, match="takes no texts under layer:25"):
+            mini.embed("a cat", layer=25)
+
     def test_a_layer_that_is_not_there(self, mini):
         with pytest.raises(ModelError, match="nope"):
             mini.adapted(layer="nope")

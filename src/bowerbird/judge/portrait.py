@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from bowerbird.errors import ModelFormatError
 from bowerbird.models.card import artifact
 from bowerbird.models.encoder import Encoder
 from bowerbird.models.network.graph import GraphFacts, TensorSpec, read_graph
@@ -122,7 +121,7 @@ def _image(encoder: Encoder) -> dict[str, Any]:
         "dimensions": {name: side.dimensions(name) for name in side.outputs},
         "pooling": tower.pooling,
         "variant": tower.variant,
-        **_graph(tower.graph.path, tower.graph.sha256, dict(tower.tensors).get(tower.output, tower.output)),
+        **_graph(tower.graph.path, tower.graph.sha256),
     }
 
 
@@ -133,25 +132,23 @@ def _text(encoder: Encoder) -> dict[str, Any]:
         "output": tower.output,
         "dimensions": side.dimensions,
         "variant": tower.variant,
-        **_graph(tower.graph.path, tower.graph.sha256, dict(tower.tensors).get(tower.output, tower.output)),
+        **_graph(tower.graph.path, tower.graph.sha256),
     }
 
 
-def _graph(path: Path, sha256: str, output: str) -> dict[str, Any]:
+def _graph(path: Path, sha256: str) -> dict[str, Any]:
     facts = read_graph(path, sha256)
     return {
         "graph": str(path),
         "inputs": _specs(facts.inputs),
         "outputs": _specs(facts.outputs),
-        **_layers(facts, output),
+        **_layers(facts),
     }
 
 
-def _layers(facts: GraphFacts, output: str) -> dict[str, Any]:
-    """The layers on the way to the embedding; of an inner tensor, those of the graph's own output."""
-    try:
-        flow = facts.flow(output if output in facts.flows else "")
-    except ModelFormatError:
+def _layers(facts: GraphFacts) -> dict[str, Any]:
+    """The layers by number, as `layer=` counts them, and what `layer="penultimate"` means."""
+    if not facts.flows:
         return {"layers": [], "penultimate": ""}
     return {
         "layers": [
@@ -161,9 +158,9 @@ def _layers(facts: GraphFacts, output: str) -> dict[str, Any]:
                 "op": tensor.op,
                 "shape": tensor.shape and list(tensor.shape),
             }
-            for number, tensor in enumerate(facts.tensors[name] for name in flow.layers)
+            for number, tensor in enumerate(facts.layers())
         ],
-        "penultimate": flow.penultimate,
+        "penultimate": facts.flow("logits" if "logits" in facts.flows else "").penultimate,
     }
 
 

@@ -128,16 +128,19 @@ def read_card(name: str, options: Options | None = None) -> ModelCard:
     variant = options.variant or (located.entry.variant if located.entry else "")
     layout = layouts.choose(files, variant, str(directory))
     reading = Reading(located, layout, _config(directory), _annotations(directory), options)
-    text = _text_tower(reading) if layout.text else None
-    image = _image_tower(reading) if layout.image else None
+    text, image, missing = None, None, []
+    try:
+        text = _text_tower(reading) if layout.text else None
+    except _AbsentLayerError as error:
+        missing.append(error.message)
+    try:
+        image = _image_tower(reading) if layout.image else None
+    except _AbsentLayerError as error:
+        missing.append(error.message)
     if not (text or image):
-        asked = (
-            options.layer and f"tensor {options.layer!r}",
-            options.pooling and f"pooling {options.pooling!r}",
-        )
         raise ModelFormatError(
-            f"{name} has no {' with '.join(filter(None, asked))}.",
-            hint="`bowerbird inspect` lists its layers.",
+            " ".join(missing) or f"{name} has nothing to pool with {options.pooling!r}.",
+            hint="`bowerbird inspect --layers` lists its layers.",
         )
     return ModelCard(
         name=located.name,
@@ -198,8 +201,6 @@ def _image_tower(reading: Reading) -> ImageTower | None:
         return None
     graph = graph_artifact(directory / reading.layout.image)
     picked = _picked(reading, graph, notes)
-    if picked is None:
-        return None
     if asked:
         _check_unpooled(graph, dict(picked.tensors).get(picked.output, picked.output))
     pooling = asked or str(notes.get("pooling", "")) or picked.pooling
@@ -231,11 +232,8 @@ def _image_tower(reading: Reading) -> ImageTower | None:
     )
 
 
-def _picked(reading: Reading, graph: Artifact, notes: Mapping[str, Any]) -> Picked | None:
-    """What the user asked for, else what `bowerbird.json` names, else what the graph's outputs are called.
-
-    None when the user's layer may be one of the model's other tower.
-    """
+def _picked(reading: Reading, graph: Artifact, notes: Mapping[str, Any]) -> Picked:
+    """What the user asked for, else what `bowerbird.json` names, else what the graph's outputs are called."""
     layer = reading.options.layer
     if "output" in notes and not layer:
         output = str(notes["output"])
@@ -244,9 +242,7 @@ def _picked(reading: Reading, graph: Artifact, notes: Mapping[str, Any]) -> Pick
         return Picked(output, similarity, tensors=_intermediate(graph, (output, similarity)) if named else ())
     facts = read_graph(graph.path, graph.sha256)
     if layer:
-        tensor = _tensor(facts, layer, reading.layout.text, _classifier(reading, facts))
-        if tensor is None:
-            return None
+        tensor = _tensor(facts, layer, _classifier(reading, facts))
         return Picked(
             layer, layer, _token_pooling(reading), ((layer, tensor),), facts.tensors[tensor].features
         )
@@ -338,9 +334,7 @@ def _text_tower(reading: Reading) -> TextTower | None:
     tensors: tuple[tuple[str, str], ...] = ()
     if options.layer:
         facts = read_graph(graph.path, graph.sha256)
-        tensor = _tensor(facts, options.layer, layout.image)
-        if tensor is None:
-            return None
+        tensor = _tensor(facts, options.layer)
         output = options.layer
         tensors = ((output, tensor),)
         rules = replace(rules, pooling=rules.pooling or ("mean",), after=(), dimensions=0)
@@ -396,18 +390,17 @@ def _text_output(rules: TextRules, facts: GraphFacts, graph: Path) -> str:
     return output
 
 
-def _tensor(facts: GraphFacts, layer: str, other_tower: str, scores: str = "") -> str | None:
-    """The tensor that a layer option means; None when it may be meant for the model's other tower.
+class _AbsentLayerError(ModelFormatError):
+    """A tower has no such layer; the model's other tower may have it."""
 
-    Penultimate is what goes into the classifier, `scores`, where there is one.
-    """
+
+def _tensor(facts: GraphFacts, layer: str, scores: str = "") -> str:
+    """The tensor that a layer option means. Penultimate is what goes into the classifier, `scores`, if there is one."""
     wanted: int | str = int(layer.removeprefix("layer:")) if re.fullmatch(r"layer:-?\d+", layer) else layer
     try:
         return resolve(facts, wanted, scores if wanted == PENULTIMATE else "")
-    except ModelFormatError:
-        if other_tower and isinstance(wanted, str):
-            return None
-        raise
+    except ModelFormatError as error:
+        raise _AbsentLayerError(error.message, hint=error.hint) from error
 
 
 def _intermediate(graph: Artifact, names: Collection[str]) -> tuple[tuple[str, str], ...]:

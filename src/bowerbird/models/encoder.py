@@ -91,9 +91,7 @@ class Encoder:
         with self._lock:
             if self._text is None:
                 if self.card.text is None:
-                    raise UnsupportedInputError(
-                        f"The model {self.card.name!r} takes no texts.", hint="Use a model with a text tower."
-                    )
+                    raise self._no_tower("texts")
                 self._text = TextSide(self.card.text, self.precision, self.engine, self.threads)
             return self._text
 
@@ -108,12 +106,18 @@ class Encoder:
         with self._lock:
             if self._image is None:
                 if self.card.image is None:
-                    raise UnsupportedInputError(
-                        f"The model {self.card.name!r} takes no pictures.",
-                        hint="Use a model with an image tower.",
-                    )
+                    raise self._no_tower("pictures")
                 self._image = ImageSide(self.card.image, self.precision, self.engine, self.threads)
             return self._image
+
+    def _no_tower(self, what: str) -> UnsupportedInputError:
+        options = self.card.options
+        asked = " ".join(filter(None, (options.layer, options.pooling)))
+        under = f" under {asked}, which its tower for them does not have" if asked else ""
+        return UnsupportedInputError(
+            f"The model {self.card.name!r} takes no {what}{under}.",
+            hint=f"Use a model, or a layer, that takes {what}.",
+        )
 
     def warm(self) -> Encoder:
         """Load every tower now rather than at its first use.

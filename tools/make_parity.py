@@ -61,7 +61,9 @@ def row(family: str, build: object, folder: Path) -> str:
 def main() -> None:
     """Print the table."""
     tiny = families()
-    print("| family | stack | pixels and tokens | graph, largest error | vector, largest error | 1 - cosine | verify |")
+    print(
+        "| family | stack | pixels and tokens | graph, largest error | vector, largest error | 1 - cosine | verify |"
+    )
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for family in tiny["names"]:  # type: ignore[attr-defined]

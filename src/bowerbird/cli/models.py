@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from bowerbird.models.hub.calls import Progress
     from bowerbird.models.hub.catalog import CatalogEntry
     from bowerbird.models.hub.fetch import Located, Receipt
+
+WIDE = 150
+"""Columns of a terminal from which on the strengths of a model fit beside its facts."""
 
 COLUMNS = ("name", "modalities", "dimensions", "bytes", "license", "from", "strengths")
 
@@ -170,7 +174,7 @@ def _loaded(name: str) -> dict[str, Any]:
 
 
 def _of_catalog(entry: CatalogEntry, receipt: Receipt | None) -> dict[str, Any]:
-    source = f"hub: {entry.repository}" if entry.repository else f"to export: {entry.export}"
+    source = f"hub: {entry.repository}" if entry.repository else f"export: {entry.export}"
     return {
         "name": entry.name,
         "modalities": "+".join(map(str, entry.modalities)),
@@ -258,23 +262,34 @@ def _bar(name: str) -> Iterator[Progress | None]:
 
 
 def _table(rows: list[dict[str, Any]]) -> None:
+    """One line of facts for each model, never cut; what it is good for stands beside or, on a narrow screen, below."""
     from rich.console import Console
     from rich.table import Table
 
+    console = Console(highlight=False)
+    beside = console.width >= WIDE
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for heading in ("model", "takes", "dimensions", "size", "licence", "here", "strengths"):
-        table.add_column(heading, justify="right" if heading == "size" else "left")
+    for heading in ("model", "takes", "dim", "size", "licence", "here", *(["strengths"] if beside else [])):
+        table.add_column(
+            heading, justify="right" if heading in ("size", "dim") else "left", no_wrap=heading != "strengths"
+        )
     for row in rows:
         table.add_row(
             row["name"],
             row["modalities"],
-            row["dimensions"],
+            re.findall(r"\b\d+\b", row["dimensions"])[0],
             ("" if row["here"] else "~") + bytes_(row["bytes"]),
             row["license"],
             "yes" if row["here"] else row["from"].split(":")[0],
-            row["strengths"],
+            *([row["strengths"]] if beside else []),
         )
     console = Console(highlight=False)
     console.print(table)
     if len(rows) == 1:
-        console.print(f"from {rows[0]['from']}", soft_wrap=True)
+        for key in ("dimensions", "strengths", "from"):
+            if rows[0][key] and not (beside and key == "strengths"):
+                console.print(f"[dim]{key:<11}[/dim]{rows[0][key]}", soft_wrap=True)
+    elif not beside:
+        console.print(
+            "[dim]`bowerbird models NAME` says what a model is good for and where it comes from.[/dim]"
+        )

@@ -44,7 +44,7 @@ def test_the_list_names_what_is_embedded_and_the_catalogue(run):
     assert lines[0][:2] == ["mini", "text+image"]
     by_name = {line[0]: line for line in lines}
     assert by_name["clip-vit-base-patch32"][5] == "hub: Xenova/clip-vit-base-patch32"
-    assert by_name["efficientnet-b0"][5].startswith("to export: timm/")
+    assert by_name["efficientnet-b0"][5].startswith("export: timm/")
     rows = json.loads(run("models", "--json").out)
     assert [row["name"] for row in rows] == [line[0] for line in lines]
     assert [row["name"] for row in rows if row["here"]] == ["mini"]
@@ -56,7 +56,7 @@ def test_details_are_given_without_a_download(run, hub):
     assert row["name"] == "clip-vit-base-patch32"
     assert not row["here"]
     assert not row["verified"]
-    assert "to export" in run("models", "efficientnet-b0").out
+    assert "export" in run("models", "efficientnet-b0").out
     assert NAME in run("models", NAME, code=2).err
     assert "nonesuch" in run("models", "nonesuch", code=2).err
     assert hub.requests == []

@@ -41,7 +41,7 @@ def test_export_then_verify(run, vit, tmp_path):
 
     shown = run("export", vit, "out2")
     assert "onnx/model.onnx\tpooler_output\tlargest error" in shown.out
-    assert "6 pictures and 0 texts lie in golden.npz" in shown.err
+    assert "Reference arrays of 6 pictures lie in golden.npz" in shown.err
 
 
 @needs_stack
@@ -50,7 +50,7 @@ def test_golden_of_own_pictures(run, vit, tmp_path, photographs):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     done = run("golden", vit, photographs["coffee"], "broken.jpg", "-o", "ref.npz")
     assert "left out: broken.jpg" in done.err
-    assert "1 pictures and 0 texts; 1 pictures left out" in done.err
+    assert "ref.npz: 1 picture; 1 picture left out." in done.err
     golden = Golden.read(tmp_path / "ref.npz")
     assert [picture.name for picture in golden.pictures] == ["coffee.jpg"]
     assert np.isfinite(golden.pictures[0].unit).all()
@@ -80,3 +80,42 @@ def test_a_missing_extra_names_its_command(run, tmp_path):
     error = run("export", "source", "out", code=2).err
     assert "'transformers', which is not installed" in error
     assert "pip install 'bowerbird[export]'" in error
+
+
+@pytest.mark.parametrize("chain", [False, True])
+def test_an_export_is_no_original(run, tmp_path, chain):
+    """Said at once: neither torch nor transformers is imported for it."""
+    (tmp_path / "mine" / "onnx").mkdir(parents=True)
+    (tmp_path / "mine" / "onnx" / "model.onnx").write_bytes(b"")
+    (tmp_path / "mine" / "config.json").write_text('{"model_type": "vit"}')
+    if chain:
+        (tmp_path / "mine" / "modules.json").write_text('[{"path": "", "type": "a.Transformer"}]')
+        (tmp_path / "mine" / "2_Dense").mkdir()
+        (tmp_path / "mine" / "2_Dense" / "model.safetensors").write_bytes(b"")
+    for verb in (("golden", "mine", "a.jpg"), ("export", "mine", "out")):
+        error = run(*verb, code=2, env={"PYTHONPATH": str(_without_stacks(tmp_path))}).err
+        assert "is an export: it holds onnx/model.onnx" in error
+        assert "hub id" in error
+
+
+def _without_stacks(folder):
+    """A folder for `PYTHONPATH`, in which the stacks cannot be imported."""
+    for name in ("torch", "transformers"):
+        (folder / f"{name}.py").write_text("raise SystemExit(99)")
+    return folder
+
+
+def test_what_is_no_original(run):
+    offline = {"HF_HUB_OFFLINE": "1"}
+    for verb in (("export", "{}", "out"), ("golden", "{}", "a.jpg")):
+        errors = {
+            name: run(*(word.format(name) for word in verb), code=2, env=offline).err
+            for name in ("mini", "nosuch", "timm/resnet50")
+        }
+        assert "mini is the embedded model; it has no PyTorch original here" in errors["mini"]
+        assert (
+            "no file or directory 'nosuch', and a repository of the hub is written ORG/NAME"
+            in errors["nosuch"]
+        )
+        assert errors["timm/resnet50"].count("mini") == 0
+        assert errors["timm/resnet50"].rstrip().endswith("HF_HUB_OFFLINE is set. Unset it to download it.")

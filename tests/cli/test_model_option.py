@@ -42,6 +42,55 @@ def test_a_model_that_the_folder_was_not_indexed_with(folder, run):
     done = run("search", "a cat", "--model", "clip-vit-base-patch32", cwd=folder, code=2)
     assert "indexed with clip-vit-base-patch32" in done.err
     assert "--model clip-vit-base-patch32" in done.err
+    assert f"Indexed so far: {folder} (with mini)." in done.err
+
+
+@pytest.mark.parametrize("verb", [("search", "a cat"), ("info",)])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("minni", "Did you mean mini?"), ("siglp", "Did you mean siglip"), ("./nodir", "no model './nodir'")],
+)
+def test_a_slip_of_the_pen_is_not_a_folder_to_index(folder, run, verb, name, words):
+    run("index", cwd=folder)
+    done = run(*verb, "--model", name, cwd=folder, code=2)
+    assert words in done.err
+    assert "Index it" not in done.err
+
+
+def test_the_only_index_of_a_folder_needs_no_model_to_be_named(folder, run):
+    run("index", "--model", "../other", cwd=folder)
+    inner = folder / "inner"
+    inner.mkdir()
+    for place in (folder, inner):
+        assert run("search", "a cat", cwd=place).out.count("\n") == 2
+        assert f"source    {folder.parent / 'other'}" in run("info", cwd=place).out
+    named = run("search", "a cat", cwd=folder, env={"BOWERBIRD_MODEL": "mini"}, code=2)
+    assert f"is indexed with mini. Indexed so far: {folder} (with {folder.parent / 'other'})." in named.err
+
+
+def test_of_several_indexes_one_must_be_named(folder, run):
+    third = folder.parent / "third"
+    shutil.copytree(folder.parent / "other", third)
+    for model in ("../other", "../third"):
+        run("index", "--model", model, cwd=folder)
+    done = run("search", "a cat", cwd=folder, code=2)
+    assert f"{folder} is indexed with several models" in done.err
+    assert f"{folder.parent / 'other'}, {third}" in done.err
+    assert f"--model {folder.parent / 'other'}" in done.err
+    assert run("search", "a cat", "--model", third, cwd=folder).out.count("\n") == 2
+    run("index", cwd=folder)
+    assert json.loads(run("info", "--json", cwd=folder).out)["models"][0]["name"] == "mini"
+
+
+def test_a_model_whose_files_changed_is_named_as_that(folder, run):
+    other = folder.parent / "other"
+    run("index", "--model", "../other", cwd=folder)
+    path = other / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "resample": 3}))
+    done = run("search", "a cat", cwd=folder, code=2)
+    assert f"made with {other} as it was then" in done.err
+    assert "differ in image.steps" in done.err
+    assert "Put back the files" in done.err
 
 
 def test_an_index_of_another_model_is_refused(folder, run):
@@ -54,4 +103,4 @@ def test_the_environment_chooses_the_index_too(folder, run):
     environment = {"BOWERBIRD_MODEL": str(folder.parent / "other")}
     run("index", cwd=folder, env=environment)
     assert run("search", "a cat", cwd=folder, env=environment).out.count("\n") == 2
-    run("search", "a cat", cwd=folder, code=2)
+    run("search", "a cat", cwd=folder, env={"BOWERBIRD_MODEL": "mini"}, code=2)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -25,7 +28,7 @@ def hub(run, tmp_path):
     files = {
         "onnx/vision_model.onnx": (MINI / "onnx/vision_model.onnx").read_bytes(),
         "preprocessor_config.json": (MINI / "preprocessor_config.json").read_bytes(),
-        "config.json": (MINI / "config.json").read_bytes(),
+        "config.json": json.dumps({"model_type": "pictures", "projection_dim": 384}).encode(),
     }
     with hub_server.running() as server:
         server.publish(NAME, files)
@@ -110,7 +113,70 @@ def test_what_was_pulled_is_described_and_searched_offline(run, hub, photographs
 def test_mini_needs_no_pull(run):
     done = run("models", "pull", "mini")
     assert Path(done.out.strip()) == MINI
-    assert "nothing was checked" in done.err
+    assert done.err == "mini is inside the package; there is nothing to pull.\n"
+    assert "is a directory" in run("models", "pull", MINI.parent / "probe").err
+
+
+def test_pull_says_what_it_mended_and_a_load_says_what_it_fetches(run, hub, photographs):
+    directory = Path(run("models", "pull", NAME).out.strip())
+    graph = directory / "onnx/vision_model.onnx"
+    with graph.open("r+b") as stream:
+        stream.seek(100_000)
+        stream.write(b"\0" * 8)
+    folder = photographs["chelsea"].parent
+    done = run("index", folder, "--model", NAME, "--index", "birds.bower", code=2)
+    assert "onnx/vision_model.onnx is damaged" in done.err
+    assert f"Run: bowerbird models pull {NAME}" in done.err
+    assert (
+        "Fetched again, being damaged or missing: onnx/vision_model.onnx." in run("models", "pull", NAME).err
+    )
+    assert "Fetched again" not in run("models", "pull", NAME).err
+    graph.unlink()
+    done = run("index", folder, "--model", NAME, "--index", "birds.bower")
+    assert done.err.startswith(
+        f"bowerbird: {NAME}: fetching again what is missing or short: onnx/vision_model.onnx\n"
+    )
+
+
+def test_a_pull_that_is_stopped_says_so(run, hub):
+    hub.fail("^GET .*onnx$", delay=3)
+    process = run.start("models", "pull", NAME)
+    while not hub.asked("^GET .*onnx$"):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    done = run.finish(process, 130)
+    assert done.err.startswith("Stopped early;")
+    assert done.out == ""
+
+
+@pytest.mark.slow
+def test_a_model_that_moved_on(run, hub, photographs, tmp_path):
+    """An index keeps to the commit it was made with, and says so."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in ("chelsea", "coffee"):
+        shutil.copy(photographs[name], folder)
+    old = hub.refs[NAME, "main"]
+    run("index", "--model", NAME, cwd=folder)
+    (path,) = run.records().values()
+    files = hub.commits[NAME][old]
+    steps = json.loads(files["preprocessor_config.json"])
+    changed = json.dumps({**steps, "resample": 2}).encode()
+    new = hub.publish(NAME, {**files, "preprocessor_config.json": changed})
+    run("models", "pull", NAME, "--update")
+
+    question = ("search", "--like", folder / "chelsea.jpg")
+    done = run(*question, "--model", NAME, cwd=folder, code=2)
+    assert f"was made with {NAME}@{old}" in done.err
+    assert f"{NAME}@{new} is of space" in done.err
+    assert "they differ in image.steps" in done.err
+    assert f"--model {NAME}@{old} --index {path};" in done.err
+    # What the message offers can be done.
+    expected = [str(folder / "coffee.jpg")]
+    assert run(*question, "--model", f"{NAME}@{old}", "--index", path, cwd=folder).paths == expected
+    assert run(*question, cwd=folder).paths == expected
+    assert run(*question, "--model", f"{NAME}@{old}", cwd=folder).paths == expected
+    assert f"source    {NAME}@{old}" in run("info", cwd=folder).out
 
 
 @pytest.mark.parametrize(

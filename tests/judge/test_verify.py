@@ -83,8 +83,24 @@ FAULTS = {
     "x * 1/255, mean [0.485, 0.456, 0.406], std [0.229, 0.224, 0.225]",
     "[0,1]": "resize short side 256 bicubic -> centre crop 224x224 -> x * 1/255",
     "0..255": "resize short side 256 bicubic -> centre crop 224x224 -> x * 1",
+    "crop share 1": RIGHT.replace("256", "224"),
+    "crop share 0.8": RIGHT.replace("256", "280"),
     "other rounding": "resize short side 256 bicubic, rounded -> centre crop 224x224, half to even "
     "-> x * 0.0078125, mean 0.9921875, std 1",
+}
+
+
+KEYS = {
+    "BGR": "do_flip_channel_order",
+    "nearest": "resample",
+    "bilinear": "interpolation",
+    "squash": "do_center_crop",
+    "ImageNet mean/std": "image_mean",
+    "[0,1]": "image_std",
+    "0..255": "rescale_factor",
+    "crop share 1": "size",
+    "crop share 0.8": "crop_pct",
+    "other rounding": "",
 }
 
 
@@ -107,6 +123,8 @@ def test_a_wrong_condition_is_named(
     assert (report.first.tower, report.first.stage, report.first.run) == ("image", "pixel values", "alone")
     assert (report.diagnosis.fault, report.diagnosis.complete) == (fault, True)
     assert "all pixel values are equal" in report.diagnosis.sentence
+    assert KEYS[fault] in report.diagnosis.key
+    assert report.diagnosis.steps == RIGHT
     assert verdicts(report, "image")["decoded"] == "exact"
     assert verdicts(report, "image", "through") == {
         "unit": "within bound"
@@ -143,6 +161,22 @@ def test_values_that_no_fault_explains(golden: Golden, exact: bb.Encoder) -> Non
     assert "None of the known faults" in report.diagnosis.sentence
 
 
+def test_a_fault_that_is_not_clearly_closer_is_not_named(
+    golden: Golden, exact: bb.Encoder, photographs: dict[str, Path]
+) -> None:
+    """Values that are two thirds of the way to BGR are not BGR."""
+
+    def tampered(picture: PictureGolden) -> PictureGolden:
+        bgr = prepared(FAULTS["BGR"], photographs, picture.name)
+        mixed = picture.pixel_values + np.float32(0.67) * (bgr - picture.pixel_values)
+        return dataclasses.replace(picture, pixel_values=mixed)
+
+    report = judged(exact, Golden(golden.meta, changed(golden, tampered).pictures))
+    assert (report.diagnosis.fault, report.diagnosis.key) == ("", "")
+    assert report.diagnosis.after < report.diagnosis.before / 2
+    assert "None of the known faults" in report.diagnosis.sentence
+
+
 @pytest.mark.parametrize(
     ("tamper", "stage", "fault"),
     [
@@ -151,7 +185,7 @@ def test_values_that_no_fault_explains(golden: Golden, exact: bb.Encoder) -> Non
         (lambda p: dataclasses.replace(p, pooled=p.pooled[::-1].copy()), "pooled", "network"),
         (lambda p: dataclasses.replace(p, pooled=p.pooled * 40), "pooled", "length"),
         (
-            lambda p: dataclasses.replace(p, pooled=p.pooled[:100], unit=p.unit[:100]),
+            lambda p: dataclasses.replace(p, pooled=p.pooled[:100]),
             "pooled",
             "other output",
         ),
@@ -306,7 +340,7 @@ def test_a_model_whose_files_are_wrong_is_found_out(
 
 
 def test_a_report_is_plain_data(golden: Golden, exact: bb.Encoder) -> None:
-    tampered = changed(golden, lambda p: dataclasses.replace(p, pooled=p.pooled[:9], unit=p.unit[:9]))
+    tampered = changed(golden, lambda p: dataclasses.replace(p, pooled=p.pooled[:9]))
     report = judged(exact, Golden(golden.meta, tampered.pictures[:1]))
     data = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert data["ok"] is False
@@ -328,6 +362,8 @@ def test_an_input_that_the_network_refuses(golden: Golden, exact: bb.Encoder) ->
         "pixel values",
         "shape 3x224x224 against 3x96x96",
     )
+    assert report.diagnosis.fault == "other size"
+    assert "takes 3x96x96, this model 3x224x224" in report.diagnosis.sentence
     pooled = next(stage for stage in report.stages if stage.stage == "pooled")
     assert "ONNX Runtime failed" in pooled.worst.note
 
@@ -335,14 +371,76 @@ def test_an_input_that_the_network_refuses(golden: Golden, exact: bb.Encoder) ->
 def test_roles_and_towers_that_the_model_does_not_have(golden: Golden, tmp_path: Path) -> None:
     texts = (dataclasses.replace(golden.texts[0], role="haiku"), golden.texts[1])
     report = judged(bb.load("mini", precision="exact"), Golden(golden.meta, (), texts))
-    assert report.ok
+    assert not report.ok
+    assert report.first is None
     assert "haiku" in report.problems[0].message
-    mini = tmp_path / "texts"
-    shutil.copytree(MINI.parent, mini, ignore=shutil.ignore_patterns("vision_model.onnx", "golden.npz"))
-    alone = judged(bb.load(str(mini), precision="exact"), Golden(golden.meta, golden.pictures))
+    alone = judged(of_texts(), Golden(golden.meta, golden.pictures))
     assert not alone.ok
     assert alone.compared == 0
     assert "takes none" in alone.problems[0].message
+
+
+def of_texts() -> bb.Encoder:
+    """mini without its picture half."""
+    return bb.Encoder(dataclasses.replace(bb.load("mini").card, image=None), precision="exact")
+
+
+def test_half_a_model_is_not_the_original(golden: Golden, private_places: Path) -> None:
+    report = judged(of_texts(), golden)
+    assert report.first is None
+    assert report.compared > 0
+    assert not report.ok
+    assert [(problem.name, problem.fails) for problem in report.problems] == [("pictures", True)]
+
+
+@pytest.fixture(scope="module")
+def broken(private_places: Path, tmp_path_factory: pytest.TempPathFactory) -> bb.Encoder:
+    """mini, whose picture network gives only NaN."""
+    onnx = pytest.importorskip("onnx")
+    directory = copy_of_mini(tmp_path_factory.mktemp("broken"))
+    path = directory / "onnx" / "vision_model.onnx"
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype.kind == "f" and values.ndim == 4:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.full_like(values, np.nan), tensor.name))
+    onnx.save(model, path)
+    return bb.load(str(directory), precision="auto", engine="onnxruntime")
+
+
+def test_a_network_that_gives_no_numbers_is_no_model(broken: bb.Encoder, golden: Golden) -> None:
+    alone = verify(broken)
+    assert not alone.ok
+    assert len(alone.problems) == 6
+    assert all(problem.fails for problem in alone.problems)
+    report = verify(broken, Golden(golden.meta, golden.pictures))
+    assert not report.ok
+    assert report.diagnosis.fault == "not finite"
+    named = [problem.name for problem in report.problems]
+    assert len(named) == len(set(named))
+    assert not [problem for problem in (*alone.problems, *report.problems) if "exact" in problem.message]
+
+
+def test_a_reference_of_another_model_is_told_by_its_vectors(golden: Golden, exact: bb.Encoder) -> None:
+    other = changed(golden, lambda p: dataclasses.replace(p, pooled=p.pooled[:32], unit=p.unit[:32]))
+    report = judged(exact, other)
+    assert not report.ok
+    assert report.stages == ()
+    assert report.diagnosis.fault == "other model"
+    assert "its vectors have 32 numbers, this model's 384" in report.diagnosis.sentence
+
+
+def test_inputs_that_the_reference_has_are_counted(
+    golden: Golden, exact: bb.Encoder, photographs: dict[str, Path]
+) -> None:
+    inputs = [*photographs.values(), golden.texts[0].text]
+    report = verify(exact, golden, inputs, checks=False)
+    assert [(given.kind, given.count, given.known) for given in report.given] == [
+        ("picture", 6, 2),
+        ("text", 1, 1),
+    ]
+    assert report.ok
+    assert len(report.problems) == 4
 
 
 def test_another_profile_is_mentioned(golden: Golden) -> None:

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from bowerbird.models.hub.fetch import locate
-
-onnx = pytest.importorskip("onnx")
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 MINI = locate("mini").directory
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{i}" for i in range(60)))
@@ -57,6 +56,9 @@ def mini_copy(tmp_path: Path) -> Callable[..., Path]:
                 (target / relative).symlink_to(source)
             else:
                 shutil.copyfile(source, target / relative)
+        if not image:
+            config = json.loads((target / "config.json").read_text("utf-8"))
+            write_json(target / "config.json", {key: config[key] for key in config if key != "vision_config"})
         return target
 
     return copy

@@ -10,7 +10,7 @@ import pytest
 
 import bowerbird as bb
 from bowerbird.errors import BowerbirdError, ModelError, ModelFormatError, ModelNotFoundError
-from bowerbird.models.card import artifact
+from bowerbird.models.artifact import artifact
 from bowerbird.models.directory import read_card
 from bowerbird.models.hub.fetch import locate
 from bowerbird.settings import settings

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 import bowerbird as bb
@@ -15,9 +16,6 @@ from bowerbird.models.layout import choose, variants, wanted
 from bowerbird.models.network.precision import probe_pictures
 
 from .conftest import save_graph, write_json
-
-onnx = pytest.importorskip("onnx")
-from onnx import TensorProto, helper  # noqa: E402
 
 TWO_TOWERS = [
     "README.md",

@@ -6,6 +6,7 @@ Results go to stdout, messages to stderr. Exit codes: 0 done; 1 some inputs fail
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import Annotated
@@ -49,6 +50,14 @@ def common(
         os.environ["BOWERBIRD_DEBUG"] = "1"
 
 
+class _OnScreen(logging.Handler):
+    """What the library logs, as a message for people."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print it."""
+        complain(record.getMessage())
+
+
 def main() -> None:
     """Run the command line and exit with its code."""
     from bowerbird.cli import (  # noqa: F401  they register their verbs
@@ -64,6 +73,7 @@ def main() -> None:
         verify,
     )
 
+    logging.getLogger("bowerbird").addHandler(_OnScreen(logging.WARNING))
     try:
         code = app(standalone_mode=False)
     except KeyboardInterrupt:

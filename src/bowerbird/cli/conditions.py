@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bowerbird.cli import app
-from bowerbird.cli.given import JsonOption, pictures
+from bowerbird.cli.given import JsonOption, count, pictures
 from bowerbird.cli.screen import is_terminal, native_libraries_silent, result
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from bowerbird.judge.conditions import CostReport, Spread
 
 
@@ -68,28 +70,42 @@ def _spread(spread: Spread | None) -> str:
     return "" if spread is None else f"{spread.least:.3f} {spread.median:.3f} {spread.most:.3f}"
 
 
+_WIDE = 110
+"""Columns from which on there is room for all figures beside the names of the worst pictures."""
+
+
 def _screen(report: CostReport) -> None:
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     console = Console(highlight=False)
-    console.print(Text(f"{report.model}, output {report.output}, {report.pictures} pictures", style="bold"))
+    used = count(report.pictures, "picture")
+    console.print(Text(f"{report.model}, output {report.output}, {used}", style="bold"))
     console.print(Text(f"right: {report.steps}", style="dim"))
-    console.print(
-        Text(
-            "Every condition against the right one, in fp32; neighbour: the most similar picture stays the same.",
-            "dim",
-        )
-    )
     console.print()
+    wide = console.width >= _WIDE
+    console.print(_table(report, wide=wide))
+    console.print(Text(_legend(report, wide=wide), style="dim"))
+    for name, why in report.without.items():
+        console.print(Text(f"{name}: not tried, {why}", style="dim"))
+    for name, why in report.problems.items():
+        console.print(Text.assemble((f"{name}: ", "yellow"), why))
+
+
+def _table(report: CostReport, *, wide: bool) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    classifies = any(cost.label is not None for cost in report.costs)
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("if", no_wrap=True)
-    for heading in ("pictures", "cos mean", "least", "neighbour", "label", "pairs: least median most"):
+    for heading in ("n", "mean", "least", "neighbour", *(["label"] * classifies), "pairs"):
         table.add_column(heading, justify="right", no_wrap=True)
-    # Only file names give way on a narrow terminal.
-    table.add_column("worst", overflow="ellipsis", no_wrap=True, max_width=max(8, console.width - 94))
-    table.add_row(Text("right", "green"), str(report.pictures), "", "", "", "", _spread(report.spread), "")
+    # A name is never cut: one that is too long goes on in the next line.
+    table.add_column("worst", overflow="fold")
+    nothing = [""] * (3 + classifies)
+    right = Text("right", "green")
+    table.add_row(right, str(report.pictures), *nothing, _pairs(report.spread, wide=wide), "")
     for cost in report.costs:
         table.add_row(
             cost.name,
@@ -97,15 +113,30 @@ def _screen(report: CostReport) -> None:
             Text(f"{cost.mean:.4f}", _colour(cost.mean)),
             Text(f"{cost.least:.4f}", _colour(cost.least)),
             _share(cost.neighbour),
-            _share(cost.label),
-            _spread(cost.spread),
+            *([_share(cost.label)] * classifies),
+            _pairs(cost.spread, wide=wide),
             Path(cost.worst).name,
         )
-    console.print(table)
-    for name, why in report.without.items():
-        console.print(Text(f"{name}: not tried, {why}", style="dim"))
-    for name, why in report.problems.items():
-        console.print(Text.assemble((f"{name}: ", "yellow"), why))
+    return table
+
+
+def _legend(report: CostReport, *, wide: bool) -> str:
+    """What the columns mean."""
+    classifies = any(cost.label is not None for cost in report.costs)
+    label = (
+        ", label: nearest picture, first class are the same"
+        if classifies
+        else ": nearest picture is the same"
+    )
+    pairs = "least, median, largest" if wide else "median"
+    return (
+        "n: pictures concerned; mean, least: cosine to the right conditions, fp32; "
+        f"neighbour{label}; pairs: {pairs} cosine between pictures."
+    )
+
+
+def _pairs(spread: Spread | None, *, wide: bool) -> str:
+    return _spread(spread) if wide or spread is None else f"{spread.median:.3f}"
 
 
 def _colour(cosine: float) -> str:

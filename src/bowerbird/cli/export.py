@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from bowerbird.cli import app
+from bowerbird.cli.given import counts
 from bowerbird.cli.screen import result, say, seconds_
 
 if TYPE_CHECKING:
@@ -107,9 +108,9 @@ def _show(exported: Exported) -> None:
         "PyTorch in ONNX Runtime."
     )
     if exported.golden is not None:
-        counts = f"{len(exported.golden.pictures)} pictures and {len(exported.golden.texts)} texts"
+        counted = counts(len(exported.golden.pictures), len(exported.golden.texts))
         say(
-            f"Reference arrays of {counts} lie in golden.npz. Check them with: bowerbird verify {exported.directory}"
+            f"Reference arrays of {counted} lie in golden.npz. Check them with: bowerbird verify {exported.directory}"
         )
     else:
         say(f"There are no reference arrays: {exported.no_golden}")

@@ -1,4 +1,4 @@
-"""Arguments that are pictures or texts, and options that the judging verbs share."""
+"""Arguments that are pictures or texts, how they are counted, and options that the judging verbs share."""
 
 from __future__ import annotations
 
@@ -48,3 +48,19 @@ def pictures_and_texts(words: Sequence[str]) -> list[str | Path]:
         except UnreadableError:
             found.append(Path(word) if Path(word).suffix.lower() in IMAGE_SUFFIXES else word)
     return found
+
+
+def count(number: int, what: str) -> str:
+    """`1 picture`, `2 pictures`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def counts(pictures: int, texts: int) -> str:
+    """`1 picture and 2 texts`; what there is none of is left out."""
+    found = [count(number, what) for number, what in ((pictures, "picture"), (texts, "text")) if number]
+    return " and ".join(found) or "nothing"
+
+
+def base_name(name: str) -> str:
+    """The last part of a picture's path; a text, which comes in quotation marks, stays as it is."""
+    return name if name.startswith('"') else Path(name).name

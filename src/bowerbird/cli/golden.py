@@ -9,6 +9,7 @@ import typer
 
 from bowerbird.cli import app
 from bowerbird.cli.export import AllowPickle, Architecture, Pooling, Processor, Profile
+from bowerbird.cli.given import count, counts
 from bowerbird.cli.screen import complain, say
 
 
@@ -54,8 +55,8 @@ def golden(
     made.write(output)
     for failure in failures:
         complain(f"left out: {failure.error}")
-    left = f"; {len(failures)} pictures left out" if failures else ""
-    say(f"{output}: {len(made.pictures)} pictures and {len(made.texts)} texts{left}.")
+    left = f"; {count(len(failures), 'picture')} left out" if failures else ""
+    say(f"{output}: {counts(len(made.pictures), len(made.texts))}{left}.")
     if failures and strict:
         raise typer.Exit(1)
 

@@ -45,6 +45,8 @@ def info(
             result(f"{heading:<12}{shown}")
     for entry in facts["models"]:
         result(f"\nmodel       {entry['name']}  (space {entry['space']})")
+        if entry["source"] != entry["name"]:
+            result(f"  source    {entry['source']}")
         for option, value in entry["options"].items():
             result(f"  {option:<10}{value}")
         for column in entry["columns"]:

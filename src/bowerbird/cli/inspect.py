@@ -18,9 +18,14 @@ from bowerbird.cli.screen import bytes_, native_libraries_silent, numerics_line,
 def inspect(
     model: Annotated[str, typer.Argument(help="A name or a directory.")],
     picture: Annotated[
-        Path | None, typer.Argument(help="A picture to draw after every step.", show_default=False)
+        Path | None, typer.Argument(help="A picture, to be shown after every step.", show_default=False)
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where the drawing goes.")] = Path("stages.png"),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Draw the picture after every step in this file.", show_default=False
+        ),
+    ] = None,
     layers: Annotated[bool, typer.Option("--layers", help="List every layer.")] = False,
     precision: PrecisionOption = "",
     engine: EngineOption = "",
@@ -35,23 +40,28 @@ def inspect(
     from bowerbird.judge.portrait import portrait, stages
     from bowerbird.models.encoder import load
 
+    if out is not None and picture is None:
+        raise typer.BadParameter("There is no picture to draw.", param_hint="--out")
     encoder = load(model, precision=precision, engine=engine)
     facts = portrait(encoder)
     if picture is not None:
         with native_libraries_silent():
             found = stages(encoder, picture)
         facts["picture"] = {"name": str(picture), "stages": [stage.to_json() for stage in found]}
-        _draw(
-            found,
-            out,
-            f"{facts['model']}: {picture.name}",
-            f"space {facts['space']}: {facts['image']['recipe']}",
-        )
+        if out is not None:
+            _draw(
+                found,
+                out,
+                f"{facts['model']}: {picture.name}",
+                f"space {facts['space']}: {facts['image']['recipe']}",
+            )
     if as_json:
         result(json.dumps(facts, indent=1))
         return
     for heading, value in _lines(facts, every_layer=layers):
         result(f"{heading:<12}{value}".rstrip())
+    if picture is not None and out is None:
+        say("With -o FILE.png the picture is also drawn after every step.")
 
 
 def _draw(found: Sequence[Any], out: Path, title: str, subtitle: str) -> None:

@@ -105,8 +105,12 @@ def pull(
     """
     from bowerbird.models.hub import fetch
 
-    with _bar(name) as progress:
-        located = fetch.pull(name, variant=variant, update=update, progress=progress)
+    try:
+        with _bar(name) as progress:
+            located = fetch.pull(name, variant=variant, update=update, progress=progress)
+    except KeyboardInterrupt:
+        say("Stopped early; files that are complete are kept, and the same command continues from there.")
+        raise typer.Exit(130) from None
     say(_verified(name, located))
     result(json.dumps(_pulled(located), indent=1) if as_json else str(located.directory))
 
@@ -213,17 +217,29 @@ def _pulled(located: Located) -> dict[str, Any]:
         "repository": receipt.repository if receipt else "",
         "commit": located.revision,
         "files": {file.path: file.hash for file in receipt.files} if receipt else {},
+        "repaired": list(located.repaired),
     }
 
 
 def _verified(name: str, located: Located) -> str:
     """What the user may rely on."""
+    from bowerbird.models.hub.fetch import EMBEDDED
+
     receipt = located.receipt
+    if located.name == EMBEDDED and not located.revision:
+        return f"{EMBEDDED} is inside the package; there is nothing to pull."
+    if not located.revision:
+        return f"{name} is a directory on this machine; there is nothing to pull, and nothing was checked."
     if receipt is None:
-        return f"{name} is on this machine already and was not pulled by bowerbird; nothing was checked."
+        return (
+            f"{name} was put into the hub's cache by another program. It is complete as far as its own files tell; "
+            f"{located.checked} of them were compared with the hashes that the cache names."
+        )
     weights = sum(len(file.hash) == 64 for file in receipt.files)
+    names = ", ".join(located.repaired)
+    repaired = f"Fetched again, being damaged or missing: {names}. " if names else ""
     return (
-        f"{receipt.repository} at {receipt.commit[:12]}: {len(receipt.files)} files, {bytes_(receipt.size)}. "
+        f"{repaired}{receipt.repository} at {receipt.commit[:12]}: {len(receipt.files)} files, {bytes_(receipt.size)}. "
         f"All are what the hub says: {weights} by SHA-256, {len(receipt.files) - weights} small ones by Git id."
     )
 

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 EXACT, WITHIN, DIFFERS, SKIPPED = "exact", "within bound", "DIFFERS", "not compared"
 """Verdicts."""
 
+NOT_FINITE = "not finite here"
+"""Note of an item for which we have NaN or infinity."""
+
 
 @dataclass(frozen=True)
 class Bound:
@@ -136,13 +139,13 @@ def compare(name: str, ours: NDArray[Any], reference: NDArray[Any], bound: Bound
     """How far two arrays are apart; of another shape they differ whatever the bound."""
     total = int(reference.size)
     if ours.shape != reference.shape:
-        note = f"shape {_shape(ours)} against {_shape(reference)}"
+        note = f"shape {shape_of(ours.shape)} against {shape_of(reference.shape)}"
         return Difference(name, 0.0, float("inf"), total, total, None, DIFFERS, note)
     if np.array_equal(ours, reference):
         return Difference(name, 1.0, 0.0, 0, total, 0.0 if _step(reference) else None, EXACT)
     one, other = ours.astype(np.float64).ravel(), reference.astype(np.float64).ravel()
     if not (np.isfinite(one).all() and np.isfinite(other).all()):
-        note = "not finite " + ("here" if not np.isfinite(one).all() else "in the reference")
+        note = NOT_FINITE if not np.isfinite(one).all() else "not finite in the reference"
         return Difference(name, 0.0, float("inf"), total, total, None, DIFFERS, note)
     error = float(np.abs(one - other).max())
     cosine = _cosine(one, other)
@@ -166,8 +169,9 @@ def _cosine(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     return min(1.0, float(one @ other) / lengths) if lengths > 0 else float(not (one.any() or other.any()))
 
 
-def _shape(array: NDArray[Any]) -> str:
-    return "x".join(map(str, array.shape)) or "()"
+def shape_of(shape: Sequence[int]) -> str:
+    """A shape for people."""
+    return "x".join(map(str, shape)) or "()"
 
 
 def _step(values: NDArray[Any]) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bowerbird.errors import InputError
-from bowerbird.judge.faults import Recipe, faults_of
+from bowerbird.judge.compare import shape_of
+from bowerbird.judge.faults import SHORT_SIDES, Recipe, faults_of
 from bowerbird.judge.golden import pixels_sha256
 from bowerbird.judge.walk import TextWalk
 from bowerbird.media.image import Picture, decode
@@ -31,6 +32,8 @@ class Diagnosis:
         complete: with this fault the two are equal.
         before: mean absolute difference as it is.
         after: the same with the fault put in on our side.
+        key: of the model's configuration, that the fault belongs to; empty where it is none of these.
+        steps: the model's own, as a recipe; empty where they are not what is in question.
     """
 
     fault: str
@@ -38,6 +41,12 @@ class Diagnosis:
     complete: bool
     before: float
     after: float
+    key: str = ""
+    steps: str = ""
+
+
+CLEARLY = 4
+"""A fault that does not make all equal is named only when it brings the two this many times closer."""
 
 
 def diagnose_pixels(right: Recipe, pairs: Sequence[tuple[Picture, Array]]) -> Diagnosis:
@@ -53,18 +62,34 @@ def diagnose_pixels(right: Recipe, pairs: Sequence[tuple[Picture, Array]]) -> Di
             np.mean([_distance(recipe.prepare(one)["pixel_values"][0], other) for one, other in pairs])
         )
 
+    steps = str(right.steps)
     before = distance(right)
-    tried = [(distance(recipe), fault) for fault, recipe in faults_of(right) if fault.concerns == "all"]
+    if not np.isfinite(before):
+        return _other_shapes(right, pairs, steps)
+    candidates = [*faults_of(right), *faults_of(right, SHORT_SIDES)]
+    tried = [(distance(recipe), fault) for fault, recipe in candidates if fault.concerns == "all"]
     after, fault = min(tried, key=lambda one: one[0])
     if after <= EQUAL_TO:
-        ending = "with that, all pixel values are equal."
-        return Diagnosis(fault.name, f"The reference looks as if {fault.what}: {ending}", True, before, after)
-    if after < before / 2:
+        sentence = f"The reference looks as if {fault.what}: with that, all pixel values are equal."
+        return Diagnosis(fault.name, sentence, True, before, after, fault.key, steps)
+    if after < before / CLEARLY:
         ending = f"with that, the mean difference falls from {before:.3g} to {after:.3g}."
-        return Diagnosis(
-            fault.name, f"The reference comes closest as if {fault.what}: {ending}", False, before, after
-        )
-    return _nothing("the pixel values", before, after, fault.name)
+        sentence = f"The reference comes closest as if {fault.what}: {ending}"
+        return Diagnosis(fault.name, sentence, False, before, after, fault.key, steps)
+    return replace(_nothing("the pixel values", before, after, fault.name), steps=steps)
+
+
+def _other_shapes(right: Recipe, pairs: Sequence[tuple[Picture, Array]], steps: str) -> Diagnosis:
+    """The reference's network takes pictures of another size."""
+    sizes = ((right.prepare(one)["pixel_values"][0].shape, other.shape) for one, other in pairs)
+    ours, theirs = next((one, other) for one, other in sizes if one != other)
+    sentence = (
+        f"The reference's network takes {shape_of(theirs)}, this model {shape_of(ours)}: another size of the input, "
+        "or a reference of another model."
+    )
+    return Diagnosis(
+        "other size", sentence, False, float("inf"), float("inf"), "crop_size, size or input_size", steps
+    )
 
 
 def diagnose_decoded(
@@ -132,10 +157,23 @@ def diagnose_pooling(walk: TextWalk, text: str, role: str, ids: Array, pooled: A
     return diagnose_vectors(own, pooled)
 
 
+def diagnose_other_model(theirs: Collection[int], ours: int) -> Diagnosis:
+    """The reference's vectors are of other lengths than the model's."""
+    numbers = " or ".join(map(str, sorted(theirs)))
+    sentence = f"This reference is of another model: its vectors have {numbers} numbers, this model's {ours}."
+    return Diagnosis("other model", sentence, False, 1.0, 1.0)
+
+
 def diagnose_refusal(message: str) -> Diagnosis:
     """The network does not even take what the reference was computed from."""
     sentence = f"The network refuses the reference's input: {message}"
     return Diagnosis("input", sentence, False, 1.0, 1.0)
+
+
+def diagnose_not_finite() -> Diagnosis:
+    """The network gives NaN or infinity."""
+    sentence = "Fed with the reference's own input, the network gives values that are not numbers."
+    return Diagnosis("not finite", sentence, False, 1.0, 1.0)
 
 
 def diagnose_vectors(ours: Array, reference: Array) -> Diagnosis:

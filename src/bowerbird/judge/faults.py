@@ -64,12 +64,15 @@ class Fault:
         what: a clause for people, which follows "as if".
         change: see `Change`.
         concerns: `all` pictures, or only those that are `turned` (EXIF), `see-through` or `jpeg`.
+        key: of the model's configuration that decides it, as transformers and then timm and open_clip call it; empty
+            where no key does.
     """
 
     name: str
     what: str
     change: Change
     concerns: str = "all"
+    key: str = ""
 
 
 class PointResize(Resize):
@@ -120,6 +123,23 @@ def _keys(t: Array) -> list[Array]:
 
     before = ((a * (t + 1) - 5 * a) * (t + 1) + 8 * a) * (t + 1) - 4 * a
     return [before, near(t), near(1 - t), 1 - before - near(t) - near(1 - t)]
+
+
+def _short_side(share: float) -> Change:
+    """Resize the short side to the final size over a share, and cut the centre."""
+
+    def change(recipe: Recipe) -> Recipe | None:
+        size = recipe.steps.size
+        resize = next((step for step in recipe.steps.geometry if isinstance(step, Resize)), None)
+        if size is None or resize is None or size[0] != size[1]:
+            return None
+        side = int(size[0] / share)
+        crops = [step for step in recipe.steps.geometry if isinstance(step, CenterCrop)]
+        crop = crops[-1] if crops else CenterCrop(*size)
+        short = replace(resize, height=side, width=side, mode="shortest", longest=0)
+        return _with(recipe, geometry=(*_floats(recipe), short, crop))
+
+    return change
 
 
 def _resampled(code: int) -> Change:
@@ -196,24 +216,38 @@ def _decoded(**changes: Any) -> Change:
     return lambda recipe: replace(recipe, decode=replace(recipe.decode, **changes))
 
 
+_FILTER = "resample (timm, open_clip: interpolation)"
+_SIZE = "size (timm: crop_pct)"
+_CROP = "do_center_crop and size (timm: crop_mode; open_clip: resize_mode)"
+_MEAN = "image_mean and image_std (timm, open_clip: mean and std)"
+
 FAULTS = (
-    Fault("nearest", "pictures were resized by nearest neighbour", _resampled(0)),
-    Fault("bilinear", "pictures were resized bilinearly", _resampled(2)),
-    Fault("bicubic", "pictures were resized bicubically", _resampled(3)),
+    Fault("nearest", "pictures were resized by nearest neighbour", _resampled(0), key=_FILTER),
+    Fault("bilinear", "pictures were resized bilinearly", _resampled(2), key=_FILTER),
+    Fault("bicubic", "pictures were resized bicubically", _resampled(3), key=_FILTER),
     Fault("no antialias", "pictures were resized without antialiasing", _unfiltered),
     Fault("float resize", "the resize neither rounded nor cut its results to 0..255", _unrounded),
-    Fault("squash", "pictures were squashed to the final size rather than cropped", _squashed),
-    Fault("crop for squash", "pictures were cropped rather than squashed to the final size", _cropped),
+    Fault("squash", "pictures were squashed to the final size rather than cropped", _squashed, key=_CROP),
+    Fault(
+        "crop for squash", "pictures were cropped rather than squashed to the final size", _cropped, key=_CROP
+    ),
     Fault("crop + 1 px", "the crop were off by one pixel", _shifted),
     Fault("other rounding", "sizes and crops were rounded by the other convention", _rounded_otherwise),
-    Fault("BGR", "red and blue were swapped (BGR)", _swapped),
+    Fault("BGR", "red and blue were swapped (BGR)", _swapped, key="do_flip_channel_order"),
     Fault(
-        "ImageNet mean/std", "values were normalised by ImageNet's mean and std", _scaled(1 / 255, IMAGENET)
+        "ImageNet mean/std",
+        "values were normalised by ImageNet's mean and std",
+        _scaled(1 / 255, IMAGENET),
+        key=_MEAN,
     ),
-    Fault("CLIP mean/std", "values were normalised by CLIP's mean and std", _scaled(1 / 255, CLIP)),
-    Fault("[-1,1]", "values were scaled to [-1,1]", _scaled(1 / 255, HALF)),
-    Fault("[0,1]", "values were scaled to [0,1] only", _scaled(1 / 255, UNCHANGED)),
-    Fault("0..255", "values were not scaled at all", _scaled(1.0, UNCHANGED)),
+    Fault(
+        "CLIP mean/std", "values were normalised by CLIP's mean and std", _scaled(1 / 255, CLIP), key=_MEAN
+    ),
+    Fault("[-1,1]", "values were scaled to [-1,1]", _scaled(1 / 255, HALF), key=_MEAN),
+    Fault("[0,1]", "values were scaled to [0,1] only", _scaled(1 / 255, UNCHANGED), key=_MEAN),
+    Fault(
+        "0..255", "values were not scaled at all", _scaled(1.0, UNCHANGED), key="do_rescale, rescale_factor"
+    ),
     Fault("resize only", "pictures were squashed to size and not scaled at all", _resize_only),
     Fault("EXIF ignored", "the EXIF orientation were ignored", _decoded(exif=False), "turned"),
     Fault(
@@ -231,9 +265,23 @@ FAULTS = (
 )
 
 
-def faults_of(right: Recipe) -> list[tuple[Fault, Recipe]]:
+SHORT_SIDES = tuple(
+    Fault(
+        f"crop share {share:g}",
+        "the short side were resized to the crop's size"
+        if share == 1
+        else f"the short side were resized so that the crop keeps {share:g} of it",
+        _short_side(share),
+        key=_SIZE,
+    )
+    for share in (1.0, 0.95, 0.9, 0.875, 0.8)
+)
+"""Other shares of the picture than the model's own, which a diagnosis tries too."""
+
+
+def faults_of(right: Recipe, faults: Sequence[Fault] = FAULTS) -> list[tuple[Fault, Recipe]]:
     """The faults that this recipe can have, each with the recipe that has it."""
-    changed = ((fault, fault.change(right)) for fault in FAULTS)
+    changed = ((fault, fault.change(right)) for fault in faults)
     return [(fault, recipe) for fault, recipe in changed if recipe is not None and recipe != right]
 
 

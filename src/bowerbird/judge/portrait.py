@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from bowerbird.models.card import artifact
+from bowerbird.models.artifact import artifact
 from bowerbird.models.encoder import Encoder
 from bowerbird.models.network.graph import GraphFacts, TensorSpec, read_graph
 from bowerbird.models.vision.steps import CenterCrop, Step

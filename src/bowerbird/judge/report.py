@@ -13,15 +13,18 @@ from bowerbird.judge.diagnose import Diagnosis
 
 @dataclass(frozen=True)
 class Problem:
-    """An input that could not be judged.
+    """What could not be judged, and why.
 
     Attributes:
-        name: of the picture or text.
+        name: of the picture or text, or of what the reference has and the model has not.
         message: why, and what to do.
+        fails: the model is at fault: it does not give what it ought to give. False where the user's own input cannot
+            be read or is not in the reference, and for remarks.
     """
 
     name: str
     message: str
+    fails: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,21 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Given:
+    """Inputs of one kind that the user named.
+
+    Attributes:
+        kind: `picture` or `text`.
+        count: how many.
+        known: how many of them the reference has.
+    """
+
+    kind: str
+    count: int
+    known: int
+
+
+@dataclass(frozen=True)
 class Report:
     """What `verify` found.
 
@@ -57,7 +75,8 @@ class Report:
         numerics: policy -> tower -> engine, precision and drift, for `exact` and for the user's policy.
         stages: every stage that was compared, `alone` in the order of the data, then from file or text `through`.
         checks: what needs no reference.
-        problems: inputs that could not be judged.
+        problems: what could not be judged, in the order of finding; each once.
+        given: what the user named to be held against the reference; empty without a reference.
         first: the first stage at which the two part.
         diagnosis: what explains that best.
     """
@@ -70,6 +89,7 @@ class Report:
     stages: tuple[StageReport, ...]
     checks: tuple[StageReport, ...]
     problems: tuple[Problem, ...] = ()
+    given: tuple[Given, ...] = ()
     first: StageReport | None = None
     diagnosis: Diagnosis | None = None
 
@@ -80,9 +100,10 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether no stage and no check differs, and a reference that was given had anything to compare."""
+        """Whether nothing differs, no problem is the model's, and a reference, if given, had anything to compare."""
         differs = first_difference((*self.stages, *self.checks)) is not None
-        return not differs and (self.reference is None or self.compared > 0)
+        fails = any(problem.fails for problem in self.problems)
+        return not differs and not fails and (self.reference is None or self.compared > 0)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -100,6 +121,7 @@ class Report:
             "stages": [stage.to_json() for stage in self.stages],
             "checks": [check.to_json() for check in self.checks],
             "problems": [asdict(problem) for problem in self.problems],
+            "given": [asdict(given) for given in self.given],
         }
 
 

@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TypeAlias
 
-from bowerbird.errors import InputError
+from bowerbird.errors import DecodeError, InputError, UnreadableError, UnsupportedInputError
 from bowerbird.judge.compare import BATCHES, Bound, StageReport, compare, cosine_bound
 from bowerbird.judge.report import Problem
 from bowerbird.judge.walk import PictureWalk
@@ -54,7 +54,7 @@ def self_checks(
     }
     for tower, values in inputs.items():
         if values:
-            _Check(tower, exact, user, values, checks, problems).run()
+            _Check(tower, exact, user, values, shipped, checks, problems).run()
     return checks, problems
 
 
@@ -67,15 +67,16 @@ class _Check:
         exact: Encoder,
         user: Encoder,
         inputs: list[Input],
+        shipped: Sequence[Input],
         checks: list[StageReport],
         problems: list[Problem],
     ) -> None:
         self.tower, self.exact, self.user, self.inputs = tower, exact, user, inputs
         self.checks, self.problems = checks, problems
-        self.names = [input_name(value) for value in inputs]
+        self.names = [input_name(value, shipped) for value in inputs]
         together = exact.outcomes(inputs)
         self.problems += [
-            Problem(name, str(outcome.error))
+            problem_of(name, outcome.error, exact)
             for name, outcome in zip(self.names, together, strict=True)
             if outcome.error is not None
         ]
@@ -114,7 +115,7 @@ class _Check:
         for row, outcome in ours.items():
             right = self.right[row].vector
             if outcome.vector is None:
-                self.problems.append(Problem(self.names[row], str(outcome.error)))
+                self.problems.append(problem_of(self.names[row], outcome.error, self.user))
             elif right is not None:
                 items.append(compare(self.names[row], outcome.vector, right, bound))
         self.checks.append(
@@ -128,8 +129,19 @@ def short_name(text: str) -> str:
     return f'"{line[:28]}…"' if len(line) > 30 else f'"{line}"'
 
 
-def input_name(value: Input) -> str:
-    """What a report calls an input."""
+def input_name(value: Input, shipped: Sequence[Input] = ()) -> str:
+    """What a report calls an input; the photographs that are `shipped` go by their name alone, as in a reference."""
     if isinstance(value, str):
         return short_name(value)
+    if isinstance(value, Path) and value in shipped:
+        return value.name
     return str(value) if isinstance(value, Path) else f"picture given as {type(value).__name__}"
+
+
+def problem_of(name: str, error: InputError | None, encoder: Encoder) -> Problem:
+    """Why there is no vector: an input that cannot be taken is the user's fault, and any other failure the model's."""
+    fails = not isinstance(error, (UnreadableError, DecodeError, UnsupportedInputError))
+    if error and fails and encoder.precision == "exact":
+        # The hint is to try `exact`, which is what has just failed.
+        return Problem(name, error.message, fails=True)
+    return Problem(name, str(error), fails=fails)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,6 +17,7 @@ from bowerbird.judge.compare import (
     DIFFERS,
     EQUAL,
     FP32,
+    NOT_FINITE,
     PIXELS,
     Bound,
     Difference,
@@ -28,6 +29,8 @@ from bowerbird.judge.compare import (
 from bowerbird.judge.diagnose import (
     Diagnosis,
     diagnose_decoded,
+    diagnose_not_finite,
+    diagnose_other_model,
     diagnose_pixels,
     diagnose_pooling,
     diagnose_refusal,
@@ -36,8 +39,8 @@ from bowerbird.judge.diagnose import (
 )
 from bowerbird.judge.faults import Feeds
 from bowerbird.judge.golden import FILE_NAME, Golden, PictureGolden, TextGolden, pixels_sha256
-from bowerbird.judge.report import Problem, Reference, Report
-from bowerbird.judge.selfcheck import self_checks, short_name, user_bound
+from bowerbird.judge.report import Given, Problem, Reference, Report
+from bowerbird.judge.selfcheck import problem_of, self_checks, short_name, user_bound
 from bowerbird.judge.walk import PictureWalk, TextWalk
 from bowerbird.media.image import DecodePolicy, Picture, from_array, read_bytes
 from bowerbird.models.encoder import Encoder, Outcome, load, unit_outcome
@@ -80,6 +83,8 @@ def verify(
     judge = _Judge(encoder, exact, reference)
     judge.compare_profiles()
     judge.take(list(inputs))
+    if judge.is_other_model():
+        return judge.report(path)
     if reference is not None:
         judge.pictures(reference.pictures)
         judge.texts(reference.texts)
@@ -108,6 +113,8 @@ class _Judge:
     problems: list[Problem] = field(default_factory=list)
     explain: dict[int, Callable[[], Diagnosis]] = field(default_factory=dict)
     given: list[Input] = field(default_factory=list)
+    known: list[Given] = field(default_factory=list)
+    other: Diagnosis | None = None
     files: dict[str, tuple[str, bytes]] = field(default_factory=dict)
 
     # What was given.
@@ -124,28 +131,55 @@ class _Judge:
         """Read the files that were given, and find them in the reference."""
         wanted = self.golden.pictures if self.golden else ()
         self.files = {_sha256(data): ("", data) for data in probe_pictures()}
-        for value in inputs:
-            if isinstance(value, Path):
-                self._take_file(value, wanted)
-            elif isinstance(value, str) and self.golden:
-                if value not in {text.text for text in self.golden.texts}:
-                    self.problems.append(
-                        Problem(value, "The reference has no such text; it was not compared.")
-                    )
-            else:
-                self.given.append(value)
+        paths = [value for value in inputs if isinstance(value, Path)]
+        texts = [value for value in inputs if isinstance(value, str)]
+        others = [value for value in inputs if not isinstance(value, (Path, str))]
+        known_paths = sum([self._take_file(path, wanted) for path in paths])
+        if self.golden is None:
+            self.given += [*texts, *others]
+            return
+        self.given += others
+        known = {text.text for text in self.golden.texts}
+        self.problems += [
+            Problem(
+                short_name(text), "The reference has no arrays of it: it was not compared with the original."
+            )
+            for text in texts
+            if text not in known
+        ]
+        counted = (
+            Given("picture", len(paths), known_paths),
+            Given("text", len(texts), sum(text in known for text in texts)),
+        )
+        self.known = [given for given in counted if given.count]
 
-    def _take_file(self, path: Path, wanted: Sequence[PictureGolden]) -> None:
+    def is_other_model(self) -> bool:
+        """Whether the vectors of the reference are of another length: then no stage could say anything."""
+        if self.golden is None:
+            return False
+        lengths: list[tuple[set[int], int]] = []
+        if self.exact.card.image:
+            lengths.append(({len(picture.unit) for picture in self.golden.pictures}, _width(self.exact)))
+        if self.exact.card.text:
+            lengths.append(({len(text.unit) for text in self.golden.texts}, self.exact.text.dimensions))
+        for theirs, ours in lengths:
+            if theirs and theirs != {ours}:
+                self.other = diagnose_other_model(theirs, ours)
+                return True
+        return False
+
+    def _take_file(self, path: Path, wanted: Sequence[PictureGolden]) -> bool:
+        """Keep a file for the picture of the reference that it is, or for the checks; whether it is one."""
         tower = self.exact.card.image
         try:
             data = read_bytes(path, tower.decode if tower else DecodePolicy())
         except InputError as error:
             self.problems.append(Problem(str(path), str(error)))
-            return
+            return False
         digest = _sha256(data)
         if any(picture.sha256 == digest for picture in wanted):
             self.files[digest] = (str(path), data)
-            return
+            return True
         self.given.append(path)
         named = next((picture for picture in wanted if picture.name == path.name), None)
         if named is not None:
@@ -157,9 +191,9 @@ class _Judge:
                 )
             )
         elif self.golden:
-            self.problems.append(
-                Problem(str(path), "The reference has no such picture; only checks were made on it.")
-            )
+            message = "The reference has no arrays of it: it was not compared with the original."
+            self.problems.append(Problem(str(path), message))
+        return named is not None
 
     # Pictures.
 
@@ -168,7 +202,7 @@ class _Judge:
         if not pictures:
             return
         if self.exact.card.image is None:
-            self.problems.append(Problem("pictures", "The reference has pictures, and the model takes none."))
+            self._lacks("pictures", len(pictures))
             return
         walk = PictureWalk(self.exact.image)
         decoded = self._decoded(walk, pictures)
@@ -193,7 +227,7 @@ class _Judge:
             try:
                 own = walk.side.open(data, picture.name)
             except InputError as error:
-                self.problems.append(Problem(picture.name, str(error)))
+                self.problems.append(Problem(picture.name, str(error), fails=True))
                 continue
             items.append(_compare_decoded(picture, np.asarray(own.image)))
             if items[-1].verdict == DIFFERS:
@@ -216,7 +250,7 @@ class _Judge:
             try:
                 found[number] = walk.recipe.prepare(picture)
             except InputError as error:
-                self.problems.append(Problem(reference.name, str(error)))
+                self.problems.append(Problem(reference.name, str(error), fails=True))
                 continue
             values = found[number]["pixel_values"][0]
             items.append(compare(reference.name, values, reference.pixel_values, PIXELS))
@@ -267,7 +301,7 @@ class _Judge:
         if not texts:
             return
         if self.exact.card.text is None:
-            self.problems.append(Problem("texts", "The reference has texts, and the model takes none."))
+            self._lacks("texts", len(texts))
             return
         walk = TextWalk(self.exact.text)
         texts = [text for text in texts if self._is_known_role(walk, text)]
@@ -286,7 +320,7 @@ class _Judge:
         try:
             walk.tokens(text.text, text.role)
         except InputError as error:
-            self.problems.append(Problem(short_name(text.text), str(error)))
+            self.problems.append(Problem(short_name(text.text), str(error), fails=True))
             return False
         return True
 
@@ -339,6 +373,10 @@ class _Judge:
 
     # Both.
 
+    def _lacks(self, what: str, count: int) -> None:
+        message = f"The reference has {count} {what}, and the model takes none: is a graph of it missing?"
+        self.problems.append(Problem(what, message, fails=True))
+
     def _through(
         self,
         tower: str,
@@ -349,14 +387,16 @@ class _Judge:
         """From the file or text to the unit vector, as a user's call goes, in `exact` and in the user's precision."""
         kept = [(item, source) for item, source in zip(items, sources, strict=True) if source is not None]
         runs = {"exact": self.exact, self.user.precision: self.user}
+        failed: set[str] = set()
         for precision, encoder in runs.items():
             bound = self._bound("unit") if precision == "exact" else user_bound(self.user, tower)
             found = []
             for (item, _), outcome in zip(kept, embed(encoder, [source for _, source in kept]), strict=True):
                 name = item.name if isinstance(item, PictureGolden) else short_name(item.text)
-                if outcome.vector is None:
-                    self.problems.append(Problem(name, str(outcome.error)))
-                else:
+                if outcome.vector is None and name not in failed:
+                    failed.add(name)
+                    self.problems.append(replace(problem_of(name, outcome.error, encoder), fails=True))
+                elif outcome.vector is not None:
                     found.append(compare(name, outcome.vector, item.unit, bound))
             self._add(tower, "unit", "through", bound, found, precision=precision)
 
@@ -378,6 +418,8 @@ class _Judge:
         precision: str = "exact",
         explain: Callable[[], Diagnosis] | None = None,
     ) -> None:
+        if any(item.note == NOT_FINITE for item in items):
+            explain = diagnose_not_finite
         if explain is not None:
             self.explain[len(self.stages)] = explain
         self.stages.append(StageReport(tower, stage, run, precision, bound, tuple(items), note))
@@ -405,10 +447,16 @@ class _Judge:
             numerics={"exact": self.exact.numerics(), self.user.precision: self.user.numerics()},
             stages=tuple(self.stages),
             checks=tuple(self.checks),
-            problems=tuple(self.problems),
+            problems=tuple(dict.fromkeys(self.problems)),
+            given=tuple(self.known),
             first=first,
-            diagnosis=explain() if explain else None,
+            diagnosis=explain() if explain else self.other,
         )
+
+
+def _width(encoder: Encoder) -> int:
+    """Numbers of a picture's vector."""
+    return encoder.image.dimensions(encoder.image.tower.output)
 
 
 def _compare_decoded(picture: PictureGolden, ours: NDArray[np.uint8]) -> Difference:

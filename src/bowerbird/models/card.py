@@ -4,37 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from bowerbird.errors import BowerbirdError, ModelFormatError
+from bowerbird.errors import BowerbirdError
 from bowerbird.media.policy import DecodePolicy
+from bowerbird.models.artifact import Artifact
 from bowerbird.models.text.rules import TextRules
 from bowerbird.models.vision.steps import Steps
 from bowerbird.record import Modality
-from bowerbird.settings import settings
 
 PREPARED = "none"
 """`preprocess`: pictures are given as arrays that are ready for the network."""
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """A file of the model.
-
-    Attributes:
-        path: where it lies.
-        sha256: of its bytes; of a graph with external data, of the hashes of all its files.
-        size: in bytes, external data included.
-    """
-
-    path: Path
-    sha256: str
-    size: int
 
 
 @dataclass(frozen=True)
@@ -72,12 +54,24 @@ class Options:
         """The options as users give them: steps as a recipe, layers by number.
 
         Raises:
-            BowerbirdError: a recipe that cannot be read, or a negative number of dimensions.
+            BowerbirdError: a recipe that cannot be read, or something of another type or range.
         """
-        if isinstance(preprocess, str) and preprocess != PREPARED and preprocess:
+        if isinstance(preprocess, str) and preprocess != PREPARED:
             preprocess = Steps.parse(preprocess)
-        if dimensions < 0:
-            raise BowerbirdError(f"dimensions={dimensions} is negative.", hint="Give 0 for all of them.")
+        if not (preprocess is None or isinstance(preprocess, (Steps, str))):
+            raise BowerbirdError(
+                f"preprocess={preprocess!r} is not understood.",
+                hint="Give Steps, a recipe of them, or 'none'.",
+            )
+        if not (layer is None or isinstance(layer, (int, str))) or isinstance(layer, bool):
+            raise BowerbirdError(
+                f"layer={layer!r} is not understood.",
+                hint="Give a number, a tensor's name, or 'penultimate'.",
+            )
+        if not isinstance(dimensions, int) or isinstance(dimensions, bool) or dimensions < 0:
+            raise BowerbirdError(
+                f"dimensions={dimensions!r} is not a whole number from 0 on.", hint="Give 0 for all of them."
+            )
         return cls(
             profile=profile,
             variant=variant,
@@ -108,6 +102,7 @@ class TextTower:
         output: what is the embedding: an output of the graph, or a key of `tensors`.
         tensors: names in `output` that are not outputs of the graph -> intermediate tensor.
         dimensions: vectors are cut to this length; 0 keeps all.
+        vocabulary: how many tokens the graph knows; None where it does not tell.
         variant: of the graph; empty for the plain one.
     """
 
@@ -117,6 +112,7 @@ class TextTower:
     output: str
     tensors: tuple[tuple[str, str], ...] = ()
     dimensions: int = 0
+    vocabulary: int | None = None
     variant: str = ""
 
     def meaning(self) -> dict[str, Any]:
@@ -125,8 +121,7 @@ class TextTower:
             "graph": self.graph.sha256,
             "tokenizer": self.tokenizer.sha256,
             **self.rules.meaning(),
-            "output": self.output,
-            **({"tensors": dict(self.tensors)} if self.tensors else {}),
+            "output": dict(self.tensors).get(self.output, self.output),
             **({"dimensions": self.dimensions} if self.dimensions else {}),
         }
 
@@ -173,10 +168,9 @@ class ImageTower:
             "graph": self.graph.sha256,
             "steps": PREPARED if self.prepared else self.steps.to_json(),
             "decode": self.decode.meaning(),
-            "output": self.output,
-            "similarity_output": self.similarity_output,
+            "output": dict(self.tensors).get(self.output, self.output),
+            "similarity_output": dict(self.tensors).get(self.similarity_output, self.similarity_output),
             **({"pooling": self.pooling} if self.pooling != "avg" else {}),
-            **({"tensors": dict(self.tensors)} if self.tensors else {}),
             **({"dimensions": self.dimensions} if self.dimensions else {}),
         }
 
@@ -231,52 +225,3 @@ class ModelCard:
         """
         text = json.dumps(self.meaning(), sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def artifact(path: Path) -> Artifact:
-    """Hash a file of a model; the hash of an unchanged file is remembered in the cache directory.
-
-    Raises:
-        ModelFormatError: the file is missing or unreadable.
-    """
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise ModelFormatError(f"{path} is missing or unreadable.", hint="Fetch the model again.") from error
-    key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
-    memo = settings().cache_path / "sha256" / hashlib.sha256(os.fsencode(key)).hexdigest()[:32]
-    try:
-        known = memo.read_text("ascii").strip()
-        if re.fullmatch("[0-9a-f]{64}", known):
-            return Artifact(path, known, stat.st_size)
-    except (OSError, ValueError):
-        pass  # Not hashed before, or the cache cannot be read: hash it now.
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise ModelFormatError(f"{path} cannot be read: {error}.", hint="Fetch the model again.") from error
-    try:
-        memo.parent.mkdir(parents=True, exist_ok=True)
-        memo.write_text(digest.hexdigest(), "ascii")
-    except OSError:
-        pass  # A cache that cannot be written costs time, nothing else.
-    return Artifact(path, digest.hexdigest(), stat.st_size)
-
-
-def graph_artifact(path: Path) -> Artifact:
-    """Hash a graph and the external data beside it: `model.onnx_data`, `model.onnx.data` and the like.
-
-    Raises:
-        ModelFormatError: a file is missing or unreadable.
-    """
-    graph = artifact(path)
-    beside = sorted(other for other in path.parent.glob(f"{path.name}?*") if other.is_file())
-    parts = [artifact(other) for other in beside]
-    if not parts:
-        return graph
-    named: Mapping[str, str] = {part.path.name: part.sha256 for part in (graph, *parts)}
-    digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
-    return Artifact(path, digest, graph.size + sum(part.size for part in parts))

@@ -221,6 +221,13 @@ class Encoder:
         if errors:
             raise InputErrors(errors, len(results))
         rows = [result.vector for result in results if result.vector is not None]
+        widths = sorted({row.shape[-1] for row in rows})
+        if len(widths) > 1:
+            raise BowerbirdError(
+                f"Texts and pictures have vectors of {' and '.join(map(str, widths))} dimensions here, which one array "
+                "cannot hold.",
+                hint="Embed them one after the other, or use `outcomes()`.",
+            )
         if any(row.ndim == 2 for row in rows):
             return _masked(rows)
         return np.stack(rows) if rows else np.empty((0, model._width(output)), np.float32)
@@ -249,10 +256,16 @@ class Encoder:
     ) -> Iterator[Outcome]:
         if not texts:
             return
-        if output and self.card.image and output != self.card.image.output:
-            self.image.dimensions(output)
+        shared = (
+            "",
+            self.card.text.output if self.card.text else "",
+            self.card.image.output if self.card.image else "",
+        )
+        if output not in shared:
+            if self.card.image:
+                self.image.dimensions(output)  # a name that no tower has is an error of the call
             unshared = UnsupportedInputError(
-                f"The output {output!r} is of pictures only.", hint="Leave out `output` to embed texts."
+                f"Texts have no output {output!r}.", hint="Leave out `output` to embed texts."
             )
             yield from (Outcome(index, error=unshared) for index in indices)
             return
@@ -365,7 +378,9 @@ def clean(text: str) -> str:
 
 
 def _listed(inputs: Input | Iterable[Input]) -> list[Input]:
-    """The inputs one by one: an array of four axes is a batch of pictures."""
+    """The inputs one by one: an array of four axes is a batch of pictures. Tensors of other libraries are arrays."""
+    if hasattr(inputs, "__array__") and not isinstance(inputs, (np.ndarray, Image.Image)):
+        inputs = np.asarray(inputs)
     single = isinstance(inputs, (str, Path, bytes, Image.Image))
     if single or (isinstance(inputs, np.ndarray) and inputs.ndim != 4):
         return [inputs]  # type: ignore[list-item]  # narrowed by the line above

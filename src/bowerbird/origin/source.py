@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bowerbird.errors import ModelError, ModelFetchError, ModelFormatError
-from bowerbird.models.hub.fetch import snapshot
+from bowerbird.errors import ModelError, ModelFormatError, ModelNotFoundError
+from bowerbird.models.hub.catalog import REPOSITORY
+from bowerbird.models.hub.fetch import EMBEDDED, snapshot
 from bowerbird.origin.original import Original
 from bowerbird.origin.request import Request
 from bowerbird.origin.stacks.files import open_script, open_weights
@@ -43,6 +44,11 @@ def open_source(source: str, request: Request) -> Original:
     path = Path(source).expanduser()
     if path.is_file():
         return _open_file(path, request)
+    if source == EMBEDDED and not path.is_dir():
+        raise ModelNotFoundError(
+            f"{EMBEDDED} is the embedded model; it has no PyTorch original here.",
+            hint=f"Its reference arrays come with it: bowerbird verify {EMBEDDED}",
+        )
     return _open_directory(path if path.is_dir() else fetch(source, request), request)
 
 
@@ -59,6 +65,8 @@ _PREFIXES = {"timm": open_timm_name, "torchvision": open_torchvision, "open_clip
 
 
 def _open_directory(directory: Path, request: Request) -> Original:
+    if request.weights is None:
+        _refuse_export(directory)
     if (directory / "modules.json").is_file():
         return open_sentence(directory, request)
     config = _config(directory / "config.json")
@@ -73,6 +81,26 @@ def _open_directory(directory: Path, request: Request) -> Original:
         "config.json with model_type or pretrained_cfg.",
         hint=_ACCEPTED,
     )
+
+
+def _refuse_export(directory: Path) -> None:
+    """Tell a directory of ONNX graphs before PyTorch is imported, which takes long.
+
+    The modules after a sentence-transformers' Transformer (2_Dense) keep their weights beside its graph.
+
+    Raises:
+        ModelFormatError: it holds a graph and none of the weights that it was made from.
+    """
+    graph = next((path for path in sorted(directory.glob("**/*.onnx"))), None)
+    if graph is None:
+        return
+    folders = [directory, *(path for path in directory.glob("0_*") if path.is_dir())]
+    weights = any(path.name.endswith((SAFE, *PICKLES)) for folder in folders for path in folder.iterdir())
+    if not weights:
+        raise ModelFormatError(
+            f"{directory} is an export: it holds {graph.relative_to(directory)}, and no PyTorch weights.",
+            hint="Give the original that it was made from: its directory, or its hub id.",
+        )
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -120,10 +148,15 @@ def fetch(source: str, request: Request) -> Path:
         parts = path.split("/")
         return len(parts) <= 2 and parts[0] not in _ELSEWHERE and path.endswith(suffixes)
 
+    if not REPOSITORY.fullmatch(source.removeprefix("hf-hub:").partition("@")[0]):
+        raise ModelNotFoundError(
+            f"There is no file or directory {source!r}, and a repository of the hub is written ORG/NAME.",
+            hint=_ACCEPTED,
+        )
     try:
         return snapshot(source, want)
     except ModelError as error:
         raise type(error)(
             f"There is no file or directory {source!r}, and as a repository of the hub: {error.message}",
-            hint=error.hint if isinstance(error, ModelFetchError) else _ACCEPTED,
+            hint=error.hint or _ACCEPTED,
         ) from error

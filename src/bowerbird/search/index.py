@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -100,10 +101,7 @@ class Index:
         entry = manifest.models[0]
         encoder = model or load(entry.source, precision=precision, **entry.options)
         if encoder.card.space != entry.space:
-            raise SpaceMismatchError(
-                _mismatch(directory, entry, encoder),
-                hint="Use that model, or index the folder anew at another place.",
-            )
+            raise _mismatch(directory, entry, encoder)
         table = LanceTable.open(directory / TABLE, manifest.table_version)
         return cls(directory, manifest, table, encoder)
 
@@ -315,19 +313,36 @@ def _column(name: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in name).strip("_")
 
 
-def _mismatch(directory: Path, entry: ModelEntry, encoder: Encoder) -> str:
-    have, want = encoder.card.meaning(), entry.card
+def _mismatch(directory: Path, entry: ModelEntry, encoder: Encoder) -> SpaceMismatchError:
+    card = encoder.card
+    have, want = card.meaning(), entry.card
     parts = [
         f"{tower}.{key}"
         for tower in ("text", "image")
         for key in sorted({**(have[tower] or {}), **(want[tower] or {})})
         if (have[tower] or {}).get(key) != (want[tower] or {}).get(key)
     ]
-    return (
-        f"The index at {directory} was made with {entry.name!r} (space {entry.space}); "
-        f"{encoder.card.name!r} is of space {encoder.card.space}: they differ in {', '.join(parts) or 'format'}. "
-        "Their vectors cannot be compared."
+    differ = f"they differ in {', '.join(parts) or 'format'}. Their vectors cannot be compared."
+    made, given = _named(entry.source, entry.options), _named(card.source, card.options.to_dict())
+    if made == given:
+        return SpaceMismatchError(
+            f"The index at {directory} was made with {made} as it was then (space {entry.space}); by its files, or by "
+            f"how this version of bowerbird reads them, it is now of space {card.space}: {differ}",
+            hint="Put back the files of the model or the version of bowerbird, or index the folder anew at another "
+            "place (--index).",
+        )
+    exact = "" if entry.options else f"--model {shlex.quote(entry.source)} "
+    return SpaceMismatchError(
+        f"The index at {directory} was made with {made} (space {entry.space}); "
+        f"{given} is of space {card.space}: {differ}",
+        hint=f"Leave out the model, or give {exact}--index {shlex.quote(str(directory))}; or index the folder anew at "
+        "another place (--index).",
     )
+
+
+def _named(source: str, options: Mapping[str, Any]) -> str:
+    """A model and what was asked of it, for people."""
+    return source + "".join(f", {option} {value}" for option, value in options.items())
 
 
 def _version() -> str:

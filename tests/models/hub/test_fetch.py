@@ -10,8 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 import bowerbird as bb
 from bowerbird.errors import BowerbirdError, ModelError, ModelFormatError, ModelNotFoundError
@@ -31,7 +34,7 @@ GRAPH = "onnx/vision_model.onnx"
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A hub, and places of its own for what comes from it."""
-    huggingface_hub = pytest.importorskip("huggingface_hub")
+
     for name in [
         name for name in os.environ if name.upper().endswith("_PROXY") or name.startswith(("HF_", "HUGGING"))
     ]:
@@ -208,9 +211,6 @@ def test_a_token_goes_to_the_hub_and_nowhere_else(published, monkeypatch):
 
 
 def test_external_data_is_read_by_every_engine(hub):
-    onnx = pytest.importorskip("onnx")
-    from onnx import TensorProto, helper, numpy_helper
-
     weight = numpy_helper.from_array(np.eye(64, dtype=np.float32), "w")
     pixels = helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["n", 64])
     out = helper.make_tensor_value_info("image_embeds", TensorProto.FLOAT, ["n", 64])
@@ -276,13 +276,25 @@ def test_an_alias_stands_for_the_repository_with_the_graphs(hub, files):
 
 def test_all_names_of_a_model_have_one_spelling(hub, tmp_path, monkeypatch):
     names = ("clip-vit-base-patch32", "openai/clip-vit-base-patch32", "hf:Xenova/clip-vit-base-patch32@main")
-    assert {canonical(name) for name in names} == {"xenova/clip-vit-base-patch32@main"}
+    assert {canonical(name) for name in names} == {"xenova/clip-vit-base-patch32"}
+    assert canonical("Xenova/clip-vit-base-patch32@v2") == "xenova/clip-vit-base-patch32@v2"
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").mkdir()
     assert canonical("model") == canonical("./model") == str(tmp_path / "model")
     assert canonical("mini") == canonical(str(Path(fetch.__file__).parents[1] / "mini")) == "mini"
     assert canonical("nonesuch") == "nonesuch"
     assert hub.requests == []
+
+
+def test_a_commit_is_another_spelling_while_the_branch_means_it(published, files):
+    old = published.refs[NAME, "main"]
+    assert canonical(f"{NAME}@{old}") == f"{NAME}@{old}"  # Not pulled: nobody knows what main means.
+    pull(NAME)
+    assert canonical(NAME) == canonical(f"{NAME}@{old}") == canonical(f"hf:{NAME}@main") == NAME
+    new = published.publish(NAME, {**files, "config.json": b"{}"})
+    pull(NAME, update=True)
+    assert canonical(NAME) == canonical(f"{NAME}@{new}") == NAME
+    assert canonical(f"{NAME}@{old}") == f"{NAME}@{old}"
 
 
 @pytest.mark.parametrize("name", ["hf-hub:openai/clip-vit-base-patch32", "openai/clip-vit-base-patch32@main"])
@@ -342,9 +354,20 @@ def test_what_is_no_name_is_refused_without_asking(hub, name):
     assert hub.requests == []
 
 
-def test_a_slip_of_the_pen_is_corrected(hub):
-    with pytest.raises(ModelNotFoundError, match=r"Did you mean .*clip-vit-base-patch32"):
-        locate("clip-vit-base-patch3")
+@pytest.mark.parametrize(
+    ("slip", "meant"),
+    [
+        ("clip-vit-base-patch3", "clip-vit-base-patch32"),
+        ("minni", "mini"),
+        ("siglp", "siglip-base-patch16-224"),
+        ("siglip", "siglip-base-patch16-224 or siglip2-base-patch16-224"),
+        ("clip-vit", "clip-vit-base-patch32"),
+        ("Dino", "dinov2-small or dinov2-base"),
+    ],
+)
+def test_a_slip_of_the_pen_is_corrected(hub, slip, meant):
+    with pytest.raises(ModelNotFoundError, match=rf"Did you mean {meant}"):
+        locate(slip)
 
 
 # ---- Repositories with nothing to run ------------------------------------------------------------------------------
@@ -431,26 +454,129 @@ def test_what_was_lost_is_fetched_again_at_the_pinned_commit(published, files, m
     }
 
 
-def test_a_pull_finds_damage_that_keeps_the_size(published, files):
-    located = pull(NAME)
-    with (located.directory / GRAPH).open("r+b") as stream:
-        stream.seek(1000)
+def rot(path: Path) -> bytes:
+    """Overwrite bytes inside a file, which keeps its size; what it holds now."""
+    with path.open("r+b") as stream:
+        stream.seek(5)
         stream.write(b"rot")
-    assert locate(NAME).receipt is not None
-    pull(NAME)
-    assert (located.directory / GRAPH).read_bytes() == files[GRAPH]
+    return path.read_bytes()
 
 
-def test_damage_in_external_data_is_mended_too(published, files):
+@pytest.mark.parametrize("path", [GRAPH, "preprocessor_config.json", "config.json"])
+def test_damage_that_keeps_the_size_is_an_error_at_load_and_mended_by_a_pull(published, files, path, capfd):
+    located = pull(NAME)
+    bb.load(NAME)
+    wrong = rot(located.directory / path)
+    asked = len(published.requests)
+    for find in (locate, bb.load):
+        with pytest.raises(ModelFormatError) as caught:
+            find(NAME)
+        of = sha256 if path == GRAPH else hub_server.blob_id
+        for word in (path, of(files[path]), of(wrong), f"Run: bowerbird models pull {NAME}"):
+            assert word in said(caught)
+    assert len(published.requests) == asked
+    assert (
+        located.directory / path
+    ).read_bytes() == wrong  # Other programs share it: only a pull may remove it.
+    assert pull(NAME).repaired == (path,)
+    assert (located.directory / path).read_bytes() == files[path]
+    assert pull(NAME).repaired == ()
+    assert bb.load(NAME).card.space
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_load_mends_nothing_while_another_file_is_damaged(published, files):
+    located = pull(NAME)
+    wrong = rot(located.directory / GRAPH)
+    (located.directory / "config.json").unlink()
+    with pytest.raises(ModelFormatError, match=f"{GRAPH} is damaged"):
+        locate(NAME)
+    assert (located.directory / GRAPH).read_bytes() == wrong
+    assert set(pull(NAME).repaired) == {GRAPH, "config.json"}
+
+
+def test_a_pull_removes_nothing_that_it_may_not_fetch_anew(published, monkeypatch):
+    located = pull(NAME)
+    wrong = rot(located.directory / GRAPH)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelFormatError, match=f"{GRAPH} is missing or damaged"):
+        pull(NAME)
+    assert (located.directory / GRAPH).read_bytes() == wrong
+
+
+def test_damage_in_external_data_is_found_and_mended_too(published, files):
     data = np.random.default_rng(2).bytes(1000)
     published.publish(NAME, {**files, f"{GRAPH}_data": data})
     path = pull(NAME).directory / f"{GRAPH}_data"
     assert path.is_file()
     assert not path.is_symlink()  # The content of the cache's blobs, by a hard link.
-    with path.open("r+b") as stream:
-        stream.write(b"rot")
+    rot(path)
+    with pytest.raises(ModelFormatError, match=f"{GRAPH}_data is damaged"):
+        locate(NAME)
     pull(NAME)
     assert path.read_bytes() == data
+
+
+def test_what_is_fetched_again_by_a_load_is_said(published, caplog):
+    located = pull(NAME)
+    (located.directory / GRAPH).unlink()
+    assert locate(NAME).repaired == (GRAPH,)
+    (record,) = caplog.records
+    assert record.name == "bowerbird"
+    assert f"{NAME}: fetching again what is missing or short: {GRAPH}" in record.getMessage()
+    caplog.clear()
+    assert locate(NAME).repaired == ()
+    assert not caplog.records
+
+
+# ---- Offline, without a receipt ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def strange(hub, tmp_path, monkeypatch, no_network):
+    """The directory of a model with two towers that another program left in the cache; no network from here on."""
+    mini = Path(fetch.__file__).parents[1] / "mini"
+    hub.publish(NAME, {str(p.relative_to(mini)): p.read_bytes() for p in mini.rglob("*") if p.is_file()})
+    directory = pull(NAME).directory
+    shutil.rmtree(tmp_path / "data")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    no_network()
+    return directory
+
+
+def test_a_model_of_two_towers_is_complete_with_both(strange):
+    assert locate(NAME).directory == strange
+    assert locate(NAME).checked == len([path for path in strange.rglob("*") if path.is_file()])
+
+
+@pytest.mark.parametrize("graph", [GRAPH, "onnx/text_model.onnx"])
+@pytest.mark.parametrize("others", [(), ("config.json",), ("tokenizer.json", "preprocessor_config.json")])
+def test_one_tower_of_two_is_not_taken_for_the_model(strange, graph, others):
+    for name in (graph, *others):
+        (strange / name).unlink()
+    for find in (locate, pull, bb.load):
+        with pytest.raises(ModelFormatError, match=f"not complete: {graph} is missing") as caught:
+            find(NAME)
+        assert f"Run while online: bowerbird models pull {NAME}" in said(caught)
+
+
+@pytest.mark.parametrize("name", [GRAPH, "preprocessor_config.json", "1_Pooling/config.json"])
+def test_a_name_in_the_cache_without_its_content(strange, name):
+    (strange / name).resolve().unlink()
+    with pytest.raises(ModelFormatError, match=f"not complete: {name} is missing"):
+        locate(NAME)
+
+
+@pytest.mark.parametrize("name", [GRAPH, "preprocessor_config.json", "tokenizer.json"])
+def test_content_that_its_name_in_the_cache_belies(strange, name):
+    right = (strange / name).read_bytes()
+    wrong = rot((strange / name).resolve())
+    of = sha256 if name.endswith(hub_server.LARGE) else hub_server.blob_id
+    with pytest.raises(ModelFormatError, match=f"{name} is damaged") as caught:
+        locate(NAME)
+    assert of(right) in said(caught)
+    assert of(wrong) in said(caught)
+    assert (strange / name).read_bytes() == wrong
 
 
 @pytest.mark.parametrize(

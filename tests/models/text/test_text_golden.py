@@ -136,7 +136,6 @@ class TestChain:
         assert_fed(rules, tokens, arrays, part)
         pooled = pool(arrays[f"{part}hidden"], mask(tokens, rules, FREE), rules.pooling, tokens[0].prompt)
         assert pooled.shape[1] == 24
-        assert rules.unit
         assert_same(unit(load_modules(rules.after)(pooled)), arrays[f"{part}vectors"])
 
     def test_case_07_without_one_module_the_vector_is_another(self):

@@ -59,7 +59,6 @@ def compare(folder: Path, profile: str, name: str) -> None:
         return
     steps = steps_of(folder, profile, name)
     assert Steps.parse(str(steps)) == steps
-    assert Steps.from_json(steps.to_json()) == steps
     for shown in case["pictures"]:
         feeds = steps.feeds([steps.pixels(golden.picture(shown))])
         expected = {key.rsplit("/", 1)[1] for key in reference.sums if key.startswith(f"{name}/{shown}/")}
@@ -86,24 +85,24 @@ def test_every_family_is_compared_under_both_hugging_face_profiles():
 
 
 @pytest.mark.parametrize(("profile", "name"), names(" small", "open_clip", "timm"))
-def test_case_1_pixel_values_of_every_family(tmp_path, profile, name):
+def test_case_01_pixel_values_of_every_family(tmp_path, profile, name):
     compare(tmp_path, profile, name)
 
 
 @pytest.mark.parametrize(("profile", "name"), names(" default"))
-def test_case_1_pixel_values_at_the_real_sizes(tmp_path, profile, name):
+def test_case_01_pixel_values_at_the_real_sizes(tmp_path, profile, name):
     compare(tmp_path, profile, name)
 
 
 @pytest.mark.parametrize(
     ("profile", "name"), names("not rescaled", "not normalised", "other factor", "DINOv2")
 )
-def test_case_2_mean_std_and_range_from_the_config(tmp_path, profile, name):
+def test_case_02_mean_std_and_range_from_the_config(tmp_path, profile, name):
     compare(tmp_path, profile, name)
 
 
 @pytest.mark.parametrize("profile", ["hf4-pil", "hf5-tv"])
-def test_case_3_squash_against_short_side_and_crop(tmp_path, profile):
+def test_case_03_squash_against_short_side_and_crop(tmp_path, profile):
     """Of a non-square picture ViT keeps the borders, CLIP the aspect ratio; both as their references do."""
     compare(tmp_path, profile, "ViT small")
     squashed = steps_of(tmp_path, profile, "ViT small").geometry
@@ -114,18 +113,18 @@ def test_case_3_squash_against_short_side_and_crop(tmp_path, profile):
 
 
 @pytest.mark.parametrize(("profile", "name"), names("MobileViT"))
-def test_case_5_blue_first(tmp_path, profile, name):
+def test_case_05_blue_first(tmp_path, profile, name):
     compare(tmp_path, profile, name)
     assert steps_of(tmp_path, profile, name).scale.order == ("rgb" if "rgb" in name else "bgr")
 
 
 @pytest.mark.parametrize(
-    "name", ["CLIP small", "CLIP default", "open_clip shortest 16 bicubic", "timm center 16x16 0.9"]
+    ("profile", "name"),
+    names("CLIP small", "CLIP default", "open_clip shortest 16 bicubic", "timm center 16x16 0.9"),
 )
-def test_case_14_odd_crop_residual_in_every_library(tmp_path, name):
+def test_case_14_odd_crop_residual_in_every_library(tmp_path, profile, name):
     """The 61x47 picture leaves odd residues in both directions."""
-    for profile in (profile for profile, case in EVERY if case == name):
-        compare(tmp_path, profile, name)
+    compare(tmp_path, profile, name)
 
 
 @pytest.mark.parametrize(("profile", "name"), names("resample", "timm nearest", "timm box", "timm hamming"))

@@ -58,6 +58,18 @@ class TestWhichFile:
             read_steps(tmp_path)
         assert all(name in caught.value.hint for name, _ in files[:4])
 
+    @pytest.mark.parametrize(("profile", "side"), [("", 11), ("hf4-pil", 11), ("hf5-tv", 12)])
+    def test_of_two_that_differ_each_version_takes_its_own(self, tmp_path, profile, side):
+        """transformers 4.57 reads preprocessor_config.json, 5.23 the block in processor_config.json."""
+        block = {**CLIP_CONFIG, "size": 12, "crop_size": 12}
+        write(tmp_path, "preprocessor_config.json", {**CLIP_CONFIG, "size": 11, "crop_size": 11})
+        write(
+            tmp_path, "processor_config.json", {"processor_class": "CLIPProcessor", "image_processor": block}
+        )
+        assert read_steps(tmp_path, profile).size == (side, side)
+        (tmp_path / "preprocessor_config.json").unlink()
+        assert read_steps(tmp_path, profile).size == (12, 12)
+
     def test_a_profile_passes_over_the_files_of_other_libraries(self, tmp_path):
         write(tmp_path, "preprocessor_config.json", {**CLIP_CONFIG, "size": 32, "crop_size": 32})
         write(tmp_path, "open_clip_config.json", {"preprocess_cfg": {"size": 32}})
@@ -267,7 +279,7 @@ class TestKeys:
 
 
 class TestFamilies:
-    def test_case_2_mean_and_std_of_the_classes(self, tmp_path):
+    def test_case_02_mean_and_std_of_the_classes(self, tmp_path):
         means = {"ViT": (HALF, HALF), "Levit": (IMAGENET_MEAN, IMAGENET_STD), "Blip": (CLIP_MEAN, CLIP_STD)}
         for name, (mean, std) in means.items():
             scale = read(tmp_path, image_processor_type=f"{name}ImageProcessor").scale
@@ -394,6 +406,8 @@ class TestTimm:
             ("input_size", [1, 32, 32]),
             ("interpolation", "random"),
             ("crop_mode", "middle"),
+            ("crop_pct", -1),
+            ("crop_pct", 999),
             ("new", 1),
             ("std", 0),
         ],
@@ -437,5 +451,46 @@ def test_any_config_is_read_or_refused_and_nothing_else(tmp_path_factory, name, 
         steps = read(folder, profile, image_processor_type=f"{name}ImageProcessor", **keys)
     except ModelFormatError as error:
         assert "preprocessor_config.json" in error.message
+    else:
+        assert Steps.parse(str(steps)) == steps
+
+
+OTHERS = {
+    "processor_config.json": {"image_processor": {**CLIP_CONFIG}},
+    "open_clip_config.json": {
+        "model_cfg": {"vision_cfg": {"image_size": 32}},
+        "preprocess_cfg": {
+            "size": 32,
+            "interpolation": "bicubic",
+            "resize_mode": "shortest",
+            "fill_color": 0,
+        },
+    },
+    "visual/preprocess_cfg.json": {"size": [32, 32], "mode": "RGB", "mean": [0, 0, 0], "std": [1, 1, 1]},
+    "config.json": {
+        "architecture": "x",
+        "input_size": [3, 32, 32],
+        "pretrained_cfg": {"input_size": [3, 32, 32], "interpolation": "bicubic", "crop_pct": 0.9},
+    },
+}
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.sampled_from(sorted(OTHERS)), st.data())
+def test_any_file_of_another_library_is_read_or_refused(tmp_path_factory, name, data):
+    content = json.loads(json.dumps(OTHERS[name]))
+    inner = content
+    while isinstance(inner, dict):
+        parent, key = inner, data.draw(st.sampled_from(sorted(inner)))
+        inner = inner[key]
+        if data.draw(st.booleans()):
+            break
+    parent[key] = data.draw(JSON)
+    folder = tmp_path_factory.mktemp("other")
+    write(folder, name, content)
+    try:
+        steps = read_steps(folder)
+    except ModelFormatError as error:
+        assert str(folder) in error.message
     else:
         assert Steps.parse(str(steps)) == steps

@@ -6,6 +6,7 @@ decides nothing by a model's name: layouts, preprocessing and tokens are read fr
 
 from __future__ import annotations
 
+import difflib
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -85,6 +86,26 @@ def catalog() -> tuple[CatalogEntry, ...]:
 def find_entry(name: str) -> CatalogEntry | None:
     """The entry with this name, alias or repository; upper and lower case are the same."""
     return _index().get(name.lower())
+
+
+def alike(name: str, *also: str) -> list[str]:
+    """Names that may have been meant by one that is none: up to three, the likeliest first.
+
+    Args:
+        name: what was written.
+        also: names that are not in the catalogue.
+    """
+    asked = name.lower()
+    names = [*also, *(entry.name for entry in catalog())]
+    starts: dict[str, list[str]] = {}
+    for full in names:
+        pieces = full.split("-")
+        for count in range(1, len(pieces)):
+            starts.setdefault("-".join(pieces[:count]), []).append(full)
+    close = difflib.get_close_matches(asked, names, 3)
+    holding = [full for full in names if len(asked) > 2 and asked in full]
+    starting = [full for start in difflib.get_close_matches(asked, starts, 3, 0.8) for full in starts[start]]
+    return list(dict.fromkeys([*holding, *close, *starting]))[:3]
 
 
 def read_catalog(text: str) -> tuple[CatalogEntry, ...]:

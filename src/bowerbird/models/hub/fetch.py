@@ -15,12 +15,15 @@ The last three take `@REVISION`, a branch, tag or commit.
 The first pull resolves the revision to a commit, checks every file against the hashes the hub names, and writes a
 receipt. From then on the receipt says what belongs to the model and no network call is made; `pull(update=True)` moves
 to what the revision means by then.
+
+Each time a model is located, its files are held to the receipt again: a damaged one is an error and stays where it is,
+since other programs share it, until `pull` fetches it anew; one that is missing or short is fetched, and said so.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
+import logging
 import os
 import re
 import tempfile
@@ -33,13 +36,16 @@ from urllib.parse import quote
 from bowerbird.errors import ModelError, ModelFetchError, ModelFormatError, ModelNotFoundError
 from bowerbird.models.hub import repository as hub
 from bowerbird.models.hub.calls import Progress
-from bowerbird.models.hub.catalog import REPOSITORY, CatalogEntry, catalog, find_entry
+from bowerbird.models.hub.catalog import REPOSITORY, CatalogEntry, alike, find_entry
+from bowerbird.models.hub.intact import absent, damaged, is_whole, linked
 from bowerbird.models.layout import choose, wanted
 from bowerbird.settings import settings
 
 EMBEDDED = "mini"
 _PACKAGE = Path(__file__).resolve().parents[1]
 """The model inside the package."""
+
+log = logging.getLogger("bowerbird")
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _LITERAL = re.compile(r"(?:hf-hub|hf):(.+)")
@@ -76,7 +82,7 @@ class Receipt:
 
     def lost(self) -> list[hub.RemoteFile]:
         """Files that are not there any more, or not in full."""
-        return [file for file in self.files if not _is_whole(self.directory / file.path, file.size)]
+        return [file for file in self.files if not is_whole(self.directory / file.path, file.size)]
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,8 @@ class Located:
         revision: the commit, for a model of the hub; empty otherwise.
         entry: of the catalogue, if it is there.
         receipt: of the pull; None for a directory, `mini`, and what another program put into the hub's cache.
+        checked: how many files were compared with the hashes that the hub names.
+        repaired: files that were missing or damaged, and were fetched again.
     """
 
     directory: Path
@@ -96,6 +104,8 @@ class Located:
     revision: str = ""
     entry: CatalogEntry | None = None
     receipt: Receipt | None = None
+    checked: int = 0
+    repaired: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,10 +146,17 @@ def locate(name: str, *, variant: str = "", progress: Progress | None = None) ->
     if receipt is None and hub.is_offline():
         return _cached(source)
     if receipt is None:
-        receipt = _pull(source, source.revision, progress)
-    elif lost := receipt.lost():
-        receipt = _pull_again(source, receipt, lost, progress)
-    return _located(source, receipt)
+        return _located(source, _pull(source, source.revision, progress))
+    lost = receipt.lost()
+    if wrong := damaged(receipt.directory, [file for file in receipt.files if file not in lost]):
+        more = f" and {len(wrong) - 1} more of its files" if wrong[1:] else ""
+        raise ModelFormatError(
+            f"{source.name}: {wrong[0]}{more}, in {receipt.directory}.", hint=f"Run: {source.pull}"
+        )
+    if not lost:
+        return _located(source, receipt)
+    log.warning("%s: fetching again what is missing or short: %s", source.name, _listed(lost))
+    return _located(source, _pull_again(source, receipt, lost, progress), lost)
 
 
 def pull(name: str, *, variant: str = "", update: bool = False, progress: Progress | None = None) -> Located:
@@ -163,9 +180,14 @@ def pull(name: str, *, variant: str = "", update: bool = False, progress: Progre
                 raise ModelFetchError(f"{name} cannot be updated: HF_HUB_OFFLINE is set.", hint="Unset it.")
             return _cached(source)
         return _located(source, _pull(source, source.revision, progress))
-    if damaged := [file for file in receipt.files if not _is_intact(receipt, file)]:
-        receipt = _pull_again(source, receipt, damaged, progress)
-    return _located(source, receipt)
+    if hub.is_offline():  # What cannot be fetched anew is not removed.
+        names = {damage.path for damage in damaged(receipt.directory, receipt.files)}
+        wrong = [file for file in receipt.files if file.path in names]
+    else:
+        wrong = [file for file in receipt.files if not _is_intact(receipt, file)]
+    if wrong:
+        receipt = _pull_again(source, receipt, wrong, progress)
+    return _located(source, receipt, wrong)
 
 
 def here(name: str, *, variant: str = "") -> Located | None:
@@ -195,15 +217,43 @@ def receipts() -> list[Receipt]:
     return found
 
 
+def check_name(name: str) -> None:
+    """See that a name may be one of a model, here or on the hub. No network call.
+
+    Raises:
+        ModelNotFoundError: nothing is called that, or it must be exported first.
+    """
+    if not _local(name):
+        _source(name, "")
+
+
 def canonical(name: str) -> str:
-    """One spelling for all names of a model, found without a network call: to tell the indexes of a folder apart."""
+    """One spelling for all names of a model, found without a network call: to tell the indexes of a folder apart.
+
+    A model of the hub goes by its repository alone; a revision is added where another was pulled, or none.
+    """
     if local := _local(name):
         return EMBEDDED if local.directory == _PACKAGE / EMBEDDED else str(local.directory)
     try:
         source = _source(name, "")
     except ModelError:
         return name
-    return f"{source.repository}@{source.revision}".lower()
+    repository = source.repository.lower()
+    usual = source.entry.revision if source.entry else "main"
+    if source.revision == usual or _commits(repository, source.revision) & _commits(repository, usual):
+        return repository
+    return f"{repository}@{source.revision}"
+
+
+def _commits(repository: str, revision: str) -> set[str]:
+    """What a revision meant when it was pulled: as a rule one commit or none; variants may be at different ones."""
+    if hub.is_commit(revision):
+        return {revision}
+    return {
+        receipt.commit
+        for receipt in receipts()
+        if receipt.repository.lower() == repository and receipt.revision == revision
+    }
 
 
 def _local(name: str) -> Located | None:
@@ -257,8 +307,7 @@ def _checked(name: str, revision: str) -> str:
 
 
 def _unknown(name: str) -> ModelNotFoundError:
-    names = [EMBEDDED, *(entry.name for entry in catalog())]
-    close = difflib.get_close_matches(name.lower(), names, 3)
+    close = alike(name, EMBEDDED)
     meant = f"Did you mean {' or '.join(close)}? " if close else ""
     return ModelNotFoundError(
         f"There is no model {name!r}: it is neither {EMBEDDED!r}, nor a directory, nor a name of the catalogue.",
@@ -335,12 +384,7 @@ def _pull_again(
 ) -> Receipt:
     """Files that were pulled are gone: fetch them again, at the commit of the receipt."""
     if hub.is_offline():
-        names = ", ".join(file.path for file in list(lost)[:3])
-        raise ModelFormatError(
-            f"{source.name} is not complete: {names} is missing or damaged in {receipt.directory}, and "
-            "HF_HUB_OFFLINE is set.",
-            hint=f"Run while online: {source.pull}",
-        )
+        raise _incomplete(source, f"{_listed(lost)} is missing or damaged in {receipt.directory}")
     return _pull(source, receipt.commit, progress)
 
 
@@ -370,11 +414,15 @@ def _make_loadable(directory: Path, names: Collection[str], source: _Source) -> 
 
 
 def _cached(source: _Source) -> Located:
-    """What the hub's cache holds of a model that was not pulled by us. No network call."""
+    """What the hub's cache holds of a model that was not pulled by us, as far as it can be checked. No network call."""
     commit = hub.cached_commit(source.repository, source.revision)
     directory = hub.snapshot_path(source.repository, commit)
     names = (
-        [path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()]
+        [
+            path.relative_to(directory).as_posix()
+            for path in directory.rglob("*")
+            if path.is_file() or path.is_symlink()
+        ]
         if commit
         else []
     )
@@ -383,23 +431,43 @@ def _cached(source: _Source) -> Located:
             f"{source.name} is not on this machine, and HF_HUB_OFFLINE is set.",
             hint=f"Run while online: {source.pull}",
         )
-    _make_loadable(directory, names, source)
-    return Located(directory, _name(source), commit, source.entry)
+    chosen = wanted(names, source.variant, source.repository)
+    layout = choose(names, source.variant, source.repository)
+    if missing := absent(directory, layout, chosen):
+        raise _incomplete(source, f"{', '.join(missing[:3])} is missing in {directory}")
+    _make_loadable(directory, chosen, source)
+    known = linked(directory, chosen)
+    if wrong := damaged(directory, known):
+        raise _incomplete(source, f"{wrong[0]}, in {directory}")
+    return Located(directory, _name(source), commit, source.entry, checked=len(known))
 
 
-def _located(source: _Source, receipt: Receipt) -> Located:
-    return Located(receipt.directory, _name(source), receipt.commit, source.entry, receipt)
+def _incomplete(source: _Source, why: str) -> ModelFormatError:
+    return ModelFormatError(
+        f"{source.name} is not complete: {why}, and HF_HUB_OFFLINE is set.",
+        hint=f"Run while online: {source.pull}",
+    )
+
+
+def _listed(files: Collection[hub.RemoteFile]) -> str:
+    names = [file.path for file in files]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+
+
+def _located(source: _Source, receipt: Receipt, repaired: Collection[hub.RemoteFile] = ()) -> Located:
+    return Located(
+        receipt.directory,
+        _name(source),
+        receipt.commit,
+        source.entry,
+        receipt,
+        checked=len(receipt.files),
+        repaired=tuple(file.path for file in repaired),
+    )
 
 
 def _name(source: _Source) -> str:
     return source.entry.name if source.entry else source.repository
-
-
-def _is_whole(path: Path, size: int) -> bool:
-    try:
-        return path.stat().st_size == size
-    except OSError:
-        return False
 
 
 def _is_intact(receipt: Receipt, file: hub.RemoteFile) -> bool:

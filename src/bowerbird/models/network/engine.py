@@ -12,14 +12,14 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bowerbird.errors import EngineError, ModelFormatError
-from bowerbird.models.network.graph import TensorSpec, load_graph
+from bowerbird.models.network.graph import TensorSpec, load_graph, weight_files
 
 Array = NDArray[Any]
 Opened = TypeVar("Opened")
@@ -256,20 +256,12 @@ def _weight_files(model: Any, graph: Path) -> dict[str, Path]:
     """The files that hold a graph's weights, by the names the graph knows them by, links resolved.
 
     Raises:
-        EngineError: one is missing, too short, or named so that it could lie anywhere.
+        EngineError: one is missing or too short.
+        ModelFormatError: one is named so that it could lie anywhere.
     """
-    needed: dict[str, int] = {}
-    for tensor in model.graph.initializer:
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        if "location" in entries:
-            end = int(entries.get("offset", 0)) + int(entries.get("length", 0))
-            needed[entries["location"]] = max(end, needed.get(entries["location"], 0))
     found = {}
-    for name, size in needed.items():
-        parts = PurePosixPath(name.replace("\\", "/"))
-        if parts.is_absolute() or ".." in parts.parts:
-            raise EngineError(f"{graph} wants weights at {name!r}, outside its own folder.")
-        path = graph.parent / parts
+    for name, size in weight_files(model, str(graph)).items():
+        path = graph.parent / name.replace("\\", "/")
         if not path.is_file():
             raise EngineError(
                 f"{graph} keeps its weights in {path}, which is missing.", hint="Fetch the model again."

@@ -10,14 +10,15 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from importlib import metadata
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bowerbird.errors import ModelFormatError
 from bowerbird.models.network.wiring import FLOATS, Step, Wiring, feature_axes, trace
 from bowerbird.settings import settings
 
-FORMAT = 1
+FORMAT = 3
 """Part of the name of remembered facts: raise it when what is found in a graph changes."""
 
 _STRIPPED_BYTES = 1024
@@ -97,6 +98,8 @@ class GraphFacts:
         outputs: the same of the outputs, in the graph's order.
         tensors: every tensor that an operator of the graph makes, in the graph's order.
         flows: output -> how it is made; only of outputs that depend on an input.
+        weights: files in which the graph keeps its weights, relative to its folder; empty where it holds them itself.
+        vocabulary: how many tokens its embedding table has rows for; None for a graph without one.
     """
 
     name: str
@@ -104,6 +107,8 @@ class GraphFacts:
     outputs: Mapping[str, TensorSpec]
     tensors: Mapping[str, Tensor]
     flows: Mapping[str, Flow]
+    weights: tuple[str, ...] = ()
+    vocabulary: int | None = None
 
     def flow(self, output: str = "") -> Flow:
         """How an output is made; by default the one with the most layers, the first among equals.
@@ -133,6 +138,8 @@ class GraphFacts:
             "outputs": {name: [spec.dtype, spec.shape] for name, spec in self.outputs.items()},
             "tensors": {t.name: [t.op, t.dtype, t.shape, t.features] for t in self.tensors.values()},
             "flows": {name: [f.source, f.layers, f.penultimate] for name, f in self.flows.items()},
+            "weights": self.weights,
+            "vocabulary": self.vocabulary,
         }
 
     @classmethod
@@ -151,6 +158,8 @@ class GraphFacts:
                 for key, (op, dtype, shape, features) in data["tensors"].items()
             },
             {key: Flow(source, tuple(layers), last) for key, (source, layers, last) in data["flows"].items()},
+            tuple(data["weights"]),
+            data["vocabulary"],
         )
 
 
@@ -165,7 +174,7 @@ def read_graph(path: Path, sha256: str = "") -> GraphFacts:
     Raises:
         ModelFormatError: the file is missing or is no ONNX graph.
     """
-    cache = settings().cache_path / "graphs" / f"{sha256}-{FORMAT}.json" if sha256 else None
+    cache = settings().cache_path / "graphs" / f"{sha256}-{_reader()}.json" if sha256 else None
     if cache is not None:
         try:
             return GraphFacts.from_json(json.loads(cache.read_text("utf-8")), str(path))
@@ -175,6 +184,11 @@ def read_graph(path: Path, sha256: str = "") -> GraphFacts:
     if cache is not None:
         _remember(cache, facts)
     return facts
+
+
+def _reader() -> str:
+    """Whose facts they are: shapes are inferred by the package onnx, whose versions find more or less."""
+    return f"{FORMAT}-{metadata.version('onnx')}"
 
 
 def resolve(facts: GraphFacts, layer: int | str, output: str = "") -> str:
@@ -239,12 +253,16 @@ def load_graph(path: Path) -> Any:
         raise ModelFormatError(f"There is no graph {path}.", hint="Fetch the model again.") from None
     except OSError as error:
         raise ModelFormatError(f"{path} cannot be read: {error.strerror}.") from error
+    if content.startswith(b"version https://git-lfs."):
+        raise ModelFormatError(
+            f"{path} is a pointer of Git LFS, not the file itself.", hint="Run: git lfs pull"
+        )
     try:
         # `onnx.load` does the same in three times the time.
         model = onnx.ModelProto.FromString(content)
     except Exception as error:  # protobuf's own, which has no public name
         raise ModelFormatError(
-            f"{path} cannot be read as ONNX: {error}", hint="Fetch the model again."
+            f"{path} cannot be read as ONNX: {str(error).rstrip('. ')}.", hint="Fetch the model again."
         ) from error
     if not model.graph.node:
         raise ModelFormatError(f"{path} holds no ONNX graph.", hint="Fetch the model again.")
@@ -265,6 +283,7 @@ def _remember(cache: Path, facts: GraphFacts) -> None:
 def _facts(model: Any, name: str) -> GraphFacts:
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
+    weights, vocabulary = weight_files(model, name), _vocabulary(model)
     types = _types(model)
     wiring = Wiring([_step(node) for node in model.graph.node], types)
     for step in wiring.steps:
@@ -293,7 +312,40 @@ def _facts(model: Any, name: str) -> GraphFacts:
     def specs(names: Sequence[str]) -> dict[str, TensorSpec]:
         return {key: TensorSpec(types[key][0], types[key][1] or ()) for key in names if key in types}
 
-    return GraphFacts(name, specs([v.name for v in inputs]), specs(outputs), tensors, flows)
+    return GraphFacts(
+        name, specs([v.name for v in inputs]), specs(outputs), tensors, flows, tuple(weights), vocabulary
+    )
+
+
+def weight_files(model: Any, name: str) -> dict[str, int]:
+    """The files that hold a graph's weights, by the names the graph knows them by -> bytes they must have.
+
+    Raises:
+        ModelFormatError: one is named so that it could lie anywhere.
+    """
+    needed: dict[str, int] = {}
+    for tensor in model.graph.initializer:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        if "location" in entries:
+            end = int(entries.get("offset", 0)) + int(entries.get("length", 0))
+            needed[entries["location"]] = max(end, needed.get(entries["location"], 0))
+    for location in needed:
+        parts = PurePosixPath(location.replace("\\", "/"))
+        if parts.is_absolute() or ".." in parts.parts:
+            raise ModelFormatError(f"{name} wants weights at {location!r}, outside its own folder.")
+    return needed
+
+
+def _vocabulary(model: Any) -> int | None:
+    """Rows of the table in which the token ids of the input are looked up, through casts and copies."""
+    tables = {tensor.name: tensor.dims[0] for tensor in model.graph.initializer if len(tensor.dims) == 2}
+    ids = {"input_ids", "text"}
+    for node in model.graph.node:
+        if node.op_type in ("Cast", "Identity") and node.input[0] in ids:
+            ids.update(node.output)
+        elif node.op_type == "Gather" and node.input[1] in ids and node.input[0] in tables:
+            return int(tables[node.input[0]])
+    return None
 
 
 def _step(node: Any) -> Step:

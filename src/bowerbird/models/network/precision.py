@@ -142,7 +142,7 @@ def require_finite(engine: Engine, graph: Path, *, fingerprint: str, probe: Prob
     Raises:
         EngineError: it gives a value that is not a number.
     """
-    cache = _cache_path(fingerprint, REFERENCE, f"finite in {engine.name}")
+    cache = _cache_path(fingerprint, REFERENCE, f"finite in {engine.name}, {engine.precision}")
     drift = _read_drift(cache)
     if drift is None:
         found = probe(engine)
@@ -185,7 +185,9 @@ class _Trial:
             except EngineError:
                 if precision == "fp32" and not self._may_refuse:
                     raise
-                drift = -1.0  # An engine that refuses a graph in bf16 still runs it in fp32.
+                return (
+                    -1.0
+                )  # Not remembered: it may be of this moment, or of an engine somebody asks for by name.
             _write_drift(cache, drift)
         return drift
 
@@ -249,7 +251,7 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
     except OSError:
         return platform.processor()
-    wanted = ("model name", "flags")
+    wanted = ("model name", "flags", "Features", "CPU part", "CPU implementer")  # the last three: ARM
     return "|".join(sorted({line for line in lines if line.startswith(wanted)}))
 
 

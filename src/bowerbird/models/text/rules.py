@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from bowerbird.errors import ModelFormatError, UnsupportedInputError
+from bowerbird.models.jsonfile import member, only, read_object, whole_number
+from bowerbird.models.text.chain import Chain, read_chain
 from bowerbird.models.text.cleaning import CLEANINGS, LOWER
-from bowerbird.models.text.sentence import Chain, Module, known_poolings, only, read_chain, read_json
+from bowerbird.models.text.sentence import Module, known_poolings
 
 ROLES: dict[str, tuple[str, ...]] = {
     "query": ("query", "search_query", "s2p_query", "web_search_query", "retrieval.query", "Retrieval-query"),
@@ -41,7 +43,6 @@ class TextRules:
         pooling: modes of `sentence.POOLINGS`, concatenated; empty: the graph pools by itself.
         include_prompt: whether the tokens of a prompt are pooled.
         after: modules applied to the pooled vector.
-        unit: whether the model's own last step is scaling to length 1.
         dimensions: how many numbers the model's own files keep of each vector; 0: all.
         prompts: name -> text put before the input; only those that are not empty.
         default_prompt: name of the prompt that is used when no role is given; empty for none.
@@ -57,7 +58,6 @@ class TextRules:
     pooling: tuple[str, ...] = ()
     include_prompt: bool = True
     after: tuple[Module, ...] = ()
-    unit: bool = False
     dimensions: int = 0
     prompts: tuple[tuple[str, str], ...] = ()
     default_prompt: str = ""
@@ -203,7 +203,7 @@ def _published(
 ) -> TextRules:
     if (directory / "modules.json").exists():
         return _sentence_rules(directory, noted)
-    config = read_json(directory / "config.json") if (directory / "config.json").exists() else {}
+    config = read_object(directory / "config.json", missing_ok=True)
     kind = str(config.get("model_type", ""))
     if any(kind in family.model_types for family in FAMILIES):
         return _family_rules(directory, config, kind, noted)
@@ -233,7 +233,6 @@ def _sentence_rules(directory: Path, noted: Mapping[str, Any]) -> TextRules:
         pooling=chain.pooling,
         include_prompt=chain.include_prompt,
         after=chain.after,
-        unit=chain.unit,
         dimensions=dimensions,
         prompts=found,
         default_prompt=default,
@@ -248,7 +247,7 @@ _TRANSFORMER_CONFIGS = tuple(
 
 def _transformer_config(path: Path) -> dict[str, Any]:
     """`max_seq_length` and `do_lower_case`, and `tokenizer`: what is passed to the tokeniser. The rest is checked."""
-    config: dict[str, Any] = read_json(path)
+    config = read_object(path)
     network = {
         "model_args",
         "model_kwargs",
@@ -277,15 +276,16 @@ def _transformer_config(path: Path) -> dict[str, Any]:
         raise ModelFormatError(f"{path}: modality_config has no `text`; the model takes no plain texts.")
     tokenizer: dict[str, Any] = {}
     for key in passed & set(config):
-        tokenizer |= config[key] or {}
+        tokenizer |= member(config, key, path)
     only(
         tokenizer,
         {"model_max_length", "padding_side", "truncation_side", "use_fast"},
         f"{path}, tokenizer_args",
     )
+    _check_length(tokenizer, path)
     length = config.get("max_seq_length")
     if length is not None:
-        tokenizer["model_max_length"] = _positive(length, "max_seq_length", path)
+        tokenizer["model_max_length"] = whole_number(length, "max_seq_length", path)
     return {"do_lower_case": config.get("do_lower_case"), "tokenizer": tokenizer}
 
 
@@ -293,7 +293,7 @@ def _family_rules(
     directory: Path, config: Mapping[str, Any], kind: str, noted: Mapping[str, Any]
 ) -> TextRules:
     path = directory / "tokenizer_config.json"
-    name = str(read_json(path).get("tokenizer_class", "")) if path.exists() else ""
+    name = str(read_object(path, missing_ok=True).get("tokenizer_class", ""))
     rows = [family for family in FAMILIES if kind in family.model_types]
     family = next((row for row in rows if not row.tokenizers or name in row.tokenizers), None)
     if family is None and "clean" in noted:
@@ -318,7 +318,7 @@ def _open_clip_config(root: Path) -> tuple[Path, dict[str, Any]] | None:
     for name in ("open_clip_config.json", "config.json"):
         path = root / name
         if path.exists():
-            config = read_json(path)
+            config = read_object(path)
             model = config.get("model_cfg", config)
             if isinstance(model, dict) and isinstance(model.get("text_cfg"), dict):
                 return path, model["text_cfg"]
@@ -327,7 +327,7 @@ def _open_clip_config(root: Path) -> tuple[Path, dict[str, Any]] | None:
 
 def _open_clip_rules(directory: Path, path: Path, text: Mapping[str, Any]) -> TextRules:
     """open_clip pads every row to the context length, with 0 unless a Hugging Face tokeniser has a token for it."""
-    options = {key: value for key, value in (text.get("tokenizer_kwargs") or {}).items() if value}
+    options = {key: value for key, value in member(text, "tokenizer_kwargs", path).items() if value}
     only(options, {"clean"}, f"{path}, text_cfg.tokenizer_kwargs")
     own = not text.get("hf_tokenizer_name")
     name = f"open_clip {options.get('clean', 'lower' if own else 'whitespace')}"
@@ -337,7 +337,7 @@ def _open_clip_rules(directory: Path, path: Path, text: Mapping[str, Any]) -> Te
             "is not implemented.",
             hint="Implemented: clean whitespace, lower, canonicalize, without a mode.",
         )
-    length = _positive(text.get("context_length", 77), "text_cfg.context_length", path)
+    length = whole_number(text.get("context_length", 77), "text_cfg.context_length", path)
     tokenizer = _tokenizer_config(directory)
     return TextRules(
         length,
@@ -358,7 +358,9 @@ def _tokenizer_rules(
 ) -> TextRules:
     """Length, padding and mask as the tokeniser's own configuration has them."""
     found = _first(folders, "tokenizer_config.json")
-    tokenizer = {**(read_json(found) if found else {}), **given.get("tokenizer", {})}
+    own = read_object(found) if found else {}
+    _check_length(own, found or directory)
+    tokenizer = {**own, **given.get("tokenizer", {})}
     names = tokenizer.get("model_input_names")
     return TextRules(
         noted.get("max_tokens") or _max_tokens(directory, folders, tokenizer, given, default),
@@ -377,15 +379,12 @@ def _max_tokens(
     default: int,
 ) -> int:
     """As sentence-transformers 6.2: its own setting, or the tokeniser's, bounded by the places the network has."""
-    said = tokenizer.get("model_max_length")
-    length = said if isinstance(said, (int, float)) and 0 < said < 1e9 else 0  # 1e30 stands for "no limit"
+    length = _bound(tokenizer.get("model_max_length"))
     if length and "model_max_length" in given.get("tokenizer", {}):
-        return int(length)
-    found = _first(folders, "config.json")
-    config = read_json(found) if found else {}
-    text = config.get("text_config") or {}
+        return length
+    config, text = _network(folders)
     places = text.get("max_position_embeddings", config.get("max_position_embeddings"))
-    bounds = [int(bound) for bound in (length, places) if isinstance(bound, (int, float)) and bound > 0]
+    bounds = [bound for bound in (length, _bound(places)) if bound]
     if not bounds and not default:
         raise ModelFormatError(
             f"{directory}: no file says how many tokens the model takes: neither max_seq_length in "
@@ -396,40 +395,59 @@ def _max_tokens(
     return min(bounds) if bounds else default
 
 
+def _check_length(tokenizer: Mapping[str, Any], path: Path) -> None:
+    length = tokenizer.get("model_max_length")
+    if isinstance(length, bool) or not isinstance(length, (int, float, type(None))):
+        raise ModelFormatError(f"{path}: model_max_length {length!r} is not a number.")
+
+
+def _bound(value: Any) -> int:
+    """A number of tokens; 0 where none is given. Files say "no limit" as 1e30, and "no table of places" as -1."""
+    return int(value) if isinstance(value, (int, float)) and 1 <= value < 1e9 else 0
+
+
+def _network(folders: Sequence[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """config.json, and what it says about the text tower."""
+    path = _first(folders, "config.json")
+    config = read_object(path) if path else {}
+    return config, member(config, "text_config", path) if path else {}
+
+
 def _pad_id(directory: Path, folders: Sequence[Path], tokenizer: Mapping[str, Any]) -> int:
     """The id of the tokeniser's `pad_token`; else `pad_token_id` of config.json; else 0."""
     token = tokenizer.get("pad_token")
     if token is None:
         found = _first(folders, "special_tokens_map.json")
-        token = read_json(found).get("pad_token") if found else None
+        token = read_object(found).get("pad_token") if found else None
     if isinstance(token, dict):
         token = token.get("content")
     if isinstance(token, str):
         return _token_id(directory, folders, tokenizer, token)
-    found = _first(folders, "config.json")
-    config = read_json(found) if found else {}
-    number = {**config, **(config.get("text_config") or {})}.get("pad_token_id")
-    return number if isinstance(number, int) else 0
+    config, text = _network(folders)
+    number = {**config, **text}.get("pad_token_id")  # some write -1 for "none"
+    return number if isinstance(number, int) and not isinstance(number, bool) and number >= 0 else 0
 
 
 def _token_id(directory: Path, folders: Sequence[Path], tokenizer: Mapping[str, Any], token: str) -> int:
-    for number, added in (tokenizer.get("added_tokens_decoder") or {}).items():
-        if isinstance(added, dict) and added.get("content") == token:
+    named = _first(folders, "tokenizer_config.json") or directory / "tokenizer_config.json"
+    for number, added in member(tokenizer, "added_tokens_decoder", named).items():
+        if isinstance(added, dict) and added.get("content") == token and number.isdecimal():
             return int(number)
     path = _first(folders, "tokenizer.json") or directory / "tokenizer.json"
-    content = read_json(path)
+    content = read_object(path)
     for added in content.get("added_tokens") or ():
-        if added.get("content") == token:
-            return int(added["id"])
-    vocabulary = (content.get("model") or {}).get("vocab") or {}
+        if isinstance(added, dict) and added.get("content") == token:
+            return whole_number(added.get("id"), f"the id of {token!r}", path, least=0)
+    vocabulary = member(content, "model", path).get("vocab")
     if isinstance(vocabulary, list):  # Unigram: pairs of piece and score, in order of their ids
-        vocabulary = {piece[0]: number for number, piece in enumerate(vocabulary)}
-    if token not in vocabulary:
+        pieces = [piece[0] if isinstance(piece, list) and piece else None for piece in vocabulary]
+        vocabulary = {token: pieces.index(token)} if token in pieces else {}
+    if not isinstance(vocabulary, dict) or token not in vocabulary:
         raise ModelFormatError(
             f"{path} has no token {token!r}, which tokenizer_config.json pads with.",
             hint="Fetch the model again.",
         )
-    return int(vocabulary[token])
+    return whole_number(vocabulary[token], f"the id of {token!r}", path, least=0)
 
 
 def _side(tokenizer: Mapping[str, Any], key: str, directory: Path) -> str:
@@ -442,14 +460,12 @@ def _side(tokenizer: Mapping[str, Any], key: str, directory: Path) -> str:
 
 
 def _tokenizer_config(directory: Path) -> dict[str, Any]:
-    path = directory / "tokenizer_config.json"
-    config: dict[str, Any] = read_json(path) if path.exists() else {}
-    return config
+    return read_object(directory / "tokenizer_config.json", missing_ok=True)
 
 
 def _prompts(path: Path) -> tuple[tuple[tuple[str, str], ...], str, int]:
     """Prompts, the name of the default one, and how many dimensions are kept (0: all)."""
-    config = read_json(path) if path.exists() else {}
+    config = read_object(path, missing_ok=True)
     known = {
         "__version__",
         "prompts",
@@ -467,10 +483,10 @@ def _prompts(path: Path) -> tuple[tuple[tuple[str, str], ...], str, int]:
     named = config.get("prompts") or {}
     default = config.get("default_prompt_name") or ""
     pairs = _pairs(named, str(path))
-    if default and default not in named:
+    if default and (not isinstance(default, str) or default not in named):
         raise ModelFormatError(f"{path}: default_prompt_name {default!r} is none of {sorted(named)}.")
     kept = config.get("truncate_dim")
-    return pairs, default, _positive(kept, "truncate_dim", path) if kept is not None else 0
+    return pairs, default, whole_number(kept, "truncate_dim", path) if kept is not None else 0
 
 
 def _pairs(prompts: Any, where: str) -> tuple[tuple[str, str], ...]:
@@ -495,7 +511,9 @@ def _noted(rules: TextRules, noted: Mapping[str, Any]) -> TextRules:
     changed: dict[str, Any] = {}
     for key in ("max_tokens", "padding", "pad_id"):
         if key in noted:
-            changed[key] = _positive(noted[key], f"text.{key}", where, least=1 if key == "max_tokens" else 0)
+            changed[key] = whole_number(
+                noted[key], f"text.{key}", where, least=1 if key == "max_tokens" else 0
+            )
     for key in ("masked", "include_prompt"):
         if key in noted:
             if not isinstance(noted[key], bool):
@@ -505,7 +523,7 @@ def _noted(rules: TextRules, noted: Mapping[str, Any]) -> TextRules:
         changed["pad_side"] = _side({"padding_side": noted["pad_side"]}, "padding_side", where)
     if "clean" in noted:
         names = [noted["clean"]] if isinstance(noted["clean"], str) else noted["clean"]
-        if not isinstance(names, list) or not set(names) <= {LOWER, *CLEANINGS}:
+        if not isinstance(names, list) or not all(name in (LOWER, *CLEANINGS) for name in names):
             raise ModelFormatError(
                 f"{where}: text.clean {noted['clean']!r} is not known.",
                 hint=f"Known: {', '.join([LOWER, *CLEANINGS])}.",
@@ -519,12 +537,6 @@ def _noted(rules: TextRules, noted: Mapping[str, Any]) -> TextRules:
     if "default_prompt" in noted and changed_rules.default_prompt not in ("", *dict(changed_rules.prompts)):
         raise ModelFormatError(f"{where}: text.default_prompt {noted['default_prompt']!r} is no prompt.")
     return changed_rules
-
-
-def _positive(value: Any, key: str, path: Path, least: int = 1) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ModelFormatError(f"{path}: {key} {value!r} is not a whole number from {least} on.")
-    return value
 
 
 def _first(folders: Sequence[Path], *names: str) -> Path | None:

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from bowerbird.errors import ModelFormatError
 from bowerbird.models.text.cleaning import LOWER, clean
+from bowerbird.models.text.declared import follow_config
 from bowerbird.models.text.rules import TextRules
-from bowerbird.models.text.sentence import read_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -52,14 +52,14 @@ class Tokens:
 
 
 def load_tokenizer(path: Path, rules: TextRules) -> Tokenizer:
-    """Read `tokenizer.json`; truncation and padding come from the rules, never from this file.
+    """Read `tokenizer.json`, and `tokenizer_config.json` beside it; truncation and padding come from the rules alone.
 
     The two are known to differ: all-MiniLM-L6-v2 says 256 in `sentence_bert_config.json`, while its
     `tokenizer.json` says 128 with fixed padding to 128.
 
     Raises:
-        ModelFormatError: the file is missing or damaged, does not add what `tokenizer_config.json` says it adds, or
-            the maximum leaves no room for a text.
+        ModelFormatError: the file is missing or damaged, contradicts `tokenizer_config.json` beside it, or the maximum
+            leaves no room for a text.
     """
     from tokenizers import Tokenizer, normalizers
 
@@ -73,7 +73,7 @@ def load_tokenizer(path: Path, rules: TextRules) -> Tokenizer:
             f"{path}: {rules.max_tokens} tokens leave no room beside {special} special ones."
         )
     tokenizer.no_padding()
-    _check_ends(tokenizer, path)
+    follow_config(tokenizer, path)
     tokenizer.enable_truncation(rules.max_tokens, direction=rules.cut_side)
     if LOWER in rules.clean:
         own = [tokenizer.normalizer] if tokenizer.normalizer else []
@@ -81,19 +81,12 @@ def load_tokenizer(path: Path, rules: TextRules) -> Tokenizer:
     return tokenizer
 
 
-def _check_ends(tokenizer: Tokenizer, path: Path) -> None:
-    """Some libraries add begin and end tokens by tokenizer_config.json alone: without them every vector is another."""
-    beside = path.with_name("tokenizer_config.json")
-    config = read_json(beside) if beside.exists() else {}
-    ids = tokenizer.encode("a").ids
-    for flag, key, place in (("add_bos_token", "bos_token", 0), ("add_eos_token", "eos_token", -1)):
-        token = config.get(key)
-        token = token.get("content") if isinstance(token, dict) else token
-        if config.get(flag) is True and token and (not ids or tokenizer.id_to_token(ids[place]) != token):
-            raise ModelFormatError(
-                f"{path} does not add {token!r} to a text, while {beside.name} says {flag}: true.",
-                hint="Save the tokeniser again with the library it is from, so that tokenizer.json is complete.",
-            )
+def largest_id(tokenizer: Tokenizer) -> int:
+    """The largest id that the tokeniser can give, added tokens included; -1 where it has no token at all.
+
+    A network has a row for each id: a tokeniser that gives a larger one is of another model.
+    """
+    return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
 
 
 def tokenize(tokenizer: Tokenizer, rules: TextRules, texts: Sequence[str], prompt: str = "") -> list[Tokens]:

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from bowerbird.errors import ModelFormatError
 from bowerbird.lookahead import ordered_map
 from bowerbird.models.card import TextTower
 from bowerbird.models.network.engine import Engine
 from bowerbird.models.network.precision import probe_sentences
 from bowerbird.models.text.sentence import Dense, load_modules, pool
-from bowerbird.models.text.tokens import Tokens, feeds, load_tokenizer, mask, tokenize
+from bowerbird.models.text.tokens import Tokens, feeds, largest_id, load_tokenizer, mask, tokenize
 from bowerbird.models.towers import Vectors, channels, cut, open_tower, require_output, shortened
 
 TOKENS_PER_BATCH = 512
@@ -32,9 +33,33 @@ class TextSide:
         self._tensor = dict(tower.tensors).get(tower.output, tower.output)
         self._tokenizer = load_tokenizer(tower.tokenizer.path, tower.rules)
         self._after = load_modules(tower.rules.after)
+        self._check_vocabulary()
         self.choice, self.engine = open_tower(tower, policy, engine, self._probe, threads)
         self._threads = threads
+        self._check_length()
         self._spec = require_output(self.engine, self._tensor, tower.graph.path)
+
+    def _check_vocabulary(self) -> None:
+        """Refuse a tokeniser that gives tokens which the graph does not know."""
+        largest, known = largest_id(self._tokenizer), self.tower.vocabulary
+        if known is not None and largest >= known:
+            raise ModelFormatError(
+                f"{self.tower.tokenizer.path} has token ids up to {largest}, while {self.tower.graph.path} knows "
+                f"{known} tokens: they belong to different models.",
+                hint="Fetch the model again.",
+            )
+
+    def _check_length(self) -> None:
+        """Refuse a graph that cannot take a text as long as the model's files allow."""
+        rules = self.tower.rules
+        fixed = {spec.shape[1] for spec in self.engine.inputs.values() if len(spec.shape) == 2} - {None}
+        for length in fixed:
+            if length is not None and max(rules.padding, rules.max_tokens) > length:
+                raise ModelFormatError(
+                    f"{self.tower.graph.path} takes exactly {length} tokens, while the model's files allow "
+                    f"{max(rules.padding, rules.max_tokens)}.",
+                    hint="Set text.max_tokens in bowerbird.json, or export the graph with a free length.",
+                )
 
     @property
     def dimensions(self) -> int:

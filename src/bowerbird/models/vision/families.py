@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from bowerbird.errors import ModelFormatError
-from bowerbird.models.vision.keys import Config, load, sides
+from bowerbird.models.jsonfile import read_object
+from bowerbird.models.vision.keys import Config, sides
 from bowerbird.models.vision.steps import (
     RESAMPLE_NAMES,
     CenterCrop,
@@ -177,7 +178,7 @@ def hugging_face(config: Config, profile: str) -> Steps:
 def _family_name(config: Config) -> str:
     kind = config.get("image_processor_type") or config.get("feature_extractor_type")
     if kind is None:
-        model = (load(config.path.parent / "config.json") or {}).get("model_type")
+        model = read_object(config.path.parent / "config.json", missing_ok=True).get("model_type")
         if model in MODEL_TYPES:
             return MODEL_TYPES[model]
     elif isinstance(kind, str) and (name := _SUFFIX.sub("", kind)) in FAMILIES and name != kind:

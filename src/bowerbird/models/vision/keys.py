@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,27 +9,6 @@ from typing import Any
 
 from bowerbird.errors import ModelFormatError
 from bowerbird.models.vision.steps import Triple
-
-
-def load(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None where there is no file.
-
-    Raises:
-        ModelFormatError: the file cannot be read, or holds something else.
-    """
-    try:
-        return as_object(json.loads(path.read_text("utf-8")), path, "the file")
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise ModelFormatError(f"{path} cannot be read: {error!r}.", hint="Fetch the model again.") from error
-
-
-def as_object(value: Any, path: Path, what: str) -> dict[str, Any]:
-    """The value, if it is a JSON object; else an error that names the file and `what` in it."""
-    if not isinstance(value, dict):
-        raise ModelFormatError(f"{path}: {what} is not a JSON object.", hint="Fetch the model again.")
-    return value
 
 
 class Config:

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from bowerbird.errors import ModelFormatError
+from bowerbird.models.jsonfile import as_object, member, read_object
 from bowerbird.models.vision.families import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, hugging_face
-from bowerbird.models.vision.keys import Config, as_object, load, sides
+from bowerbird.models.vision.keys import Config, sides
 from bowerbird.models.vision.steps import RESAMPLE_NAMES, CenterCrop, GeometryStep, Resize, Scale, Steps
 
 PROFILES = ("hf4-pil", "hf5-tv", "openclip", "timm")
@@ -35,7 +36,7 @@ def read_steps(directory: Path, profile: str = "") -> Steps:
         directory: of the model, or of its picture tower. The first of these that is there decides:
             `preprocessor_config.json`; `processor_config.json` with an `image_processor`; `open_clip_config.json`
             with a `preprocess_cfg`; `visual/preprocess_cfg.json` or `preprocess_cfg.json`; `config.json` with a
-            `pretrained_cfg` of timm.
+            `pretrained_cfg` of timm. Under `hf5-tv` the first two change places, as in transformers 5.
         profile: one of `PROFILES`, whose arithmetic is meant; empty: `hf4-pil` for the files of Hugging Face, else that
             of the library whose file it is. Files of other libraries are passed over.
 
@@ -46,7 +47,7 @@ def read_steps(directory: Path, profile: str = "") -> Steps:
         raise ModelFormatError(
             f"There is no preprocessing profile {profile!r}.", hint=f"Known: {', '.join(PROFILES)}."
         )
-    for config, profiles, read in _candidates(directory):
+    for config, profiles, read in _candidates(directory, profile):
         if profile and profile not in profiles:
             continue
         try:
@@ -77,30 +78,40 @@ def read_steps(directory: Path, profile: str = "") -> Steps:
 Reader: TypeAlias = Callable[[Config, str], Steps]
 
 
-def _candidates(directory: Path) -> Iterator[tuple[Config, tuple[str, ...], Reader]]:
+def _candidates(directory: Path, profile: str) -> Iterator[tuple[Config, tuple[str, ...], Reader]]:
     """(config, the profiles it can be read under, its reader), most telling first."""
-    transformers = ("hf4-pil", "hf5-tv")
-    path = directory / "preprocessor_config.json"
-    if (values := load(path)) is not None:
-        if str(values.get("image_processor_type")).startswith("TimmWrapper"):
-            yield Config(_timm_block(values), path), ("timm", *transformers), _timm
-        else:
-            yield Config(values, path), transformers, hugging_face
-    path = directory / "processor_config.json"
-    if isinstance(nested := (load(path) or {}).get("image_processor"), dict):
-        yield Config(nested, path), transformers, hugging_face
+    own = _hugging_face(directory)
+    # Where both of its files are there, transformers 4 takes the first and transformers 5 the second.
+    yield from reversed(own) if profile == "hf5-tv" else own
     path = directory / "open_clip_config.json"
-    if (values := load(path)) is not None and "preprocess_cfg" in values:
+    if path.exists() and "preprocess_cfg" in (values := read_object(path)):
         block = as_object(values["preprocess_cfg"], path, "preprocess_cfg")
         size = _open_clip_size(values)
         yield Config({**block, **({"size": size} if size else {})}, path), ("openclip",), _open_clip
     for path in (directory / "visual" / "preprocess_cfg.json", directory / "preprocess_cfg.json"):
-        if (values := load(path)) is not None:
-            yield Config(values, path), ("openclip",), _open_clip
+        if path.exists():
+            yield Config(read_object(path), path), ("openclip",), _open_clip
     path = directory / "config.json"
-    values = load(path) or {}
+    values = read_object(path, missing_ok=True)
     if "pretrained_cfg" in values or ("architecture" in values and "input_size" in values):
         yield Config(_timm_block(values), path), ("timm",), _timm
+
+
+def _hugging_face(directory: Path) -> list[tuple[Config, tuple[str, ...], Reader]]:
+    """The files of transformers: the older one for pictures alone, then the newer one for all of a model's inputs."""
+    found: list[tuple[Config, tuple[str, ...], Reader]] = []
+    transformers = ("hf4-pil", "hf5-tv")
+    path = directory / "preprocessor_config.json"
+    if path.exists():
+        values = read_object(path)
+        if str(values.get("image_processor_type")).startswith("TimmWrapper"):
+            found.append((Config(_timm_block(values), path), ("timm", *transformers), _timm))
+        else:
+            found.append((Config(values, path), transformers, hugging_face))
+    path = directory / "processor_config.json"
+    if nested := member(read_object(path, missing_ok=True), "image_processor", path):
+        found.append((Config(nested, path), transformers, hugging_face))
+    return found
 
 
 def _open_clip_size(values: Mapping[str, Any]) -> Any:
@@ -185,6 +196,8 @@ def _timm(config: Config, _: str) -> Steps:
     names = {name: code for code, name in enumerate(RESAMPLE_NAMES)}
     code = names[config.choice("interpolation", "bicubic", names)]
     share = config.number("crop_pct", 0.875) or 0.875
+    if not 0 < share <= min(height, width):
+        raise config.refuse("crop_pct", "the share of the resized picture that is kept, as 0.875")
     mode = config.choice("crop_mode", "center", ("center", "squash", "border"))
     mean, std = config.triple("mean", IMAGENET_MEAN), config.divisor("std", IMAGENET_STD)
     larger = (math.floor(height / share), math.floor(width / share))

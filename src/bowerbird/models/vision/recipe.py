@@ -106,7 +106,11 @@ _SCALED = (
     _word("bgr", order="bgr"),
     _word("rgb", order="rgb"),
 )
-_PRECISE = (_word("in float32", arithmetic="float32"), _word("fused", arithmetic="fused"))
+_PRECISE = (
+    _word("in float32", arithmetic="float32"),
+    _word("fused", arithmetic="fused"),
+    _word("divided", arithmetic="divide"),
+)
 
 
 def _resize(width: int, height: int, resample: str, mode: str = "", **rest: Any) -> Step:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, TypeAlias
@@ -341,9 +341,16 @@ class Scale:
                 out[:, channel] = self._values(source, channel)
         return out
 
+    @property
+    def _divisor(self) -> float:
+        """What a recipe may divide by; 0 where it cannot: not every factor is the inverse of a number, bit for bit."""
+        inverse = 1 / self.factor if self.arithmetic == "divide" and self.factor else 0.0
+        exact = math.isfinite(inverse) and inverse and 1 / inverse == self.factor
+        return inverse if exact and inverse != 1 / 255 else 0.0
+
     def __str__(self) -> str:
-        divided = self.arithmetic == "divide"
-        head = f"x / {_number(1 / self.factor)}" if divided else f"x * {_number(self.factor)}"
+        divisor = self._divisor
+        head = f"x / {_number(divisor)}" if divisor else f"x * {_number(self.factor)}"
         plain = not any(self.mean) and set(self.std) == {1.0}
         return _phrase(
             head,
@@ -351,12 +358,12 @@ class Scale:
             "" if plain else f"mean {_triple(self.mean)}",
             "" if plain else f"std {_triple(self.std)}",
             f"std again {_triple(self.again)}" if self.again else "",
-            _ARITHMETIC_PHRASES[self.arithmetic],
+            "" if divisor else _ARITHMETIC_PHRASES[self.arithmetic],
             "bgr" if self.order == "bgr" else "",
         )
 
 
-_ARITHMETIC_PHRASES = {"float64": "", "divide": "", "float32": "in float32", "fused": "fused"}
+_ARITHMETIC_PHRASES = {"float64": "", "divide": "divided", "float32": "in float32", "fused": "fused"}
 
 
 @dataclass(frozen=True)
@@ -386,10 +393,6 @@ class Patches:
 
 GeometryStep: TypeAlias = "Resize | PatchResize | CenterCrop | ShareCrop | Floats"
 Step: TypeAlias = "GeometryStep | Scale | Patches"
-
-STEP_KINDS: dict[str, type[Any]] = {
-    kind.op: kind for kind in (Resize, PatchResize, CenterCrop, ShareCrop, Floats, Scale, Patches)
-}
 
 
 @dataclass(frozen=True)
@@ -523,15 +526,6 @@ class Steps:
         return [{"op": step.op, **_plain(step)} for step in self.steps]
 
     @classmethod
-    def from_json(cls, data: Iterable[Mapping[str, Any]]) -> Steps:
-        """The inverse of `to_json`.
-
-        Raises:
-            ModelFormatError: a step or a field is not known, or the steps are not in order.
-        """
-        return cls.of([_step(entry) for entry in data])
-
-    @classmethod
     def of(cls, steps: Sequence[Step]) -> Steps:
         """Geometry, then one scale, then perhaps patches.
 
@@ -572,18 +566,6 @@ def _plain(step: Step) -> dict[str, Any]:
         for entry in dataclasses.fields(step)
         if not (entry.metadata.get("later") and getattr(step, entry.name) == entry.default)
     }
-
-
-def _step(entry: Mapping[str, Any]) -> Step:
-    try:
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
-        step: Step = STEP_KINDS[str(values.pop("op"))](**values)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelFormatError(
-            f"The preprocessing step {entry!r} is not known: {error!r}.",
-            hint=f"Known: {', '.join(sorted(STEP_KINDS))}. Perhaps a newer version of bowerbird wrote it.",
-        ) from error
-    return step
 
 
 def _phrase(*parts: str) -> str:

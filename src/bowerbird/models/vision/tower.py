@@ -41,8 +41,15 @@ class ImageSide:
         self.decode = decode_policy(tower, policy)
         self._input = _picture_input(self.engine, tower.graph.path)
         self._check_size()
-        for name in self.outputs:
-            self.dimensions(name)
+        name, spec = self._input
+        if tower.prepared and (len(spec.shape) != 4 or spec.dtype == "uint8"):
+            raise ModelFormatError(
+                f"{tower.graph.path} takes {name!r} as {spec.dtype} of {len(spec.shape)} axes, for which prepared "
+                "arrays are not supported.",
+                hint="Leave out preprocess='none'.",
+            )
+        for output in self.outputs:
+            self.dimensions(output)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -99,9 +106,14 @@ class ImageSide:
         accepted = (
             f"Accepted is float32 of shape {shown} from {low:.4g} to {high:.4g}, as {name} is trained with."
         )
+        if hasattr(array, "__array__") and not isinstance(array, Image.Image):
+            array = np.asarray(array)  # a tensor of another library
         if not isinstance(array, np.ndarray) or array.dtype != np.float32:
             kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-            raise UnsupportedInputError(f"With preprocess='none', {kind} is not taken.", hint=accepted)
+            raise UnsupportedInputError(
+                f"With preprocess='none', {kind} is not taken.",
+                hint=f"{accepted} `array.astype('float32')` makes one.",
+            )
         wanted = (3, *sides)
         if array.ndim != 3 or any(w not in (None, h) for w, h in zip(wanted, array.shape, strict=True)):
             raise UnsupportedInputError(f"A prepared picture has shape {array.shape}.", hint=accepted)

@@ -76,6 +76,8 @@ def main() -> None:
     logging.getLogger("bowerbird").addHandler(_OnScreen(logging.WARNING))
     try:
         code = app(standalone_mode=False)
+        if code == 130:  # typer catches Ctrl-C by itself, and says nothing
+            complain("Stopped.")
     except KeyboardInterrupt:
         complain("Stopped.")
         code = 130

@@ -78,7 +78,7 @@ def index(
         for path, group in groups.items()
     ]
     if any(report.interrupted for report in reports):
-        raise typer.Exit(130)
+        raise SystemExit(130)  # it has said so already
     if strict and any(report.failed for report in reports):
         raise typer.Exit(1)
 

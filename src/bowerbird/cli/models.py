@@ -110,7 +110,7 @@ def pull(
             located = fetch.pull(name, variant=variant, update=update, progress=progress)
     except KeyboardInterrupt:
         say("Stopped early; files that are complete are kept, and the same command continues from there.")
-        raise typer.Exit(130) from None
+        raise SystemExit(130) from None  # it has said so already
     say(_verified(name, located))
     result(json.dumps(_pulled(located), indent=1) if as_json else str(located.directory))
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bowerbird.errors import ModelFormatError
+from bowerbird.errors import ModelFormatError, ModelNotFoundError
+from bowerbird.models.hub.repository import is_offline
 from bowerbird.origin.packages import need
 
 SAFE = ".safetensors"
@@ -143,3 +144,15 @@ def fill(model: Any, weights: Mapping[str, Any], path: Path) -> None:
             hint="Name the architecture that the weights were trained with.",
         )
     model.load_state_dict(weights)
+
+
+def refuse_network(what: str) -> None:
+    """Refuse what another library would download, where the user forbids network calls.
+
+    Raises:
+        ModelNotFoundError: `HF_HUB_OFFLINE` is set.
+    """
+    if is_offline():
+        raise ModelNotFoundError(
+            f"{what} are not on this machine, and HF_HUB_OFFLINE is set.", hint="Unset it to download them."
+        )

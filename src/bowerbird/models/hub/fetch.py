@@ -382,10 +382,12 @@ def snapshot(name: str, want: Callable[[str], bool], progress: Progress | None =
 def _pull_again(
     source: _Source, receipt: Receipt, lost: Collection[hub.RemoteFile], progress: Progress | None
 ) -> Receipt:
-    """Files that were pulled are gone: fetch them again, at the commit of the receipt."""
+    """Files that were pulled are gone: fetch them again, and hold them to the hashes of the receipt."""
     if hub.is_offline():
         raise _incomplete(source, f"{_listed(lost)} is missing or damaged in {receipt.directory}")
-    return _pull(source, receipt.commit, progress)
+    hub.download(receipt.repository, receipt.commit, receipt.files, progress)
+    _make_loadable(receipt.directory, [file.path for file in receipt.files], source)
+    return receipt
 
 
 def _check_graphs(source: _Source, names: Collection[str]) -> None:

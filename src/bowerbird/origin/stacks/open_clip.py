@@ -16,7 +16,7 @@ from bowerbird.origin.original import Feeds, Original, Tower, traced
 from bowerbird.origin.packages import need, quiet, versions
 from bowerbird.origin.request import Request
 from bowerbird.origin.stacks.timm import transform_feeds
-from bowerbird.origin.weights import SAFE, fill, read_weights, refuse_pickle, safe_weights
+from bowerbird.origin.weights import SAFE, fill, read_weights, refuse_network, refuse_pickle, safe_weights
 
 _SAFE_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
 
@@ -83,7 +83,7 @@ def open_open_clip_name(name: str, request: Request) -> Original:
     preprocess = asdict(library.transform.PreprocessCfg(**{**model.visual.preprocess_cfg, **cleaned}))
     library.model.set_model_preprocess_cfg(model, preprocess)
     tokenizer = library.get_tokenizer(architecture)
-    _load(model, request.weights or _download(published, name), request)
+    _load(model, request.weights or _download(published, name, request), request)
     content = {"model_cfg": {**config, "quick_gelu": quick}, "preprocess_cfg": preprocess}
 
     def write(out: Path) -> None:
@@ -92,7 +92,10 @@ def open_open_clip_name(name: str, request: Request) -> Original:
     return _original(model, tokenizer, write, request)
 
 
-def _download(published: dict[str, Any], name: str) -> Path:
+def _download(published: dict[str, Any], name: str, request: Request) -> Path:
+    refuse_network(f"The weights of open_clip:{name}")
+    if not published.get("hf_hub"):  # a file of its own, which only pickles are
+        refuse_pickle(f"open_clip:{name}", request.allow_pickle)
     try:
         with quiet():
             return Path(need("open_clip").download_pretrained(published))

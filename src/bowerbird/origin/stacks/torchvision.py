@@ -12,7 +12,7 @@ from bowerbird.origin.packages import need, versions
 from bowerbird.origin.request import Request
 from bowerbird.origin.stacks.timm import transform_feeds
 from bowerbird.origin.stacks.transformers import final_layer, with_features
-from bowerbird.origin.weights import fill, read_weights, refuse_pickle
+from bowerbird.origin.weights import fill, read_weights, refuse_network, refuse_pickle
 
 
 def open_torchvision(name: str, request: Request) -> Original:
@@ -79,6 +79,7 @@ def _load(architecture: str, weights: Any, request: Request) -> Any:
         fill(model, given, request.weights)
         return model
     refuse_pickle(f"torchvision's {architecture}", request.allow_pickle)
+    refuse_network(f"The weights of torchvision:{architecture}")
     try:
         model.load_state_dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
     except Exception as error:

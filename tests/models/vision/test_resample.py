@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bowerbird.models.vision.resample import resize
 
 MODES = {0: "nearest-exact", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+
+
+def has_tie(have: int, want: int) -> bool:
+    """Whether the middle of a new pixel falls just between two old ones; PyTorch's nearest takes either there."""
+    return any((2 * place + 1) * have % (2 * want) == 0 for place in range(want))
 
 
 def noise(width: int, height: int) -> np.ndarray:
@@ -31,6 +36,7 @@ class TestAgainstTorch:
     @settings(deadline=None, max_examples=40)
     @given(st.integers(1, 300), st.integers(1, 300), st.integers(2, 90), st.integers(1, 90))
     def test_eight_bits_are_equal(self, code, width, height, new_width, new_height):
+        assume(code != 0 or not (has_tie(width, new_width) or has_tie(height, new_height)))
         pixels = noise(width, height)
         ours = resize(pixels, (new_width, new_height), code)
         assert np.array_equal(ours, self.reference(pixels, (new_width, new_height), code))
@@ -38,6 +44,7 @@ class TestAgainstTorch:
     @settings(deadline=None, max_examples=40)
     @given(st.integers(1, 300), st.integers(1, 300), st.integers(2, 90), st.integers(1, 90))
     def test_floats_are_equal(self, code, width, height, new_width, new_height):
+        assume(code != 0 or not (has_tie(width, new_width) or has_tie(height, new_height)))
         pixels = noise(width, height) * np.float32(1 / 255)
         ours = resize(pixels, (new_width, new_height), code)
         theirs = self.reference(pixels, (new_width, new_height), code)

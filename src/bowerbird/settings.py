@@ -23,7 +23,7 @@ class Settings:
     Attributes:
         index: where the index lies; empty: one for each indexed folder in the user's data directory.
         model: name or directory of the model used when none is given.
-        precision: `auto`, `exact` or `fast`; see `bowerbird.models.network.engine`.
+        precision: `auto`, `exact` or `fast`; see `bowerbird.models.network.precision`.
         engine: `auto`, `onnxruntime` or `openvino`.
         threads: threads that decode and prepare pictures; 0 takes one for each processor.
         max_pixels: pictures with more pixels (width x height) are refused before they are decoded.

@@ -113,7 +113,7 @@ def conditions(
         model: an encoder or a model's name.
         pictures: files or their bytes; those that fail are reported in `problems`.
         output: the tensor to compare; empty takes the one that compares pictures with pictures best.
-        int8: also try 8-bit weights, where the package `onnx` is installed.
+        int8: also try 8-bit weights.
 
     Raises:
         UnsupportedInputError: the model takes no pictures, or has no such output.

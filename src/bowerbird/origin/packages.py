@@ -14,7 +14,7 @@ from typing import Any
 from bowerbird.errors import MissingExtraError
 
 EXTRA = "export"
-"""The extra of bowerbird that brings torch, transformers, onnx, onnxscript and safetensors."""
+"""The extra of bowerbird that brings torch, transformers and onnxscript."""
 
 # Stacks that few need are installed by themselves, since each brings much.
 _OWN = {

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from bowerbird.models.hub.calls import Progress
     from bowerbird.models.hub.catalog import CatalogEntry
-    from bowerbird.models.hub.fetch import Located, Receipt
+    from bowerbird.models.hub.fetch import Located
+    from bowerbird.models.hub.receipts import Receipt
 
 WIDE = 150
 """Columns of a terminal from which on the strengths of a model fit beside its facts."""
@@ -118,7 +119,8 @@ def pull(
 def _all() -> list[dict[str, Any]]:
     """Embedded, of the catalogue, and whatever else was pulled."""
     from bowerbird.models.hub.catalog import catalog, find_entry
-    from bowerbird.models.hub.fetch import EMBEDDED, receipts
+    from bowerbird.models.hub.fetch import EMBEDDED
+    from bowerbird.models.hub.receipts import receipts
 
     pulled = [receipt for receipt in receipts() if not receipt.lost()]
     by_repository = {receipt.repository.lower(): receipt for receipt in pulled}

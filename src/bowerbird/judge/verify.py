@@ -235,7 +235,7 @@ class _Judge:
             found.setdefault(number, own)
         missing = len(pictures) - len(items)
         note = f"{missing} without a file start from the reference's pixels" if missing else ""
-        explain = lambda: diagnose_decoded(walk.recipe, differing, walk.recipe.steps.target)  # noqa: E731
+        explain = partial(diagnose_decoded, walk.recipe, differing, walk.recipe.steps.target)
         self._add("image", "decoded", "alone", EQUAL, items, note, explain=explain)
         return found
 
@@ -256,7 +256,7 @@ class _Judge:
             items.append(compare(reference.name, values, reference.pixel_values, PIXELS))
             if items[-1].verdict == DIFFERS:
                 differing.append((picture, reference.pixel_values))
-        explain = lambda: diagnose_pixels(walk.recipe, differing)  # noqa: E731
+        explain = partial(diagnose_pixels, walk.recipe, differing)
         self._add("image", "pixel values", "alone", PIXELS, items, explain=explain)
         return found
 

@@ -21,7 +21,8 @@ from bowerbird.errors import BowerbirdError, ModelError, ModelFormatError, Model
 from bowerbird.models.hub import calls as hub_calls
 from bowerbird.models.hub import fetch
 from bowerbird.models.hub.catalog import find_entry
-from bowerbird.models.hub.fetch import canonical, locate, pull, receipts
+from bowerbird.models.hub.fetch import canonical, locate, pull
+from bowerbird.models.hub.receipts import receipts
 from bowerbird.settings import settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # Test folders are no packages.

@@ -22,67 +22,31 @@ since other programs share it, until `pull` fetches it anew; one that is missing
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
-import tempfile
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
 
 from bowerbird.errors import ModelError, ModelFetchError, ModelFormatError, ModelNotFoundError
 from bowerbird.models.hub import repository as hub
 from bowerbird.models.hub.calls import Progress
 from bowerbird.models.hub.catalog import REPOSITORY, CatalogEntry, alike, find_entry
-from bowerbird.models.hub.intact import absent, damaged, is_whole, linked
+from bowerbird.models.hub.intact import absent, damaged, linked
+from bowerbird.models.hub.receipts import Receipt, check_writable, find_receipt, receipts, write
 from bowerbird.models.layout import choose, wanted
-from bowerbird.settings import settings
 
 EMBEDDED = "mini"
-_PACKAGE = Path(__file__).resolve().parents[1]
 """The model inside the package."""
+
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 log = logging.getLogger("bowerbird")
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _LITERAL = re.compile(r"(?:hf-hub|hf):(.+)")
 _TIMM = re.compile(r"timm[:/](.+)")
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """What was pulled: enough to find it and to check it without asking anyone.
-
-    Attributes:
-        repository: `org/name`.
-        revision: what was asked for, such as `main`.
-        commit: what that meant when it was pulled.
-        variant: of the graphs; empty for the plain ones.
-        files: all that was downloaded, with size and hash.
-    """
-
-    repository: str
-    revision: str
-    commit: str
-    variant: str
-    files: tuple[hub.RemoteFile, ...]
-
-    @property
-    def directory(self) -> Path:
-        """Where the files lie."""
-        return hub.snapshot_path(self.repository, self.commit)
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files."""
-        return sum(file.size for file in self.files)
-
-    def lost(self) -> list[hub.RemoteFile]:
-        """Files that are not there any more, or not in full."""
-        return [file for file in self.files if not is_whole(self.directory / file.path, file.size)]
 
 
 @dataclass(frozen=True)
@@ -118,6 +82,10 @@ class _Source:
     variant: str
     entry: CatalogEntry | None
 
+    def receipt(self) -> Receipt | None:
+        """That of an earlier pull; raises `ModelFormatError` when it is damaged."""
+        return find_receipt(self.repository, self.revision, self.variant)
+
     @property
     def pull(self) -> str:
         """The command that pulls it."""
@@ -142,7 +110,7 @@ def locate(name: str, *, variant: str = "", progress: Progress | None = None) ->
     if local := _local(name):
         return local
     source = _source(name, variant)
-    receipt = _receipt(source)
+    receipt = source.receipt()
     if receipt is None and hub.is_offline():
         return _cached(source)
     if receipt is None:
@@ -173,7 +141,7 @@ def pull(name: str, *, variant: str = "", update: bool = False, progress: Progre
     if local := _local(name):
         return local
     source = _source(name, variant)
-    receipt = None if update else _receipt(source)
+    receipt = None if update else source.receipt()
     if receipt is None:
         if hub.is_offline():
             if update:
@@ -200,21 +168,8 @@ def here(name: str, *, variant: str = "") -> Located | None:
     if local := _local(name):
         return local
     source = _source(name, variant)
-    receipt = _receipt(source)
+    receipt = source.receipt()
     return _located(source, receipt) if receipt and not receipt.lost() else None
-
-
-def receipts() -> list[Receipt]:
-    """Receipts of all that was pulled, whether or not the files are still there; damaged ones are left out."""
-    found = []
-    for path in sorted(_receipts_path().glob("*.json")):
-        try:
-            receipt = _read(path)
-        except ModelFormatError:
-            continue
-        if receipt:
-            found.append(receipt)
-    return found
 
 
 def check_name(name: str) -> None:
@@ -327,7 +282,7 @@ def _to_export(name: str, source: str, *, why: str = "", pickle: bool = False) -
 
 def _pull(source: _Source, revision: str, progress: Progress | None) -> Receipt:
     """Download and check a revision, and write the receipt."""
-    _check_writable(_receipts_path())
+    check_writable()
     try:
         listing = hub.listing(source.repository, revision)
     except ModelNotFoundError as error:
@@ -342,7 +297,7 @@ def _pull(source: _Source, revision: str, progress: Progress | None) -> Receipt:
     _make_loadable(hub.snapshot_path(source.repository, listing.commit), chosen, source)
     hub.remember(source.repository, revision, listing.commit)
     receipt = Receipt(source.repository, source.revision, listing.commit, source.variant, files)
-    _write(_receipt_path(source), receipt)
+    write(receipt)
     return receipt
 
 
@@ -478,113 +433,3 @@ def _is_intact(receipt: Receipt, file: hub.RemoteFile) -> bool:
     except ModelFormatError:
         return False
     return True
-
-
-def _receipts_path() -> Path:
-    return settings().data_path / "models"
-
-
-def _receipt_path(source: _Source) -> Path:
-    key = "+".join(filter(None, (f"{source.repository}@{source.revision}", source.variant)))
-    return _receipts_path() / f"{quote(key.lower(), safe='@+')}.json"
-
-
-def _receipt(source: _Source) -> Receipt | None:
-    """The receipt of a source; for a commit, also that of a branch or tag which meant it.
-
-    Raises:
-        ModelFormatError: it is damaged.
-    """
-    read = _read(_receipt_path(source))
-    for receipt in [read] if read else receipts():
-        same = receipt.repository.lower() == source.repository.lower() and receipt.variant == source.variant
-        # Revisions may differ in case alone, and on some disks names of files may not.
-        if same and source.revision in (receipt.revision, receipt.commit):
-            return receipt
-    return None
-
-
-def _write(path: Path, receipt: Receipt) -> None:
-    content = {
-        "format": 1,
-        "repository": receipt.repository,
-        "revision": receipt.revision,
-        "commit": receipt.commit,
-        "variant": receipt.variant,
-        "files": [
-            {"path": file.path, "size": file.size, "sha256" if len(file.hash) == 64 else "git": file.hash}
-            for file in receipt.files
-        ],
-    }
-    temporary = ""
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8"
-        ) as file:
-            temporary = file.name
-            json.dump(content, file, indent=1)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise _not_written(path, error) from error
-
-
-def _check_writable(folder: Path) -> None:
-    """Before gigabytes are downloaded, see that the receipt will find its place."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise _not_written(folder, error) from error
-
-
-def _not_written(path: Path, error: OSError) -> ModelFetchError:
-    return ModelFetchError(
-        f"{path} cannot be written: {error.strerror or error}.",
-        hint="Set BOWERBIRD_DATA_DIR to a directory that can be written to.",
-    )
-
-
-def _read(path: Path) -> Receipt | None:
-    """The receipt, or None when there is none.
-
-    Raises:
-        ModelFormatError: it cannot be read or says what no receipt says.
-    """
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
-        raise _damaged(path, str(error)) from error
-    try:
-        if content["format"] != 1:
-            raise _damaged(path, f"format {content['format']!r} is not known")
-        files = tuple(_file(item) for item in content["files"])
-        receipt = Receipt(
-            str(content["repository"]),
-            str(content["revision"]),
-            str(content["commit"]),
-            str(content["variant"]),
-            files,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, f"{type(error).__name__}: {error}") from error
-    if not REPOSITORY.fullmatch(receipt.repository) or not hub.is_commit(receipt.commit) or not files:
-        raise _damaged(path, "it names no repository, commit or files")
-    return receipt
-
-
-def _file(item: Any) -> hub.RemoteFile:
-    file = hub.RemoteFile(str(item["path"]), int(item["size"]), str(item.get("sha256") or item["git"]))
-    if not hub.is_safe(file.path):
-        raise ValueError(f"{file.path!r} is no file name of a repository")
-    return file
-
-
-def _damaged(path: Path, why: str) -> ModelFormatError:
-    return ModelFormatError(
-        f"The receipt {path} is damaged: {why}.",
-        hint="Delete it; the model is then resolved and checked anew.",
-    )

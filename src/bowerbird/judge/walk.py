@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from bowerbird.judge.faults import Feeds, Recipe
 from bowerbird.models.network.engine import Engine
-from bowerbird.models.text.sentence import POOLINGS, pool, shorten
+from bowerbird.models.text.sentence import POOLINGS, pool
 from bowerbird.models.text.tokens import Tokens, feeds
 from bowerbird.models.text.tower import TextSide
+from bowerbird.models.towers import cut
 from bowerbird.models.vision.tower import ImageSide
 
 Array: TypeAlias = NDArray[Any]
@@ -63,7 +64,7 @@ class PictureWalk:
     def pool(self, hidden: Array) -> Array:
         """(n, d) embeddings before they are scaled to length 1, from what the graph gives."""
         pooled = self.side.pooled(hidden, self.output)
-        return shorten(pooled, self.side.tower.dimensions) if self.side.tower.dimensions else pooled
+        return cut(pooled, self.side.tower.dimensions)
 
     def embed(self, prepared: Feeds, engine: Engine | None = None) -> Array:
         """(n, d) embeddings before they are scaled to length 1."""
@@ -120,9 +121,7 @@ class TextWalk:
         if own.ndim == 2 or self.side.by_token or own.shape[1:] != hidden.shape:
             return None
         pooled = self.side.pooled(hidden[None], kept, [tokens])
-        if self.side.tower.dimensions:
-            pooled = shorten(pooled, self.side.tower.dimensions)
-        row: Array = pooled[0]
+        row: Array = cut(pooled, self.side.tower.dimensions)[0]
         return row
 
     def raw(self, tokens: Tokens, like: Array) -> Array | None:

@@ -158,7 +158,7 @@ class Encoder:
             layer: `penultimate`, the name of any tensor of the graph, or the number of a layer, from the end when
                 negative; `bowerbird inspect` lists them.
             pooling: of a tensor with several places (`avg`, `max`, `gem`, `cls`) or tokens (see
-                `bowerbird.models.text.tokens`); `none` keeps a vector for each of them.
+                `bowerbird.models.text.sentence`); `none` keeps a vector for each of them.
             dimensions: keep this many and scale to length 1 again, for models trained so (Matryoshka
                 representation learning, Kusupati et al. 2022, arXiv 2205.13147); 0 keeps all.
 

@@ -15,13 +15,12 @@ import numpy as np
 
 from bowerbird.errors import BowerbirdError
 from bowerbird.judge.golden import FILE_NAME, Golden
+from bowerbird.models.outputs import ANNOTATIONS
 from bowerbird.origin.graphs import OPSET, Agreement, check_graph, write_graph
 from bowerbird.origin.original import Array, Feeds, Tower
 from bowerbird.origin.reference import Failure, Photo, probe_texts, probes, read_photos, reference
 from bowerbird.origin.request import Request
 from bowerbird.origin.source import open_source
-
-ANNOTATIONS = "bowerbird.json"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,10 @@
     ├── InputError                  one input could not become a vector; sits at that input's own place
     │   ├── UnreadableError         the file is missing, forbidden, vanished, too large or too slow to read
     │   ├── DecodeError             the bytes are not a picture we can decode
-    │   └── UnsupportedInputError   the input's type, or the model's lack of a tower for it
+    │   ├── UnsupportedInputError   the input's type, or the model's lack of a tower for it
+    │   ├── RowError                a row of a table is malformed, or its id is taken
+    │   └── FunctionError           a function given to a collection raised on one record
+    ├── RecordError                 a run with on_error="raise" stopped at this record
     ├── InputErrors                 several inputs of one call failed; `.errors` maps index -> InputError
     ├── ModelError                  a model cannot be found, read or trusted
     │   ├── ModelNotFoundError      no such name or directory
@@ -72,6 +75,50 @@ class DecodeError(InputError):
 
 class UnsupportedInputError(InputError):
     """The input is of a type, or a modality, that this model does not take."""
+
+
+class RowError(InputError):
+    """A row of a table or a line of a file is malformed, or says what cannot be: an id for the second time."""
+
+
+class FunctionError(InputError):
+    """A function that was given to a collection raised on one record.
+
+    Attributes:
+        kind: name of the exception's type.
+        trace: its traceback, as text; the last frames, those of the function itself.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", kind: str = "", trace: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.kind = kind
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild_function_error, (self.message, self.hint, self.kind, self.trace))
+
+
+def _rebuild_function_error(message: str, hint: str, kind: str, trace: str) -> FunctionError:
+    return FunctionError(message, hint=hint, kind=kind, trace=trace)
+
+
+class RecordError(BowerbirdError):
+    """A run that was told to stop at the first failure stopped at this one; its cause is the error itself.
+
+    Attributes:
+        id: of the record.
+        step: that failed.
+    """
+
+    def __init__(self, id: str, step: str, error: InputError) -> None:
+        self.id = id
+        self.step = step
+        self.error = error
+        super().__init__(f"{step} failed at {id}: {error}")
+        self.__cause__ = error
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (RecordError, (self.id, self.step, self.error))
 
 
 class InputErrors(BowerbirdError):

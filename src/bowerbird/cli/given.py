@@ -31,7 +31,7 @@ def pictures(words: Sequence[str]) -> list[Path]:
     Raises:
         UnreadableError: nothing is there.
     """
-    from bowerbird.flow.sources import expand, walk
+    from bowerbird.flow.files import expand, walk
 
     return [Path(found.path) for found in walk(root for word in words for root in expand(word))]
 

@@ -62,7 +62,7 @@ def index(
     bowerbird index ~/Pictures
     bowerbird index "photos/**/*.jpg" --index photos.bower
     """
-    from bowerbird.flow.sources import expand
+    from bowerbird.flow.files import expand
     from bowerbird.search.places import home, place
     from bowerbird.settings import settings
 
@@ -95,7 +95,7 @@ def _one(
 
 def _open(path: Path, model: str, precision: str, sources: list[str]) -> Index:
     from bowerbird.errors import StoreError
-    from bowerbird.flow.sources import FoundFile, expand, walk
+    from bowerbird.flow.files import FoundFile, expand, walk
     from bowerbird.models.encoder import load
     from bowerbird.search.index import Index
     from bowerbird.search.ingest import no_pictures

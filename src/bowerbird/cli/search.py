@@ -90,7 +90,7 @@ def search(
     elif is_terminal():
         _table(hits)
     else:
-        from bowerbird.flow.sources import from_uri
+        from bowerbird.flow.files import from_uri
 
         for hit in hits:
             result(f"{hit.score:.4f}\t{from_uri(hit.uri)}")
@@ -129,7 +129,7 @@ def read_query(words: str, image: str, like: str, weights: str, without: tuple[s
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    from bowerbird.flow.sources import from_uri, printable
+    from bowerbird.flow.files import from_uri, printable
 
     return {"score": round(row.pop("score"), 6), "path": printable(from_uri(row["uri"])), **row}
 
@@ -143,7 +143,7 @@ def _table(hits: Hits) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from bowerbird.flow.sources import from_uri, printable
+    from bowerbird.flow.files import from_uri, printable
     from bowerbird.media.reading import one_line
 
     table = Table(box=None, pad_edge=False, header_style="dim")

@@ -7,11 +7,27 @@ import os
 from pathlib import Path
 from stat import S_ISBLK, S_ISCHR, S_ISDIR, S_ISREG
 from time import monotonic
+from typing import Protocol, runtime_checkable
 
 from bowerbird.errors import DecodeError, UnreadableError
 from bowerbird.media.policy import DecodePolicy
 
 _READ_CHUNK = 1 << 22
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """Something whose bytes are fetched when they are needed: a member of a tar, an object in a store, an address.
+
+    Picklable and small, so that it travels to the worker that reads it. `str(readable)` is its address.
+    """
+
+    def read(self, policy: DecodePolicy) -> bytes:
+        """All bytes.
+
+        Raises:
+            UnreadableError: missing, forbidden, over the size cap of the policy, or over time.
+        """
 
 
 def read_bytes(path: Path, policy: DecodePolicy) -> bytes:

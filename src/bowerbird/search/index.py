@@ -19,7 +19,7 @@ from bowerbird.errors import (
     StorageFullError,
     StoreError,
 )
-from bowerbird.flow.sources import printable
+from bowerbird.flow.files import printable
 from bowerbird.models.encoder import Encoder, load
 from bowerbird.record import Modality
 from bowerbird.settings import settings

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bowerbird.errors import InputError, UnreadableError
-from bowerbird.flow.sources import (
+from bowerbird.flow.files import (
     FoundFile,
     Unreachable,
     expand,

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bowerbird.errors import IndexNotFoundError, StoreError
-from bowerbird.flow.sources import printable
+from bowerbird.flow.files import printable
 from bowerbird.models.hub.fetch import EMBEDDED, canonical, check_name
 from bowerbird.settings import settings
 from bowerbird.store import manifest as manifests

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bowerbird.errors import QueryError
-from bowerbird.flow.sources import printable, to_uri
+from bowerbird.flow.files import printable, to_uri
 from bowerbird.hits import Hits
 from bowerbird.record import Modality
 from bowerbird.store.table import ATTRIBUTES, SCORE, VectorColumn

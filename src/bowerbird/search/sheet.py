@@ -21,7 +21,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
 
-from bowerbird.flow.sources import from_uri, printable
+from bowerbird.flow.files import from_uri, printable
 
 if TYPE_CHECKING:
     from bowerbird.hits import Hit, Hits

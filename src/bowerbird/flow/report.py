@@ -1,0 +1,62 @@
+"""What a run did: counts, failures, and where the time went."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from bowerbird.flow.plan import Clock
+from bowerbird.record import Failure
+
+KEPT_FAILURES = 10_000
+"""So many failures are kept with their reasons; all are counted, and the errors file of a sink has all."""
+
+
+@dataclass
+class RunReport:
+    """What a run did.
+
+    Attributes:
+        done: elements that came out at the end.
+        failed: failures, by kind.
+        failures: the first `KEPT_FAILURES` of them.
+        seconds: wall time.
+        stages: seconds spent in each stage, added up over all threads and workers.
+        cached: vectors that were taken from the cache instead of being computed.
+        notes: what the executor chose or changed under way, one line each.
+    """
+
+    done: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    failures: list[Failure] = field(default_factory=list)
+    seconds: float = 0.0
+    stages: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def take(self, failure: Failure) -> None:
+        """Count a failure."""
+        self.failed[failure.kind] += 1
+        if len(self.failures) < KEPT_FAILURES:
+            self.failures.append(failure)
+
+    def time(self, clock: Clock) -> None:
+        """Add the time of some work."""
+        for name, seconds in list(clock.seconds.items()):
+            self.stages[name] = self.stages.get(name, 0.0) + seconds
+
+    @property
+    def verdict(self) -> str:
+        """One line: what the run spent most of its time on; empty when nothing was measured."""
+        total = sum(self.stages.values())
+        if not total:
+            return ""
+        stage, seconds = max(self.stages.items(), key=lambda entry: entry[1])
+        return f"{stage}-bound: {seconds / total:.0%} of the time"
+
+    def summary(self) -> str:
+        """One line: how many were done, how many failed and of what."""
+        line = f"{self.done:,} done"
+        if self.failed:
+            kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.failed.most_common())
+            line += f", {sum(self.failed.values()):,} failed ({kinds})"
+        return line

@@ -1,0 +1,1 @@
+"""Where elements go: one module for each kind of file."""

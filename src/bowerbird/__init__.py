@@ -13,9 +13,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bowerbird.collection.collection import Collection as Collection
+    from bowerbird.collection.pipelines import pipeline as pipeline
+    from bowerbird.collection.samples import samples as samples
     from bowerbird.errors import BowerbirdError as BowerbirdError
     from bowerbird.errors import InputError as InputError
     from bowerbird.errors import InputErrors as InputErrors
+    from bowerbird.flow.cluster import Ray as Ray
+    from bowerbird.flow.local import Local as Local
     from bowerbird.hits import Hit as Hit
     from bowerbird.hits import Hits as Hits
     from bowerbird.media.image import DecodePolicy as DecodePolicy
@@ -24,7 +29,9 @@ if TYPE_CHECKING:
     from bowerbird.models.encoder import Outcome as Outcome
     from bowerbird.models.encoder import load as load
     from bowerbird.models.vision.steps import Steps as Steps
+    from bowerbird.record import Failure as Failure
     from bowerbird.record import Modality as Modality
+    from bowerbird.record import Record as Record
     from bowerbird.search.index import Index as Index
     from bowerbird.search.query import Query as Query
     from bowerbird.settings import settings as settings
@@ -33,19 +40,26 @@ __version__ = "0.1.0"
 
 _HOME = {
     "BowerbirdError": "errors",
+    "Collection": "collection.collection",
     "DecodePolicy": "media.image",
     "Encoder": "models.encoder",
+    "Failure": "record",
     "Hit": "hits",
     "Hits": "hits",
     "Index": "search.index",
     "InputError": "errors",
     "InputErrors": "errors",
+    "Local": "flow.local",
     "Modality": "record",
     "ModelCard": "models.card",
     "Outcome": "models.encoder",
     "Query": "search.query",
+    "Ray": "flow.cluster",
+    "Record": "record",
     "Steps": "models.vision.steps",
     "load": "models.encoder",
+    "pipeline": "collection.pipelines",
+    "samples": "collection.samples",
     "settings": "settings",
 }
 

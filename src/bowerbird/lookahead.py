@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -20,7 +21,14 @@ def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def ordered_map(
-    function: Callable[[T], R], items: Iterable[T], *, threads: int, ahead: int | None = None
+    function: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    threads: int,
+    ahead: int | None = None,
+    weigh: Callable[[R], int] | None = None,
+    budget: int = 0,
+    short: Callable[[], bool] | None = None,
 ) -> Iterator[R]:
     """Apply `function` in threads and yield the results in the order of `items`.
 
@@ -28,18 +36,75 @@ def ordered_map(
     consumed, so memory stays flat however many items there are, and `items` is consumed lazily.
     Closing the iterator, or an exception in the consumer, cancels what has not started yet.
 
+    Args:
+        function: called in several threads at once.
+        items: consumed in the caller's thread.
+        threads: how many.
+        ahead: see above.
+        weigh: bytes that a result holds.
+        budget: bytes that results may hold, those under way included, taken to be as large as the average so far;
+            one result may always be under way.
+        short: asked before more is begun: whether to wait until nothing is under way.
+
     Raises:
         whatever `function` raises, at its item's place.
     """
     bound = ahead or 4 * threads
     pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="bowerbird")
     pending: deque[Future[R]] = deque()
+    held = _Held(weigh, budget)
     try:
         for item in items:
-            pending.append(pool.submit(function, item))
+            while pending and (held.over(len(pending)) or (short and short())):
+                yield held.release(pending.popleft())
+            pending.append(pool.submit(held.weighed(function), item))
             if len(pending) >= bound:
-                yield pending.popleft().result()
+                yield held.release(pending.popleft())
         while pending:
-            yield pending.popleft().result()
+            yield held.release(pending.popleft())
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Held(Generic[R]):
+    """How many bytes finished results hold, until they are consumed."""
+
+    def __init__(self, weigh: Callable[[R], int] | None, budget: int) -> None:
+        self._weigh = weigh if budget else None
+        self._budget = budget
+        self._lock = threading.Lock()
+        self._weights: dict[int, int] = {}
+        self._bytes = self._seen = self._total = 0
+
+    def weighed(self, function: Callable[[T], R]) -> Callable[[T], R]:
+        """The function, which notes what its result weighs."""
+        weigh = self._weigh
+        if weigh is None:
+            return function
+
+        def run(item: T) -> R:
+            result = function(item)
+            weight = weigh(result)
+            with self._lock:
+                self._weights[id(result)] = weight
+                self._bytes += weight
+                self._total += weight
+                self._seen += 1
+            return result
+
+        return run
+
+    def release(self, future: Future[R]) -> R:
+        """The result, which from now on is the consumer's."""
+        result = future.result()
+        with self._lock:
+            self._bytes -= self._weights.pop(id(result), 0)
+        return result
+
+    def over(self, pending: int) -> bool:
+        """Whether one more result would be too much."""
+        with self._lock:
+            if not self._seen:
+                return False
+            average = self._total / self._seen
+            return self._bytes + (pending - len(self._weights) + 1) * average > self._budget

@@ -54,6 +54,9 @@ class Record:
         norms: by the same names, the lengths before scaling to 1.
         content: content id of the bytes of its parts, once they have been read.
         named: whether the id is the user's own.
+        facts: what decoding has told of its picture: `format`, `width`, `height`, `taken_at`, as of `Picture`.
+        origin: (a file, the picture decoded from it). As long as `image` is that picture, models read the file
+            itself, so that vectors do not depend on whether somebody has looked at the picture before.
         hits: what a search found for it.
     """
 
@@ -65,12 +68,19 @@ class Record:
     norms: Mapping[str, Any] = field(default_factory=dict)
     content: str = ""
     named: bool = False
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    origin: tuple[Any, Any] | None = field(default=None, repr=False)
     hits: Hits | None = None
 
     @property
     def text(self) -> str | None:
         """The first of the texts."""
         return self.texts[0] if self.texts else None
+
+    @property
+    def source(self) -> Any:
+        """What a model reads: the file where the picture is as it was decoded, else the picture."""
+        return self.origin[0] if self.origin and self.origin[1] is self.image else self.image
 
     @property
     def vector(self) -> NDArray[np.float32]:
@@ -92,6 +102,8 @@ class Record:
             return getattr(self.hits, name)
         if name in self.vectors:
             return self.vectors[name]
+        if name in self.facts:
+            return self.facts[name]
         raise KeyError(f"{self.id} has no {name!r}; it has {', '.join(self)}")
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -111,6 +123,7 @@ class Record:
         if self.content:
             yield "content"
         yield from self.attributes
+        yield from (name for name in self.facts if name not in self.attributes)
         if self.vectors:
             yield "vector"
         yield from self.vectors

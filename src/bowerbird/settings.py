@@ -32,7 +32,8 @@ class Settings:
         commit_seconds: an interrupted run loses at most about this many seconds of work.
         lock_seconds: how long to wait for another process that writes to the same index.
         data_dir: where indexes are kept.
-        cache_dir: where the results of probes and the hashes of model files are kept.
+        cache_dir: where the results of probes, the hashes of model files and the cache of vectors are kept.
+        cache_bytes: how large the cache of vectors may grow, in bytes; 0: none is kept.
     """
 
     index: str = ""
@@ -48,6 +49,7 @@ class Settings:
     lock_seconds: float = 60.0
     data_dir: str = ""
     cache_dir: str = ""
+    cache_bytes: int = 2 << 30
 
     @property
     def data_path(self) -> Path:

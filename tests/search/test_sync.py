@@ -18,7 +18,7 @@ from PIL import Image
 import bowerbird as bb
 from bowerbird.errors import IndexDamagedError, StoreError, UnreadableError
 from bowerbird.record import content_id
-from bowerbird.search.ingest import Report
+from bowerbird.search.writer import Report
 
 Picture = Callable[..., bytes]
 _clock = count(1_600_000_000)
@@ -300,7 +300,7 @@ def test_broken_files_are_reported_and_stop_nothing(index: bb.Index, folder: Pat
         "nothing.png",
         "text.jpg",
     ]
-    assert all(path in reason and hint for path, reason, hint in report.failed)
+    assert all(path in reason and hint for path, reason, hint, _ in report.failed)
     assert index.manifest.failed == 4
 
 

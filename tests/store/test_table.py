@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.flow.object_store import ObjectStore, serving
 
 from bowerbird.errors import IndexDamagedError, IndexReadOnlyError, QueryError, SpaceMismatchError, StoreError
 from bowerbird.store import lance as lance_store
@@ -24,13 +27,68 @@ SCHEMA = schema([COLUMN])
 
 @dataclass
 class Store:
-    """How a kind of table is made and opened."""
+    """How a kind of table is made and opened.
 
-    create: Callable[[Path, pa.Schema], Table]
+    Attributes:
+        home: a new and empty place; used like a `Path`.
+        nowhere: a place where nothing can be made.
+    """
+
+    create: Callable[[Any, pa.Schema], Table]
     open: Callable[..., Table]
+    home: Callable[[], Any]
+    nowhere: Callable[[], Any]
 
 
-STORES = {"lance": Store(LanceTable.create, LanceTable.open)}
+@dataclass(frozen=True)
+class Key:
+    """As much of a `Path` as these tests use, in an object store."""
+
+    store: ObjectStore
+    name: str
+
+    def __truediv__(self, name: str) -> Key:
+        return Key(self.store, f"{self.name}/{name}")
+
+    def __str__(self) -> str:
+        return self.store.uri(self.name)
+
+    def iterdir(self) -> list[Key]:
+        return [Key(self.store, name) for name in self.store.names(self.name)]
+
+    def read_bytes(self) -> bytes:
+        return self.store.fs.cat_file(f"{self.store.bucket}/{self.name}")
+
+    def write_bytes(self, data: bytes) -> None:
+        self.store.put(self.name, data)
+
+    def unlink(self) -> None:
+        self.store.fs.rm_file(f"{self.store.bucket}/{self.name}")
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory) -> Store:
+    def nowhere() -> Path:
+        (file := tmp_path_factory.mktemp("nowhere") / "file").write_text("x")
+        return file / "t"
+
+    return Store(LanceTable.create, LanceTable.open, lambda: tmp_path_factory.mktemp("table"), nowhere)
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[Store]:
+    with serving() as found:
+        number = itertools.count()
+        yield Store(
+            lambda place, columns: LanceTable.create(str(place), columns),
+            lambda place, version=None: LanceTable.open(str(place), version),
+            lambda: Key(found, f"table{next(number)}"),
+            lambda: "s3://there-is-no-such-bucket/t",
+        )
+
+
+STORES = ("local", "s3")
+ONE_STORE = [HealthCheck.function_scoped_fixture]  # Each example has a home of its own in it.
 
 
 def units(count: int, dim: int = 8, seed: int = 0) -> np.ndarray:
@@ -75,12 +133,16 @@ def brute_force(vectors: np.ndarray, query: np.ndarray, passing: np.ndarray, k: 
 @pytest.mark.parametrize("kind", STORES)
 class TestTable:
     @pytest.fixture
-    def store(self, kind) -> Store:
-        return STORES[kind]
+    def store(self, kind, request) -> Store:
+        return request.getfixturevalue(kind)
 
     @pytest.fixture
-    def table(self, store, tmp_path) -> Table:
-        return store.create(tmp_path / "records.table", SCHEMA)
+    def home(self, store) -> Any:
+        return store.home()
+
+    @pytest.fixture
+    def table(self, store, home) -> Table:
+        return store.create(home / "records.table", SCHEMA)
 
     # Rows.
 
@@ -139,15 +201,15 @@ class TestTable:
         assert contents(table, "width >= 48 AND name LIKE 'it''s%'") == {"r48": 48, "r49": 49}
         assert list(contents(table)) == list(contents(table))
 
-    @settings(deadline=None, max_examples=15)
+    @settings(deadline=None, max_examples=15, suppress_health_check=ONE_STORE)
     @given(
         st.lists(
             st.tuples(st.lists(st.integers(0, 9), max_size=5), st.lists(st.integers(0, 9), max_size=3)),
             max_size=6,
         )
     )
-    def test_any_history_ends_in_what_a_dictionary_holds(self, kind, tmp_path_factory, history):
-        table = STORES[kind].create(tmp_path_factory.mktemp("history") / "t", SCHEMA)
+    def test_any_history_ends_in_what_a_dictionary_holds(self, store, history):
+        table = store.create(store.home() / "t", SCHEMA)
         expected: dict[str, int] = {}
         for number, (given_ids, gone) in enumerate(history):
             ids, gone_ids = [f"r{i}" for i in given_ids], [f"r{i}" for i in gone]
@@ -159,9 +221,9 @@ class TestTable:
 
     # Versions.
 
-    def test_an_open_reader_sees_its_own_version(self, table, store, tmp_path):
+    def test_an_open_reader_sees_its_own_version(self, table, store, home):
         table.upsert(rows(["a", "b"]))
-        reader = store.open(tmp_path / "records.table")
+        reader = store.open(home / "records.table")
         version = reader.version
         table.upsert(rows(["c"]), remove=["a"])
         assert (reader.version, set(contents(reader))) == (version, {"a", "b"})
@@ -169,7 +231,7 @@ class TestTable:
         reader.refresh()
         assert set(contents(reader)) == {"b", "c"}
         assert reader.nearest("v", units(1)[0], 9, columns=["id"]).num_rows == 2
-        assert set(contents(store.open(tmp_path / "records.table", version))) == {"a", "b"}
+        assert set(contents(store.open(home / "records.table", version))) == {"a", "b"}
 
     def test_nearest_after_every_kind_of_change(self, table):
         vectors = units(4)
@@ -180,12 +242,12 @@ class TestTable:
         table.delete(["a"])
         assert table.nearest("v", vectors[2], 9, columns=["id"])["id"].to_pylist() == ["b"]
 
-    def test_optimise_after_many_commits_keeps_every_row(self, table, store, tmp_path):
+    def test_optimise_after_many_commits_keeps_every_row(self, table, store, home):
         for number in range(40):
             table.upsert(rows([f"r{number}", f"r{number + 1}"], width=[number, number]))
         expected = contents(table)
         assert len(expected) == 41
-        reader = store.open(tmp_path / "records.table")
+        reader = store.open(home / "records.table")
         table.optimize([COLUMN])
         assert contents(table) == expected
         assert contents(reader) == expected
@@ -194,9 +256,9 @@ class TestTable:
 
     # Search.
 
-    @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+    @settings(deadline=None, max_examples=40, suppress_health_check=[*ONE_STORE, HealthCheck.too_slow])
     @given(st.data())
-    def test_nearest_is_brute_force(self, kind, tmp_path_factory, data):
+    def test_nearest_is_brute_force(self, store, data):
         count = data.draw(st.integers(1, 40))
         distinct = data.draw(st.integers(1, count))  # fewer vectors than rows: ties
         vectors = units(distinct, seed=count)[np.arange(count) % distinct]
@@ -204,7 +266,7 @@ class TestTable:
         least = data.draw(st.none() | st.integers(0, 45))
         k = data.draw(st.integers(1, 50))
         query = data.draw(st.sampled_from([vectors[0], units(1, seed=99)[0], np.zeros(8, np.float32)]))
-        table = STORES[kind].create(tmp_path_factory.mktemp("nearest") / "t", SCHEMA)
+        table = store.create(store.home() / "t", SCHEMA)
         half = count // 2  # two commits
         content = rows([f"r{i}" for i in range(count)], vectors, missing=sorted(missing))
         table.upsert(content.slice(0, half))
@@ -278,13 +340,13 @@ class TestTable:
         with pytest.raises(SpaceMismatchError, match="9"):
             table.nearest("v", np.ones(9, np.float32), 1, columns=["id"])
 
-    def test_nobody_is_told_to_delete_an_index_for_a_callers_mistake(self, table, store, tmp_path):
+    def test_nobody_is_told_to_delete_an_index_for_a_callers_mistake(self, table, store, home):
         table.upsert(rows(["a"]))
         for wrong in (
             lambda: list(table.scan(["nothing"])),
             lambda: table.nearest("nothing", units(1)[0], 1, columns=["id"]),
             lambda: table.nearest("v", units(1)[0], 1, columns=["nothing"]),
-            lambda: store.create(tmp_path / "records.table", SCHEMA),
+            lambda: store.create(home / "records.table", SCHEMA),
         ):
             with pytest.raises(StoreError) as caught:
                 wrong()
@@ -293,19 +355,19 @@ class TestTable:
 
     # Damage.
 
-    def test_missing(self, store, tmp_path):
+    def test_missing(self, store, home):
         with pytest.raises(IndexDamagedError):
-            store.open(tmp_path / "nothing")
+            store.open(home / "nothing")
 
-    def test_a_version_that_is_gone(self, table, store, tmp_path):
+    def test_a_version_that_is_gone(self, table, store, home):
         with pytest.raises(IndexDamagedError):
-            store.open(tmp_path / "records.table", 99)
+            store.open(home / "records.table", 99)
 
     @pytest.mark.parametrize("damage", ["gone", "cut", "overwritten", "scrambled"])
     @pytest.mark.parametrize("where", ["", "width > 1"])
-    def test_damaged_data(self, table, store, tmp_path, damage, where):
+    def test_damaged_data(self, table, store, home, damage, where):
         table.upsert(rows([f"r{i}" for i in range(500)]))
-        for path in (tmp_path / "records.table" / "data").iterdir():
+        for path in (home / "records.table" / "data").iterdir():
             content = path.read_bytes()
             if damage == "gone":
                 path.unlink()
@@ -320,22 +382,33 @@ class TestTable:
             lambda t: t.nearest("v", units(1)[0], 2, columns=["id"], where=where),
         ):
             with pytest.raises(IndexDamagedError, match="cannot be read"):
-                ask(store.open(tmp_path / "records.table"))
+                ask(store.open(home / "records.table"))
 
-    def test_damaged_versions(self, table, store, tmp_path):
+    def test_damaged_versions(self, table, store, home):
         table.upsert(rows(["a"]))
-        for path in (tmp_path / "records.table" / "_versions").iterdir():
+        for path in (home / "records.table" / "_versions").iterdir():
             path.write_bytes(b"junk")
         with pytest.raises(IndexDamagedError):
-            store.open(tmp_path / "records.table")
-        shutil.rmtree(tmp_path / "records.table" / "_versions")
+            store.open(home / "records.table")
+        for path in (home / "records.table" / "_versions").iterdir():
+            path.unlink()
         with pytest.raises(IndexDamagedError):
-            store.open(tmp_path / "records.table")
+            store.open(home / "records.table")
 
-    def test_a_place_that_cannot_be_written(self, store, tmp_path):
-        (tmp_path / "file").write_text("x")
-        with pytest.raises(StoreError):
-            store.create(tmp_path / "file" / "t", SCHEMA)
+    def test_a_place_that_cannot_be_written(self, store):
+        with pytest.raises(StoreError) as caught:
+            store.create(store.nowhere(), SCHEMA)
+        assert not isinstance(caught.value, IndexDamagedError)
+
+    def test_what_is_left_over(self, table, store, home):
+        place = str(home / "records.table")
+        assert LanceTable.leftover(place) == 0
+        assert LanceTable.leftover(str(home / "nothing")) == 0
+        table.upsert(rows(["a", "b"]))
+        assert LanceTable.leftover(place) == 2
+        for path in (home / "records.table" / "_versions").iterdir():
+            path.unlink()
+        assert LanceTable.leftover(place) is None
 
 
 WIDE = VectorColumn("v", "features", "image", 32)

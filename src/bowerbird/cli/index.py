@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
     from bowerbird.search.index import Index
-    from bowerbird.search.ingest import Report
+    from bowerbird.search.writer import Report
 
 SHOWN_FAILURES = 10
 

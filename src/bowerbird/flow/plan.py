@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeAlias
@@ -23,10 +23,11 @@ ERROR_POLICIES = ("keep", "drop", "raise")
 
 
 class Clock:
-    """Time spent, by stage: seconds, added up over all threads and workers."""
+    """What steps note of their work: time by stage, added up over all threads and workers, and counts."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -41,10 +42,16 @@ class Clock:
         """Count some time for a stage."""
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
+    def count(self, what: str, number: int) -> None:
+        """Count things that happened, such as records that were left out."""
+        self.counts[what] = self.counts.get(what, 0) + number
+
     def merge(self, other: Clock) -> None:
         """Count everything another clock has counted."""
-        for name, seconds in list(other.seconds.items()):
+        for name, seconds in other.seconds.items():
             self.add(name, seconds)
+        for what, number in other.counts.items():
+            self.count(what, number)
 
 
 class Source(ABC):
@@ -77,6 +84,15 @@ class Step(ABC):
         """A line for people."""
         return self.label
 
+    @property
+    def uses_picture(self) -> bool:
+        """Whether it may look at the pictures of records; a decoded picture that nobody looks at is not kept."""
+        return True
+
+    def prepared(self, run: Callable[[Plan], Iterator[Chunk]]) -> Step:
+        """The step made ready, once before a run starts; `run` carries out another plan it depends on."""
+        return self
+
 
 class Stateless(Step):
     """A step whose results for a chunk depend on that chunk alone: it may run anywhere, chunk by chunk.
@@ -89,6 +105,17 @@ class Stateless(Step):
 
     threads: int = 1
     processes: int = 0
+    size: int = 0
+    """Elements that a chunk should have; 0: no matter."""
+
+    @property
+    def actor(self) -> bool:
+        """Whether workers keep something from chunk to chunk, such as a model."""
+        return False
+
+    def for_worker(self, threads: int) -> Stateless:
+        """The step for a worker that may use so many threads."""
+        return self
 
     @abstractmethod
     def run(self, items: Chunk, clock: Clock) -> Chunk:
@@ -108,7 +135,7 @@ class Sequential(Step):
     """A step that has to see the elements one after the other, in order."""
 
     @abstractmethod
-    def stream(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    def stream(self, chunks: Iterator[Chunk], clock: Clock) -> Iterator[Chunk]:
         """The chunks that follow from some chunks. Stops reading them when nothing more can follow."""
 
 

@@ -22,8 +22,7 @@ class RunReport:
         failures: the first `KEPT_FAILURES` of them.
         seconds: wall time.
         stages: seconds spent in each stage, added up over all threads and workers.
-        cached: vectors that were taken from the cache instead of being computed.
-        notes: what the executor chose or changed under way, one line each.
+            notes: what the executor chose or changed under way, one line each.
     """
 
     done: int = 0
@@ -31,6 +30,7 @@ class RunReport:
     failures: list[Failure] = field(default_factory=list)
     seconds: float = 0.0
     stages: dict[str, float] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
 
     def take(self, failure: Failure) -> None:
@@ -39,10 +39,21 @@ class RunReport:
         if len(self.failures) < KEPT_FAILURES:
             self.failures.append(failure)
 
-    def time(self, clock: Clock) -> None:
-        """Add the time of some work."""
-        for name, seconds in list(clock.seconds.items()):
+    def absorb(self, other: RunReport) -> None:
+        """Take over the failures, times and notes of a run that this one depended on."""
+        for failure in other.failures[: KEPT_FAILURES - len(self.failures)]:
+            self.failures.append(failure)
+        self.failed.update(other.failed)
+        self.counts.update(other.counts)
+        self.notes.extend(other.notes)
+        for name, seconds in other.stages.items():
             self.stages[name] = self.stages.get(name, 0.0) + seconds
+
+    def time(self, clock: Clock) -> None:
+        """Add the time and the counts of some work."""
+        for name, seconds in clock.seconds.items():
+            self.stages[name] = self.stages.get(name, 0.0) + seconds
+        self.counts.update(clock.counts)
 
     @property
     def verdict(self) -> str:

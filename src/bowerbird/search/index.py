@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import shlex
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bowerbird.errors import (
-    IndexBusyError,
-    IndexDamagedError,
-    IndexReadOnlyError,
-    QueryError,
-    SpaceMismatchError,
-    StorageFullError,
-    StoreError,
-)
-from bowerbird.flow.files import printable
+from bowerbird.errors import IndexDamagedError, QueryError, SpaceMismatchError, StoreError
 from bowerbird.models.encoder import Encoder, load
 from bowerbird.record import Modality
 from bowerbird.settings import settings
 from bowerbird.store import manifest as manifests
 from bowerbird.store.lance import LanceTable
+from bowerbird.store.location import LOCK, Directory, Held, Location, Place
+from bowerbird.store.location import writable as writable  # noqa: PLC0414  for what was written against it here
 from bowerbird.store.manifest import Manifest, ModelEntry
 from bowerbird.store.table import Table, VectorColumn, schema
 
 if TYPE_CHECKING:
     from bowerbird.hits import Hits
-    from bowerbird.search.ingest import Progress, Report
     from bowerbird.search.query import Query
+    from bowerbird.search.writer import Progress, Report
 
 TABLE = "records.lance"
-LOCK = ".lock"
+ERRORS = "errors.jsonl"
 
 
 class Index:
@@ -44,50 +37,51 @@ class Index:
     complete commit; writing takes a lock that other processes respect.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, table: Table, model: Encoder) -> None:
-        self.path = path
+    def __init__(self, location: Location, manifest: Manifest, table: Table, model: Encoder) -> None:
+        self.location = location
         self.manifest = manifest
         self.table = table
         self.model = model
+        self._held = Held()
+
+    @property
+    def path(self) -> Path | str:
+        """Where it lies: the path of a directory, or an address."""
+        return self.location.path if isinstance(self.location, Directory) else str(self.location)
 
     @classmethod
-    def create(cls, path: str | Path, model: Encoder | str = "") -> Index:
-        """Make an empty index.
+    def create(cls, path: Place, model: Encoder | str = "") -> Index:
+        """Make an empty index, in a directory or at an address such as `s3://bucket/photos.bower`.
 
         Raises:
             StoreError: something is there already, or the place cannot be written to.
             ModelError: the model cannot be loaded.
         """
-        directory = Path(path).expanduser().absolute()
-        if printable(str(directory)) != str(directory):
-            raise StoreError(
-                f"{printable(str(directory))} cannot hold an index.", hint="Give a name in valid UTF-8."
-            )
+        location = Location.of(path)
         encoder = model if isinstance(model, Encoder) else load(model)
-        if manifests.exists(directory):
+        if manifests.exists(location):
             raise StoreError(
-                f"There is an index at {directory} already.",
+                f"There is an index at {location} already.",
                 hint="Open it with Index.open, or delete the directory.",
             )
-        with writable(directory):
-            directory.mkdir(parents=True, exist_ok=True)
-            strangers = [entry.name for entry in directory.iterdir() if not _is_ours(entry.name)]
-            if strangers:
-                raise StoreError(
-                    f"{directory} is not empty: it holds {strangers[0]!r}.", hint="Give a new directory."
-                )
-        with locked(directory, settings().lock_seconds), writable(directory):
-            if not manifests.exists(directory):
-                _clear_unfinished(directory)
-                _initialise(directory, encoder)
-        return cls.open(directory, encoder)
+        location.prepare()
+        strangers = [name for name in location.names() if not _is_ours(name)]
+        if strangers:
+            raise StoreError(
+                f"{location} is not empty: it holds {strangers[0]!r}.", hint="Give a new directory."
+            )
+        with location.lock(settings().lock_seconds):
+            if not manifests.exists(location):
+                _clear_unfinished(location)
+                _initialise(location, encoder)
+        return cls.open(location, encoder)
 
     @classmethod
-    def open(cls, path: str | Path, model: Encoder | None = None, *, precision: str = "") -> Index:
+    def open(cls, path: Place, model: Encoder | None = None, *, precision: str = "") -> Index:
         """Open an index, with the model it was made with.
 
         Args:
-            path: the directory of the index.
+            path: the directory of the index, or its address.
             model: an encoder of the same space, when there is one already; otherwise it is loaded.
             precision: what the model is loaded with; see `load`.
 
@@ -96,14 +90,14 @@ class Index:
             IndexDamagedError: it cannot be read.
             SpaceMismatchError: the model is of another space, or the index of another format version.
         """
-        directory = Path(path).expanduser().absolute()
-        manifest = manifests.read(directory)
+        location = Location.of(path)
+        manifest = manifests.read(location)
         entry = manifest.models[0]
         encoder = model or load(entry.source, precision=precision, **entry.options)
         if encoder.card.space != entry.space:
-            raise _mismatch(directory, entry, encoder)
-        table = LanceTable.open(directory / TABLE, manifest.table_version)
-        return cls(directory, manifest, table, encoder)
+            raise _mismatch(location, entry, encoder)
+        table = LanceTable.open(location.child(TABLE), manifest.table_version)
+        return cls(location, manifest, table, encoder)
 
     def __len__(self) -> int:
         return self.manifest.records
@@ -116,10 +110,10 @@ class Index:
         """The vector columns."""
         return self.manifest.models[0].columns
 
-    def column(self, output: str) -> VectorColumn:
-        """The column that holds a picture output of the model."""
+    def column(self, output: str, modality: Modality = Modality.IMAGE) -> VectorColumn:
+        """The column that holds an output of the model, for pictures or for texts."""
         for column in self.columns:
-            if column.output == output:
+            if column.output == output and column.modality == modality:
                 return column
         raise IndexDamagedError(
             f"The manifest of {self.path} names no column for {output!r}.",
@@ -142,7 +136,7 @@ class Index:
         Args:
             source: a folder, a glob such as `photos/**/*.jpg`, a file, or several of these.
             keep_missing: keep records whose files are gone.
-            progress: told about every file; see `ingest.Progress`.
+            progress: told about every file; see `bowerbird.search.writer.Progress`.
 
         Raises:
             UnreadableError: a source does not exist, or holds no pictures.
@@ -155,7 +149,7 @@ class Index:
         with self.writing():
             return Ingest(self, sources, keep_missing=keep_missing, progress=progress).run()
 
-    def search(
+    def search(  # noqa: PLR0913  what a question may have
         self,
         text: str | Path | Sequence[str] | None = None,
         *,
@@ -166,6 +160,7 @@ class Index:
         without: str | Sequence[str] = (),
         where: str = "",
         threshold: float | None = None,
+        among: str = "",
     ) -> Hits:
         """The records most like a question.
 
@@ -178,6 +173,7 @@ class Index:
             without: words to move away from.
             where: an SQL filter over the attributes, such as ``width > 1000 and format = 'JPEG'``.
             threshold: leave out results that score less.
+            among: what is searched, `image` or `text`; empty: the pictures, and the texts of an index without pictures.
 
         Raises:
             QueryError: the question is empty or contradicts itself, or the filter cannot be understood.
@@ -198,6 +194,7 @@ class Index:
             like=like,
             weights=tuple(weights),
             without=(without,) if isinstance(without, str) else tuple(without),
+            among=among,
         )
         return self.ask(query, k=k, where=where, threshold=threshold)
 
@@ -217,18 +214,47 @@ class Index:
             for id_, data in zip(*(c.to_pylist() for c in batch.columns), strict=True)
         }
 
+    def parts(self) -> dict[str, str]:
+        """By the name of each vector column, the vector of a record that it holds, as `embed` names them."""
+        shared = self.model.card.image.output if self.model.card.image else ""
+        return {
+            column.name: "text"
+            if column.modality == Modality.TEXT
+            else "image"
+            if column.output == shared
+            else f"image.{column.output}"
+            for column in self.columns
+        }
+
+    def make_room_for_texts(self) -> None:
+        """Add the column for the vectors of texts, if there is none. The index is locked by the caller."""
+        if any(column.modality == Modality.TEXT for column in self.columns):
+            return
+        column = _text_column(self.model)
+        self.table.extend(list(schema((column,)))[-2:])
+        entry = self.manifest.models[0]
+        self.manifest = replace(self.manifest, models=(replace(entry, columns=(*entry.columns, column)),))
+
+    def list_errors(self, faults: Sequence[Mapping[str, str]]) -> None:
+        """Keep a list of what the last run could not index, beside the manifest, as JSON Lines; none: remove it."""
+        if faults:
+            lines = "".join(f"{json.dumps(fault, ensure_ascii=False)}\n" for fault in faults)
+            self.location.replace(ERRORS, lines.encode("utf-8", "backslashreplace"))
+        elif ERRORS in self.location.names():
+            self.location.remove(ERRORS)
+
     def refresh(self) -> None:
         """See what other processes have committed since this index was opened."""
-        self.manifest = manifests.read(self.path)
-        self.table = LanceTable.open(self.path / TABLE, self.manifest.table_version)
+        self.manifest = manifests.read(self.location)
+        self.table = LanceTable.open(self.location.child(TABLE), self.manifest.table_version)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Hold the write lock, on the newest version of the table; afterwards publish what was committed."""
-        with locked(self.path, settings().lock_seconds):
-            self.manifest = manifests.read(self.path)
+        with self.location.lock(settings().lock_seconds) as self._held:
+            self.manifest = manifests.read(self.location)
             # The newest version, not the manifest's: a killed writer may have committed rows after its manifest.
-            self.table = LanceTable.open(self.path / TABLE)
+            self.table = LanceTable.open(self.location.child(TABLE))
             yield
 
     def publish(self, *, failed: int, roots: tuple[str, ...], embedded: bool) -> None:
@@ -252,8 +278,8 @@ class Index:
             roots=roots,
             models=(replace(entry, numerics=numerics),),
         )
-        with writable(self.path):
-            manifests.write(self.path, self.manifest)
+        self._held.check()
+        manifests.write(self.location, self.manifest)
 
 
 def _with_earlier(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
@@ -270,42 +296,53 @@ def _with_earlier(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str
 
 def _is_ours(name: str) -> bool:
     """Whether a name is one of an index: that may be all a killed `create`, or one still running, has made."""
-    return name in (LOCK, TABLE, manifests.NAME) or name.startswith(f".{manifests.NAME}.")
+    return name in (LOCK, TABLE, ERRORS, manifests.NAME) or name.startswith(f".{manifests.NAME}.")
 
 
-def _clear_unfinished(directory: Path) -> None:
+def _clear_unfinished(location: Location) -> None:
     """Remove the empty table that a killed `create` leaves behind; one that holds records is never removed."""
-    if not (directory / TABLE).exists():
-        return
-    try:
-        rows = LanceTable.open(directory / TABLE).count()
-    except StoreError:
-        rows = 0 if not any((directory / TABLE / "data").glob("*")) else -1
-    if rows:
+    rows = LanceTable.leftover(location.child(TABLE))
+    if rows != 0:
         raise IndexDamagedError(
-            f"{directory} holds {'records' if rows < 0 else f'{rows:,} records'}, but no {manifests.NAME}.",
+            f"{location} holds {'records' if rows is None else f'{rows:,} records'}, but no {manifests.NAME}.",
             hint=f"Put {manifests.NAME} back, or delete the directory to start anew.",
         )
-    shutil.rmtree(directory / TABLE, ignore_errors=True)
+    location.remove(TABLE)
 
 
-def _initialise(directory: Path, encoder: Encoder) -> None:
+def _initialise(location: Location, encoder: Encoder) -> None:
     card = encoder.card
-    side = encoder.image
-    slug = _column(card.name).lower() or "model"
-    columns = tuple(
-        VectorColumn(f"{slug}__{_column(output)}", output, str(Modality.IMAGE), side.dimensions(output))
-        for output in side.outputs
-    )
-    table = LanceTable.create(directory / TABLE, schema(columns))
+    columns = _image_columns(encoder) if card.image else (_text_column(encoder),)
+    table = LanceTable.create(location.child(TABLE), schema(columns))
     entry = ModelEntry(
         card.name, card.source, card.space, card.meaning(), {}, columns, card.options.to_dict()
     )
     now = manifests.now()
     manifests.write(
-        directory,
+        location,
         Manifest(now, now, _version(), table.version, records=0, failed=0, roots=(), models=(entry,)),
     )
+
+
+def _image_columns(encoder: Encoder) -> tuple[VectorColumn, ...]:
+    side, slug = encoder.image, _slug(encoder)
+    return tuple(
+        VectorColumn(f"{slug}__{_column(output)}", output, str(Modality.IMAGE), side.dimensions(output))
+        for output in side.outputs
+    )
+
+
+def _text_column(encoder: Encoder) -> VectorColumn:
+    tower = encoder.card.text
+    assert tower is not None  # asked only of models that take texts
+    output = tower.output
+    taken = encoder.card.image and output in encoder.image.outputs
+    name = f"{_slug(encoder)}__{_column(output)}{'_of_text' if taken else ''}"
+    return VectorColumn(name, output, str(Modality.TEXT), encoder.text.dimensions)
+
+
+def _slug(encoder: Encoder) -> str:
+    return _column(encoder.card.name).lower() or "model"
 
 
 def _column(name: str) -> str:
@@ -313,7 +350,7 @@ def _column(name: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in name).strip("_")
 
 
-def _mismatch(directory: Path, entry: ModelEntry, encoder: Encoder) -> SpaceMismatchError:
+def _mismatch(location: Location, entry: ModelEntry, encoder: Encoder) -> SpaceMismatchError:
     card = encoder.card
     have, want = card.meaning(), entry.card
     parts = [
@@ -326,16 +363,16 @@ def _mismatch(directory: Path, entry: ModelEntry, encoder: Encoder) -> SpaceMism
     made, given = _named(entry.source, entry.options), _named(card.source, card.options.to_dict())
     if made == given:
         return SpaceMismatchError(
-            f"The index at {directory} was made with {made} as it was then (space {entry.space}); by its files, or by "
+            f"The index at {location} was made with {made} as it was then (space {entry.space}); by its files, or by "
             f"how this version of bowerbird reads them, it is now of space {card.space}: {differ}",
             hint="Put back the files of the model or the version of bowerbird, or index the folder anew at another "
             "place (--index).",
         )
     exact = "" if entry.options else f"--model {shlex.quote(entry.source)} "
     return SpaceMismatchError(
-        f"The index at {directory} was made with {made} (space {entry.space}); "
+        f"The index at {location} was made with {made} (space {entry.space}); "
         f"{given} is of space {card.space}: {differ}",
-        hint=f"Leave out the model, or give {exact}--index {shlex.quote(str(directory))}; or index the folder anew at "
+        hint=f"Leave out the model, or give {exact}--index {shlex.quote(str(location))}; or index the folder anew at "
         "another place (--index).",
     )
 
@@ -349,62 +386,3 @@ def _version() -> str:
     from bowerbird import __version__
 
     return __version__
-
-
-@contextmanager
-def writable(directory: Path) -> Iterator[None]:
-    """Turn the system's refusals to write into errors that name the place.
-
-    Raises:
-        IndexReadOnlyError: no permission, or a read-only file system.
-        StorageFullError: no space is left.
-    """
-    import errno
-
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise StorageFullError(
-                f"No space is left on the device that holds {directory}.",
-                hint="Free some space and run the same command again.",
-            ) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise IndexReadOnlyError(
-                f"{directory} cannot be written to.", hint="Check its permissions, or give another place."
-            ) from error
-        if error.errno in (errno.ENOENT, errno.EISDIR, errno.ENAMETOOLONG):
-            raise StoreError(
-                f"{directory} cannot be written: {(error.strerror or '').lower()}.",
-                hint="Give a path in a folder that exists.",
-            ) from error
-        if error.errno in (errno.ENOTDIR, errno.EEXIST):
-            raise StoreError(
-                f"{directory} cannot hold an index: there is a file in the way.", hint="Give another --index."
-            ) from error
-        raise
-
-
-@contextmanager
-def locked(directory: Path, seconds: float) -> Iterator[None]:
-    """Hold the write lock of an index; the system frees it when a process dies.
-
-    Raises:
-        IndexBusyError: another process kept it for longer than `seconds`.
-        IndexReadOnlyError: the lock file cannot be made.
-    """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(directory / LOCK)
-    try:
-        with writable(directory):
-            lock.acquire(timeout=seconds)
-    except Timeout as error:
-        raise IndexBusyError(
-            f"Another process is writing to {directory}; waited {seconds:g} seconds.",
-            hint="Try again when it has finished, or wait longer with BOWERBIRD_LOCK_SECONDS.",
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()

@@ -12,8 +12,8 @@ class Known:
         ids: of the records.
         uris: where their files lie, or lay.
         contents: content ids of their bytes.
-        stamps: (size in bytes, time of change in ns) of their files.
-        by_uri: uri -> its newest row.
+        stamps: (size in bytes, time of change in ns) of their files; None for records that are not just a file.
+        by_place: what a record is found again by (see `writer.place`) -> its newest row.
         by_content: content id -> the first row that holds it; `copies` has the others.
         seen: 1 for a row whose file the run has met.
         used: every id that is taken.
@@ -23,8 +23,8 @@ class Known:
         self.ids: list[str] = []
         self.uris: list[str] = []
         self.contents: list[str] = []
-        self.stamps: list[tuple[int, int]] = []
-        self.by_uri: dict[str, int] = {}
+        self.stamps: list[tuple[int | None, int | None]] = []
+        self.by_place: dict[str, int] = {}
         self.by_content: dict[str, int] = {}
         self.copies: dict[str, list[int]] = {}
         for batch in table.scan(["id", "uri", "content", "size", "mtime_ns"]):
@@ -36,14 +36,29 @@ class Known:
         self.seen = bytearray(len(self.ids))
         self.used = set(self.ids)
 
-    def add(self, id_: str, uri: str, content: str, stamp: tuple[int, int]) -> None:
-        """Take note of a row. A row of the same uri, read or written before, is superseded."""
+    def at(self, place: str) -> int | None:
+        """The row that is found by a place; None for an empty one."""
+        return self.by_place.get(place) if place else None
+
+    def is_named(self, row: int) -> bool:
+        """Whether the id of a row is the user's own; the others are made of the content."""
+        return not self.ids[row].startswith(self.contents[row])
+
+    def is_file(self, row: int) -> bool:
+        """Whether a row is just a file, rather than a row of a table that may have a picture."""
+        return self.stamps[row][0] is not None
+
+    def add(self, id_: str, uri: str, content: str, stamp: tuple[int | None, int | None]) -> None:
+        """Take note of a row. A row at the same place, read or written before, is superseded."""
         row = len(self.ids)
         self.ids.append(id_)
         self.uris.append(uri)
         self.contents.append(content)
         self.stamps.append(stamp)
-        self.by_uri[uri] = row
+        if self.is_named(row):
+            self.by_place[f"id:{id_}"] = row
+        elif self.is_file(row):
+            self.by_place[uri] = row
         if self.by_content.setdefault(content, row) != row:
             self.copies.setdefault(content, []).append(row)
 

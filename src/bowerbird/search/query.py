@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,7 @@ class Query:
         like: id or path of an indexed record.
         weights: one for each text, then one for the picture or the record; empty for equal ones.
         without: words to move away from.
+        among: what is searched: `image` or `text`; empty: the pictures, and the texts of an index without pictures.
 
     Raises:
         QueryError: nothing is asked, or the parts contradict each other.
@@ -63,11 +65,14 @@ class Query:
     like: str = ""
     weights: tuple[float, ...] = ()
     without: tuple[str, ...] = ()
+    among: str = ""
 
     def __post_init__(self) -> None:
         for text in (*self.texts, *self.without):
             if not text.strip():
                 raise QueryError("The query is empty.", hint='Say what to look for, such as "a red dress".')
+        if self.among not in ("", Modality.IMAGE, Modality.TEXT):
+            raise QueryError(f"There is no part {self.among!r} to search.", hint="Use 'image' or 'text'.")
         if self.image is not None and self.like:
             raise QueryError(
                 "A query picture and a record to be like were both given.", hint="Give one of the two."
@@ -127,7 +132,10 @@ def answer(index: Index, query: Query, *, k: int, where: str, threshold: float |
         # The store would read up to the semicolon and leave the rest out in silence.
         raise QueryError(f"The filter {where!r} holds a semicolon.", hint="Join conditions with AND or OR.")
     question = _compose(index, query)
-    columns = ["id", "uri", "content", *ATTRIBUTES]
+    told = [
+        name for name in (*ATTRIBUTES, "text", *index.table.attributes().names) if name in index.table.names
+    ]
+    columns = ["id", "uri", "content", *told]
     wanted = k + SPARE + bool(question.exclude)
     while True:
         found = index.table.nearest(
@@ -137,22 +145,22 @@ def answer(index: Index, query: Query, *, k: int, where: str, threshold: float |
         if found.num_rows < wanted or (len(rows) >= k and _is_past(found, rows[k - 1])):
             break
         wanted *= 4  # Many exact copies of few pictures.
-    hits = _hits(index, query, question, found, rows[:k], copies)
+    hits = _hits(index, query, question, found, rows[:k], copies, told)
     return hits if threshold is None else hits.above(threshold)
 
 
 def _compose(index: Index, query: Query) -> _Question:
+    column = _asked(index, query)
     tower = index.model.card.image
-    assert tower is not None  # An index is not made without one.
-    pictures_only = query.modality == str(Modality.IMAGE)
-    column = index.column(tower.similarity_output if pictures_only else tower.output)
+    texts_asked = column.modality == Modality.TEXT
+    shared = tower.output if tower and texts_asked else column.output
     vectors: list[NDArray[np.float32]] = []
     notes: list[str] = []
     exclude = ""
     for text in query.texts:
         vectors.append(_embedded(index, text, "", notes))
     if query.image is not None:
-        vectors.append(_embedded(index, query.image, column.output, notes))
+        vectors.append(_embedded(index, query.image, shared, notes))
     if query.like:
         exclude, vector = _indexed(index, query.like, column)
         vectors.append(vector)
@@ -165,6 +173,27 @@ def _compose(index: Index, query: Query) -> _Question:
     if length < 1e-6:
         raise QueryError("The parts of the query cancel each other out.", hint="Give other words or weights.")
     return _Question(column, (blend / length).astype(np.float32), tuple(notes), exclude)
+
+
+def _asked(index: Index, query: Query) -> VectorColumn:
+    """The column of vectors that a query is asked of.
+
+    Raises:
+        QueryError: there is none for the part that was named.
+    """
+    image, text = index.model.card.image, index.model.card.text
+    have = {column.modality for column in index.columns}
+    part = query.among or (Modality.IMAGE if Modality.IMAGE in have else Modality.TEXT)
+    if part not in have:
+        raise QueryError(
+            f"The index at {index.path} has no {'texts' if part == Modality.TEXT else 'pictures'}.",
+            hint=f"It has {' and '.join(sorted(have))}: leave out the part to search.",
+        )
+    if part == Modality.TEXT:
+        assert text is not None  # its column is made from it
+        return index.column(text.output, Modality.TEXT)
+    assert image is not None
+    return index.column(image.similarity_output if query.modality == Modality.IMAGE else image.output)
 
 
 def _embedded(index: Index, part: str | Path, output: str, notes: list[str]) -> NDArray[np.float32]:
@@ -211,17 +240,23 @@ def _is_past(found: pa.Table, row: int) -> bool:
 
 
 def _hits(
-    index: Index, query: Query, question: _Question, found: pa.Table, rows: list[int], copies: dict[str, int]
+    index: Index,
+    query: Query,
+    question: _Question,
+    found: pa.Table,
+    rows: list[int],
+    copies: dict[str, int],
+    told: Sequence[str],
 ) -> Hits:
     shown = found.take(np.asarray(rows, np.int64))
-    attributes: dict[str, Any] = {name: shown[name].to_pylist() for name in ATTRIBUTES}
+    attributes: dict[str, Any] = {name: shown[name].to_pylist() for name in told}
     attributes["copies"] = [copies[content] for content in shown["content"].to_pylist()]
     name = index.manifest.models[0].name
     return Hits(
         ids=shown["id"].to_pylist(),
         scores=shown[SCORE].to_numpy(),
         scale=f"{name}/{question.column.output} {query.modality}->{question.column.modality}",
-        uris=shown["uri"].to_pylist(),
+        uris=[uri or id_ for uri, id_ in zip(shown["uri"].to_pylist(), shown["id"].to_pylist(), strict=True)],
         attributes=attributes,
         notes=question.notes,
     )

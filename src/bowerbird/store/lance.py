@@ -1,8 +1,7 @@
-"""`Table` on Lance: one dataset directory. The only module that imports lance."""
+"""`Table` on Lance: one dataset, in a directory or in an object store. The only module that imports lance."""
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import re
@@ -21,10 +20,11 @@ from bowerbird.errors import (
     IndexReadOnlyError,
     QueryError,
     SpaceMismatchError,
-    StorageFullError,
     StoreError,
 )
-from bowerbird.store.table import SCORE, Table, VectorColumn
+from bowerbird.flow.remote import is_remote
+from bowerbird.store.location import Location, refusal
+from bowerbird.store.table import SCORE, VECTOR_MARK, Table, VectorColumn, schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,42 +52,101 @@ def _lance() -> Any:
     return lance
 
 
-class LanceTable(Table):
-    """A Lance dataset at `path`."""
+def storage_options(place: str | Path) -> dict[str, str] | None:
+    """What Lance is told about a place; endpoint, region and credentials it takes from `AWS_*` itself."""
+    # The user's own endpoint may be an http one; a request to Amazon's is never.
+    return {"allow_http": "true"} if is_remote(place) else None
 
-    def __init__(self, dataset: Any, path: Path) -> None:
+
+class LanceTable(Table):
+    """A Lance dataset at a path, or at an address in an object store."""
+
+    def __init__(self, dataset: Any, place: str | Path) -> None:
         self._dataset = dataset
-        self._path = path
+        self._path = place
         self._exact: dict[str, _Matrix] = {}
 
     @classmethod
-    def create(cls, path: Path, schema: pa.Schema) -> LanceTable:
+    def create(cls, place: str | Path, columns: pa.Schema) -> LanceTable:
         """Make an empty table.
 
         Raises:
             StoreError: the place cannot be written to, or is full.
         """
         lance = _lance()
-        with translated(path):
-            return cls(
-                lance.write_dataset(schema.empty_table(), str(path), schema=schema, mode="create"), path
+        with translated(place):
+            dataset = lance.write_dataset(
+                columns.empty_table(),
+                str(place),
+                schema=columns,
+                mode="create",
+                storage_options=storage_options(place),
             )
+            return cls(dataset, place)
 
     @classmethod
-    def open(cls, path: Path, version: int | None = None) -> LanceTable:
+    def open(cls, place: str | Path, version: int | None = None) -> LanceTable:
         """Open a table at a version; None opens the newest.
 
         Raises:
             IndexDamagedError: it is not there, or cannot be read.
+            StoreError: the store cannot be reached, or refuses.
         """
         lance = _lance()
-        with translated(path):
-            return cls(lance.dataset(str(path), version=version), path)
+        with translated(place):
+            return cls(
+                lance.dataset(str(place), version=version, storage_options=storage_options(place)), place
+            )
+
+    @classmethod
+    def leftover(cls, place: str | Path) -> int | None:
+        """How many records lie at a place where no manifest says so; None: some, but they cannot be read.
+
+        Raises:
+            StoreError: the place may not be looked into, or cannot be reached.
+        """
+        location = Location.of(place)
+        if not location.names():
+            return 0
+        try:
+            return cls.open(place).count()
+        except IndexDamagedError:
+            return None if Location.of(location.child("data")).names() else 0
 
     @property
     def version(self) -> int:
         """See `Table`."""
         return int(self._dataset.version)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """See `Table`."""
+        return list(self._dataset.schema.names)
+
+    def attributes(self) -> pa.Schema:
+        """See `Table`."""
+        import pyarrow as pa
+
+        own = {*schema(()).names}
+        return pa.schema(
+            [field for field in self._dataset.schema if field.name not in own and VECTOR_MARK not in field.name]
+        )
+
+    def extend(self, fields: Sequence[pa.Field], wider: Sequence[pa.Field] = ()) -> None:
+        """See `Table`."""
+        import pyarrow as pa
+
+        have = set(self.names)
+        lacking = [field for field in schema(()) if field.name not in have]
+        with translated(self._path):
+            if new := [*lacking, *fields]:
+                self._dataset.add_columns(pa.schema(new))
+            for field in wider:
+                # Lance does not change the type of a column in its place.
+                self._dataset.add_columns({f"{field.name}_wider": f"CAST(`{field.name}` AS DOUBLE)"})
+                self._dataset.drop_columns([field.name])
+                self._dataset.alter_columns({"path": f"{field.name}_wider", "name": field.name})
+            self._dataset.checkout_latest()
 
     def refresh(self) -> None:
         """See `Table`."""
@@ -264,7 +323,7 @@ def _among(column: str, values: Sequence[str]) -> str:
 
 
 @contextmanager
-def translated(path: Path, where: str = "") -> Iterator[None]:
+def translated(path: str | Path, where: str = "") -> Iterator[None]:
     """Turn Lance's errors into ours; whatever fails while a filter is given and names it is the filter's."""
     try:
         yield
@@ -296,23 +355,22 @@ _ASKED_WRONGLY = ("Schema error", "FieldNotFound", "does not exist in schema", "
 _SOURCE = re.compile(r",? ?\S+\.rs:\d+:\d+")
 
 
-def _translate(error: BaseException, path: Path, where: str) -> StoreError | QueryError:
+_NO_BUCKET = "NoSuchBucket"
+_FORBIDDEN = re.compile(
+    r"\b403 Forbidden|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|PermissionDenied"
+)
+_READING = re.compile(r"Error performing (GET|HEAD|list)", re.IGNORECASE)
+_UNREACHABLE = re.compile(r"error sending request|HTTP error|retry_timeout|operation timed out|dns error")
+_NO_CREDENTIALS = re.compile(r"credentials", re.IGNORECASE)
+
+
+def _translate(error: BaseException, place: str | Path, where: str) -> StoreError | QueryError:
     # Lance ends its messages with the place in its own source.
-    text = _SOURCE.sub("", " ".join(str(error).split()))[:300].rstrip(". ") + "."
-    code = getattr(error, "errno", None)
-    if code == errno.ENOSPC or "No space left" in text or "os error 28" in text:
-        return StorageFullError(
-            f"No space is left on the device that holds {path}.",
-            hint="Free some space and run the same command again; it continues where it stopped.",
-        )
-    if (
-        code in (errno.EROFS, errno.EACCES, errno.EPERM)
-        or "Read-only file system" in text
-        or "Permission denied" in text
-    ):
-        return IndexReadOnlyError(
-            f"{path} cannot be written to.", hint="Check its permissions, or give another --index."
-        )
+    text = _SOURCE.sub("", " ".join(str(error).split()))[:600].rstrip(". ") + "."
+    refused = refusal(error, place, text) or (_refusal_of_a_store(place, text) if is_remote(place) else None)
+    if refused:
+        return refused
+    text = text if len(text) <= 300 else f"{text[:299]}…"
     damaged = any(sign in text for sign in _DAMAGE)
     if where and not damaged:
         return QueryError(
@@ -320,9 +378,34 @@ def _translate(error: BaseException, path: Path, where: str) -> StoreError | Que
             hint="Write it like \"width > 1000 and format = 'JPEG' and taken_at > date '2020-01-01'\"; "
             "`bowerbird info` lists the columns.",
         )
+    index = str(place).rpartition("/")[0]
     if not damaged and any(sign in text for sign in _ASKED_WRONGLY):
-        return StoreError(f"The index at {path.parent} cannot do that: {text}")
+        return StoreError(f"The index at {index} cannot do that: {text}")
     return IndexDamagedError(
-        f"The index at {path.parent} cannot be read: {text}",
+        f"The index at {index} cannot be read: {text}",
         hint="If it happens again, delete that directory and index the folder anew.",
     )
+
+
+def _refusal_of_a_store(place: str | Path, text: str) -> StoreError | None:
+    """The error for an object store that is not there or says no: nothing of the index is damaged."""
+    if _NO_BUCKET in text:
+        return StoreError(
+            f"{place} lies in a bucket that does not exist.", hint="Check the name of the bucket."
+        )
+    if _FORBIDDEN.search(text):
+        kind = StoreError if _READING.search(text) else IndexReadOnlyError
+        return kind(
+            f"{place} may not be used: the store refused access.",
+            hint="Check the credentials, and what they are allowed to do.",
+        )
+    if _NO_CREDENTIALS.search(text):
+        return StoreError(
+            f"{place} cannot be asked for: there are no credentials.",
+            hint="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE.",
+        )
+    if _UNREACHABLE.search(text):
+        return StoreError(
+            f"{place} cannot be reached.", hint="Check the network and the endpoint (AWS_ENDPOINT_URL)."
+        )
+    return None

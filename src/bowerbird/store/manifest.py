@@ -16,14 +16,13 @@ Format 1 is a JSON object::
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
-from bowerbird.errors import IndexDamagedError, IndexNotFoundError, SpaceMismatchError, StoreError
+from bowerbird.errors import IndexDamagedError, IndexNotFoundError, SpaceMismatchError
+from bowerbird.store.location import Location, Place
 from bowerbird.store.table import VectorColumn
 
 FORMAT = 1
@@ -77,37 +76,35 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def write(directory: Path, manifest: Manifest) -> None:
+def write(place: Place, manifest: Manifest) -> None:
     """Replace the manifest in one step: a reader sees the old one or the new one, also after a power cut.
 
     Raises:
-        OSError: the place cannot be written to, or is full.
+        StoreError: the place cannot be written to, or is full.
     """
-    temporary = directory / f".{NAME}.{os.getpid()}"
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(asdict(manifest), file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(directory / NAME)
-    finally:
-        temporary.unlink(missing_ok=True)
+    Location.of(place).replace(NAME, json.dumps(asdict(manifest), indent=1).encode())
 
 
-def read(directory: Path) -> Manifest:
+def read(place: Place) -> Manifest:
     """Read a manifest.
 
     Raises:
         IndexNotFoundError: there is no index at that place.
         IndexDamagedError: the manifest cannot be read.
         SpaceMismatchError: it is of a format this version does not know.
+        StoreError: the place may not be looked into, or cannot be reached.
     """
-    path = directory / NAME
+    location = Location.of(place)
+    written = location.read_bytes(NAME)
+    if written is None:
+        raise IndexNotFoundError(
+            f"There is no index at {location}.", hint="Make one with: bowerbird index FOLDER"
+        )
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = json.loads(written.decode("utf-8"))
         if data["format"] != FORMAT:
             raise SpaceMismatchError(
-                f"The index at {directory} is of format {data['format']}; this version of bowerbird reads {FORMAT}.",
+                f"The index at {location} is of format {data['format']}; this version of bowerbird reads {FORMAT}.",
                 hint="Use the version that wrote it, or index the folder anew at another place.",
             )
         models = tuple(
@@ -117,42 +114,18 @@ def read(directory: Path) -> Manifest:
         if not models:
             raise ValueError("it names no model")
         return Manifest(**{**data, "models": models, "roots": tuple(data["roots"])})
-    except StoreError:
-        raise
-    except FileNotFoundError as error:
-        raise IndexNotFoundError(
-            f"There is no index at {directory}.", hint="Make one with: bowerbird index FOLDER"
-        ) from error
-    except NotADirectoryError as error:
-        raise IndexNotFoundError(
-            f"{directory} is not an index: it is a file.", hint="Give the directory of an index."
-        ) from error
-    except OSError as error:
-        raise _unreachable(path, error) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
         raise IndexDamagedError(
-            f"{path} is damaged: {reason}.", hint=f"Delete {directory} and index the folder again."
+            f"{location.child(NAME)} is damaged: {reason}.",
+            hint=f"Delete {location} and index the folder again.",
         ) from error
 
 
-def exists(directory: Path) -> bool:
+def exists(place: Place) -> bool:
     """Whether there is an index at a place.
 
     Raises:
-        StoreError: the place may not be looked into, or its name cannot be one.
+        StoreError: the place may not be looked into, its name cannot be one, or it cannot be reached.
     """
-    try:
-        (directory / NAME).stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise _unreachable(directory / NAME, error) from error
-    return True
-
-
-def _unreachable(path: Path, error: OSError) -> StoreError:
-    reason = (error.strerror or type(error).__name__).lower()
-    return StoreError(
-        f"{path} cannot be read: {reason}.", hint="Check its permissions, and those of its folders."
-    )
+    return Location.of(place).exists(NAME)

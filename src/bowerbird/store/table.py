@@ -17,6 +17,10 @@ SCORE = "_score"
 """Name of the column of scores in what `Table.nearest` returns."""
 
 
+VECTOR_MARK = "__"
+"""Names of columns with vectors, and of their norms, hold this; no other name does."""
+
+
 @dataclass(frozen=True)
 class VectorColumn:
     """A column of unit vectors. Beside it, `<name>__norm` keeps the length before scaling: raw = unit * norm.
@@ -47,7 +51,9 @@ def schema(vectors: Sequence[VectorColumn]) -> pa.Schema:
     """The Arrow schema of a table: one row for each record.
 
     `uri` is where the picture lies: a path, or a `file://` URI when the path is not valid Unicode. `content` is
-    the content id of its bytes; exact copies share it. `mtime_ns` is the file's modification time.
+    the content id of its bytes; exact copies share it. `mtime_ns` is the file's modification time; it and `size` are
+    null for records that are not just a file. `text` is what is said of the picture, one text on a line.
+    What users know of their records has columns of its own beside these; see `Table.attributes`.
     """
     import pyarrow as pa
 
@@ -65,6 +71,7 @@ def schema(vectors: Sequence[VectorColumn]) -> pa.Schema:
         pa.field("taken_at", pa.timestamp("s")),
         pa.field("indexed_at", pa.timestamp("s")),
         pa.field("thumbnail", pa.binary()),
+        pa.field("text", pa.string()),
     ]
     for column in vectors:
         fields.append(pa.field(column.name, pa.list_(pa.float32(), column.dimensions)))
@@ -83,6 +90,22 @@ class Table(ABC):
     @abstractmethod
     def refresh(self) -> None:
         """Read the newest version from now on."""
+
+    @property
+    @abstractmethod
+    def names(self) -> Sequence[str]:
+        """The names of all columns."""
+
+    @abstractmethod
+    def attributes(self) -> pa.Schema:
+        """The columns beside those of `schema`: what users know of their records."""
+
+    @abstractmethod
+    def extend(self, fields: Sequence[pa.Field], wider: Sequence[pa.Field] = ()) -> None:
+        """Add columns, null in all rows so far, and give others the types of the fields in `wider`.
+
+        A table of an earlier version of the format is given the columns of `schema` that it lacks by the way.
+        """
 
     @abstractmethod
     def count(self, where: str = "") -> int:

@@ -1,0 +1,1 @@
+"""Chained steps over records and anything else; see `bowerbird.collection.collection`."""

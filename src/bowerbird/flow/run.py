@@ -1,0 +1,127 @@
+"""Carrying out a plan: what both executors have in common."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Protocol
+
+from bowerbird.errors import RecordError
+from bowerbird.flow.embedding import Embed
+from bowerbird.flow.pictures import Decode
+from bowerbird.flow.plan import Chunk, Plan, Sequential, Stateless, Step
+from bowerbird.flow.report import RunReport
+from bowerbird.record import Failure
+
+
+class Executor(Protocol):
+    """Interprets a plan: on this machine, or on a cluster."""
+
+    @property
+    def report(self) -> RunReport:
+        """Of the last run."""
+
+    @report.setter
+    def report(self, report: RunReport) -> None: ...
+
+    def stream(self, plan: Plan, report: RunReport) -> Iterator[Chunk]:
+        """The chunks that come out, in order, failures at their places.
+
+        Times, counts and notes go to the report; counting the elements is the caller's.
+        """
+
+    def explain(self, plan: Plan) -> list[str]:
+        """What would run where, a line for each stage."""
+
+
+def carried_out(
+    plan: Plan, executor: Executor, *, pictures: bool = True, report: RunReport | None = None
+) -> Iterator[Chunk]:
+    """Run a plan; what becomes of failures is as its `on_error` says.
+
+    Args:
+        plan: what to run.
+        executor: what runs it.
+        pictures: whether the caller looks at the pictures of records.
+        report: filled in; it is the executor's `report` from the start.
+
+    Raises:
+        RecordError: the plan stops at the first failure, and this is it.
+        BowerbirdError: what concerns the run as a whole: no such model, no such file.
+    """
+    report = report or RunReport()
+    executor.report = report
+    started = time.monotonic()
+    try:
+        ready = _prepared(simplified(plan, pictures=pictures), executor, report)
+        for chunk in executor.stream(ready, report):
+            settled = _settled(chunk, plan.on_error, report)
+            if settled:
+                yield settled
+    finally:
+        report.seconds += time.monotonic() - started
+
+
+def _settled(chunk: Chunk, on_error: str, report: RunReport) -> Chunk:
+    failures = [item for item in chunk if item.__class__ is Failure]
+    report.done += len(chunk) - len(failures)
+    for failure in failures:
+        report.take(failure)
+        if on_error == "raise":
+            raise RecordError(failure.id, failure.step, failure.error)
+    if failures and on_error == "drop":
+        return [item for item in chunk if item.__class__ is not Failure]
+    return chunk
+
+
+def _prepared(plan: Plan, executor: Executor, report: RunReport) -> Plan:
+    """The plan with every step ready; other collections that steps depend on are run for it."""
+
+    def run(other: Plan) -> Iterator[Chunk]:
+        inner = RunReport()
+        try:
+            yield from carried_out(other, executor, pictures=False, report=inner)
+        finally:
+            executor.report = report
+            report.absorb(inner)
+
+    return replace(plan, steps=tuple(step.prepared(run) for step in plan.steps))
+
+
+def simplified(plan: Plan, *, pictures: bool) -> Plan:
+    """The plan without decoding of pictures that nobody looks at: `embed` decodes at the scale its model needs."""
+    steps: list[Step] = []
+    seen = pictures
+    embeds = False
+    for step in reversed(plan.steps):
+        if isinstance(step, Decode) and not seen and embeds:
+            continue
+        seen = seen or step.uses_picture
+        embeds = embeds or isinstance(step, Embed)
+        steps.append(step)
+    return replace(plan, steps=tuple(reversed(steps)))
+
+
+def segments(steps: tuple[Step, ...]) -> list[tuple[Stateless, ...] | Sequential]:
+    """Runs of stateless steps that can be done together, chunk by chunk, and the sequential steps between them.
+
+    A step that wants chunks of a certain size, or another number of threads or processes, begins a run of its own.
+    """
+    found: list[tuple[Stateless, ...] | Sequential] = []
+    for step in steps:
+        if isinstance(step, Sequential):
+            found.append(step)
+            continue
+        assert isinstance(step, Stateless)
+        last = found[-1] if found else None
+        if isinstance(last, tuple) and not step.size and lane(last[-1]) == lane(step):
+            found[-1] = (*last, step)
+        else:
+            found.append((step,))
+    return found
+
+
+def lane(step: Stateless) -> tuple[int, int]:
+    """Steps of one lane run in the same threads or processes."""
+    return (step.threads if not step.processes else 1, step.processes)

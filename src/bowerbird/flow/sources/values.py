@@ -1,0 +1,160 @@
+"""Values from Python: numbers, sequences, iterators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bowerbird.errors import BowerbirdError, UnsupportedInputError
+from bowerbird.flow.functions import failed
+from bowerbird.flow.plan import Source
+from bowerbird.record import Failure, Record
+
+PART_ITEMS = 1024
+"""Elements in a part of a sequence."""
+
+
+@dataclass(frozen=True)
+class RangeSource(Source):
+    """Whole numbers, as `range` counts them; `RangeSource(10)` is 0 to 9.
+
+    Raises:
+        BowerbirdError: `step` is 0.
+    """
+
+    start: int
+    stop: int | None = None
+    step: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.step:
+            raise BowerbirdError("A range with step=0 never ends.", hint="Give another step.")
+        if self.stop is None:
+            object.__setattr__(self, "stop", self.start)
+            object.__setattr__(self, "start", 0)
+
+    @property
+    def _range(self) -> range:
+        return range(self.start, self.stop or 0, self.step)
+
+    def describe(self) -> str:
+        """See `Source`."""
+        return repr(self._range)
+
+    def __iter__(self) -> Iterator[int]:
+        """See `Source`."""
+        return iter(self._range)
+
+    def parts(self) -> Sequence[Source]:
+        """Slices of `PART_ITEMS` numbers."""
+        numbers = self._range
+        slices = (numbers[place : place + PART_ITEMS] for place in range(0, len(numbers), PART_ITEMS))
+        return [RangeSource(part.start, part.stop, part.step) for part in slices]
+
+    def count(self) -> int:
+        """See `Source`."""
+        return len(self._range)
+
+
+@dataclass(frozen=True)
+class IterableSource(Source):
+    """The elements of a Python iterable, as they are.
+
+    An iterator, such as a generator, can be gone through once; a function that returns a new one can be gone through
+    any number of times. When it raises, what came before is kept and one `Failure` stands at the place it raised.
+
+    Attributes:
+        items: a sequence or any other iterable; or a function without arguments that returns one.
+        name: how plans call it; empty: by its type.
+    """
+
+    items: Iterable[Any] | Callable[[], Iterable[Any]]
+    name: str = ""
+    _used: list[bool] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    label = "from_items"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.items, Iterable) and not callable(self.items):
+            raise BowerbirdError(
+                f"A value of type {type(self.items).__name__} cannot be iterated.",
+                hint="Give an iterable, or a function that returns one.",
+            )
+
+    def describe(self) -> str:
+        """See `Source`."""
+        if self.name:
+            return self.name
+        size = self.count()
+        kind = getattr(self.items, "__name__", None) or type(self.items).__name__
+        return f"elements of a {kind}" if size is None else f"{size:,} elements of a {kind}"
+
+    def __iter__(self) -> Iterator[Any]:
+        """See `Source`.
+
+        Raises:
+            BowerbirdError: an iterator is gone through for the second time.
+        """
+        if isinstance(self.items, Iterator):
+            if self._used:
+                raise BowerbirdError(
+                    f"This {type(self.items).__name__} has been gone through already, and cannot be a second time.",
+                    hint="Give a list, or a function that returns a new iterator: from_items(lambda: read()).",
+                )
+            self._used.append(True)
+        return self._elements()
+
+    def _elements(self) -> Iterator[Any]:
+        place = 0
+        try:
+            elements = iter(self.items if isinstance(self.items, Iterable) else self.items())
+            for element in elements:
+                yield element
+                place += 1
+        except Exception as error:  # noqa: BLE001  whatever a user's iterator raises stands at its place
+            at = failed(None, self.label, error)
+            yield Failure(f"element {place}", at.step, at.error)
+
+    def parts(self) -> Sequence[Source]:
+        """Slices of a sequence; everything else is one part."""
+        items = self.items
+        if not isinstance(items, Sequence) or len(items) <= PART_ITEMS:
+            return (self,)
+        return [
+            IterableSource(items[start : start + PART_ITEMS], self.name)
+            for start in range(0, len(items), PART_ITEMS)
+        ]
+
+    def count(self) -> int | None:
+        """See `Source`."""
+        try:
+            return len(self.items)  # type: ignore[arg-type]
+        except TypeError:
+            return None
+
+
+@dataclass(frozen=True)
+class TextSource(Source):
+    """A record for each of some texts, with the ids `text:0`, `text:1` and so on."""
+
+    texts: IterableSource
+
+    def __iter__(self) -> Iterator[Record | Failure]:
+        for place, text in enumerate(self.texts):
+            id_ = f"text:{place}"
+            if isinstance(text, Failure):
+                yield text
+            elif isinstance(text, str):
+                yield Record(id_, texts=(text,))
+            else:
+                error = UnsupportedInputError(f"{id_} is of type {type(text).__name__}, not a text.", hint="Give a str.")
+                yield Failure(id_, "from_texts", error, text)
+
+    def describe(self) -> str:
+        """See `Source`."""
+        return self.texts.describe()
+
+    def count(self) -> int | None:
+        """See `Source`."""
+        return self.texts.count()

@@ -133,8 +133,10 @@ class TestDirectory:
 class TestObjectPlace:
     def test_addresses(self):
         assert Location.of("s3://bucket/a.bower/") == ObjectPlace("s3://bucket/a.bower")
-        with pytest.raises(StoreError, match="cannot hold an index"):
-            Location.of("https://host/a.bower")
+        assert Location.of("S3a://bucket/a.bower") == ObjectPlace("s3://bucket/a.bower")
+        for address in ("https://host/a.bower", "memory://a.bower", "nonsense://a"):
+            with pytest.raises(StoreError, match="cannot hold an index"):
+                Location.of(address)
 
     def test_no_such_bucket(self, store):
         place = Location.of("s3://there-is-no-such-bucket/a.bower")

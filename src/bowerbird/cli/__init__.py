@@ -63,6 +63,7 @@ def main() -> None:
     from bowerbird.cli import (  # noqa: F401  they register their verbs
         conditions,
         demo,
+        embed,
         export,
         golden,
         index,

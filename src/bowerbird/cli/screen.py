@@ -6,9 +6,13 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Any, TypeAlias
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
 
 IndexOption: TypeAlias = Annotated[
     str,
@@ -87,6 +91,51 @@ def native_libraries_silent() -> Iterator[None]:
         sys.stderr = python_stderr
         os.close(quiet)
         os.close(saved)
+
+
+class Display:
+    """The progress bar, on stderr and only for a person: how many, rate, time left."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._bar: Bar | None = None
+
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def start(self, total: int) -> None:
+        """Show the bar; `total` 0 stands for a number that nobody knows."""
+        if not sys.stderr.isatty():
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn(self._what),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._bar.start()
+        self._task = self._bar.add_task("", total=total or None, rate="")
+
+    def advance(self, count: int) -> None:
+        """So many more are done."""
+        if not self._bar:
+            return
+        self._bar.advance(self._task, count)
+        speed = self._bar.tasks[0].speed
+        if speed:
+            self._bar.update(self._task, rate=f"{speed:.0f}/s")
 
 
 def is_terminal() -> bool:

@@ -537,9 +537,10 @@ class Collection(Opening, Generic[T]):
         >>> report.done, report.failed.total()
         (6, 0)
         """
-        from bowerbird.collection.sinks import write
+        from bowerbird.collection.sinks import logged, write
 
-        return write(self.plan, self.executor, target, format, overwrite=overwrite)
+        with logged(self.executor):
+            return write(self.plan, self.executor, target, format, overwrite=overwrite)
 
 
 def _lanes(threads: int, processes: int) -> tuple[int, int]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from os import PathLike, fspath
+from os import fspath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from bowerbird.flow.plan import Plan, Source
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Place: TypeAlias = "str | PathLike[str]"
+Place: TypeAlias = "str | Path"
 """A path, or the address of an object in a store such as `s3://bucket/key`."""
 
 

@@ -87,22 +87,20 @@ def write(
     if kind == "index":
         from bowerbird.search.records import write_index
 
-        with logged(executor):
-            return write_index(plan, executor, str(target))
+        return write_index(plan, executor, str(target))
     into(_sink(kind, target, overwrite=overwrite), plan, executor)
     return executor.report
 
 
 def into(sink: Sink, plan: Plan, executor: Executor) -> None:
     """Run a plan into a sink. A run that ends in the middle leaves nothing that looks complete."""
-    with logged(executor):
-        try:
-            for chunk in carried_out(sink.adapt(plan), executor, pictures=False):
-                sink.write(chunk)
-            sink.finish(executor.report)
-        except BaseException:
-            sink.abort()
-            raise
+    try:
+        for chunk in carried_out(sink.adapt(plan), executor, pictures=False):
+            sink.write(chunk)
+        sink.finish(executor.report)
+    except BaseException:
+        sink.abort()
+        raise
 
 
 def _by_suffix(target: str) -> str:
@@ -120,15 +118,15 @@ def _sink(kind: str, target: Place, *, overwrite: bool) -> Sink:
     if kind == "lance":
         from bowerbird.store.lance_files import LanceSink
 
-        return LanceSink(target, overwrite=overwrite)
+        return LanceSink(Path(target), overwrite=overwrite)
     if kind == "npy":
         from bowerbird.flow.sinks.vectors import NpySink
 
-        return NpySink(target, overwrite=overwrite)
+        return NpySink(Path(target), overwrite=overwrite)
     if kind == "parquet":
         from bowerbird.flow.sinks.parquet import ParquetSink
 
-        return ParquetSink(target, overwrite=overwrite)
+        return ParquetSink(Path(target), overwrite=overwrite)
     from bowerbird.flow.sinks.clip_retrieval import ClipRetrievalSink
 
-    return ClipRetrievalSink(target, overwrite=overwrite)
+    return ClipRetrievalSink(Path(target), overwrite=overwrite)

@@ -24,6 +24,7 @@ from bowerbird.flow.pictures import (
     text_content,
 )
 from bowerbird.flow.plan import CAPACITY, Chunk, Clock, Stateless
+from bowerbird.flow.report import LOADING
 from bowerbird.flow.recipe import ModelRecipe, WorkerLocal
 from bowerbird.lookahead import chunks
 from bowerbird.models.encoder import IMAGE_BATCH, clean, unit_outcome
@@ -123,11 +124,21 @@ class Embed(Stateless):
         model: Encoder = self.local.get("model", self.recipe.build)
         return model
 
+    def _loaded(self, clock: Clock) -> Encoder:
+        """The model with its towers open, so that opening them is counted for itself."""
+
+        def load() -> Encoder:
+            with clock.stage(LOADING):
+                return self.encoder().warm()
+
+        loaded: Encoder = self.local.get("loaded", load)
+        return loaded
+
     def run(self, items: Chunk, clock: Clock) -> Chunk:
         """See `Stateless`."""
         results = list(items)
         work: list[_Work] = []
-        encoder = self.encoder()
+        encoder = self._loaded(clock)
         for place, item in enumerate(items):
             if item.__class__ is Failure:
                 continue
@@ -309,7 +320,6 @@ class Embed(Stateless):
             return None
 
         def open_cache() -> VectorCache:
-            encoder.warm()
             numerics = {key: value for key, value in encoder.numerics()[tower].items() if key != "reason"}
             prompt = encoder.text.tower.rules.prompt(self.role) if tower == "text" else ""
             meaning = json.dumps([numerics, prompt], sort_keys=True, default=str)
@@ -325,7 +335,7 @@ def _entry(raw: Mapping[str, Any], told: Mapping[str, Any]) -> Any:
     vectors, norms = {}, {}
     for name, vector in raw.items():
         outcome = unit_outcome(0, vector)
-        if outcome.error:
+        if outcome.vector is None:
             return outcome.error
         vectors[name], norms[name] = outcome.vector, outcome.norm
     plain = {key: value for key, value in told.items() if key != "thumbnail"}

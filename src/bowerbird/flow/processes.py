@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -70,12 +71,11 @@ def _taken(
         result, clock = future.result()
     except BrokenProcessPool:
         # Everything under way is lost with it; who killed the process is found out one by one.
-        lost, waiting = [chunk, *(chunk for chunk, _ in pending)], len(pending)
+        lost = [other for other, _ in pending]
         pending.clear()
-        first = _alone(steps, chunk, processes, report)
-        assert len(lost) == waiting + 1
-        pending.extend((other, _submit(steps, other, processes)) for other in lost[1:])
-        return first
+        alone = _alone(steps, chunk, processes, report)
+        pending.extend((other, _submit(steps, other, processes)) for other in lost)
+        return alone
     except (TypeError, AttributeError, OSError, ValueError) as error:
         raise _unsendable(steps, error) from error
     except Exception as error:
@@ -106,9 +106,8 @@ def _alone(steps: tuple[Stateless, ...], chunk: Chunk, processes: int, report: R
 
 
 def _reason(error: BaseException) -> str:
-    text = str(error)
-    start = text.find("exit codes of the workers are")
-    return " ".join(text[start:].split())[:120].rstrip(". ") if start >= 0 else "it was killed"
+    found = re.search(r"\{([A-Z]+\(-?\d+\))", str(error))  # as loky writes exit codes: {SIGKILL(-9)}, {EXIT(1)}
+    return found.group(1) if found else "it was killed"
 
 
 def _unsendable(steps: tuple[Stateless, ...], error: Exception) -> BowerbirdError:

@@ -32,6 +32,9 @@ READ_SECONDS = 60
 ATTEMPTS = 2
 """Tries of one request by botocore; s3fs makes up to five of these, with growing pauses."""
 
+CONNECTIONS = 64
+"""To one store at once; whoever waits for one, waits within his time."""
+
 _CHUNK = 1 << 22
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _GLOB = re.compile(r"[*?\[]")
@@ -48,6 +51,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "config_kwargs": {
             "connect_timeout": CONNECT_SECONDS,
             "read_timeout": READ_SECONDS,
+            "max_pool_connections": CONNECTIONS,
             "retries": {"total_max_attempts": ATTEMPTS, "mode": "standard"},
         }
     }
@@ -163,10 +167,6 @@ def over_time(shown: str, seconds: float) -> UnreadableError:
         f"{shown} took longer than {seconds:g} s to read.",
         hint="Try again, or raise BOWERBIRD_DECODE_SECONDS.",
     )
-
-
-def _is_over_time(error: Exception, policy: DecodePolicy) -> bool:
-    return bool(policy.seconds) and type(error).__name__ == "FSTimeoutError"
 
 
 def _content(system: Any, path: str, policy: DecodePolicy) -> bytes:

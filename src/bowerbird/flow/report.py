@@ -12,6 +12,10 @@ KEPT_FAILURES = 10_000
 """So many failures are kept with their reasons; all are counted, and the errors file of a sink has all."""
 
 
+LOADING = "load"
+"""The stage of loading models: done once, so it says nothing about how fast records go."""
+
+
 @dataclass
 class RunReport:
     """What a run did.
@@ -57,11 +61,12 @@ class RunReport:
 
     @property
     def verdict(self) -> str:
-        """One line: what the run spent most of its time on; empty when nothing was measured."""
-        total = sum(self.stages.values())
+        """One line: what the run spent most of its time on, loading models aside; empty when nothing was measured."""
+        stages = {stage: seconds for stage, seconds in self.stages.items() if stage != LOADING}
+        total = sum(stages.values())
         if not total:
             return ""
-        stage, seconds = max(self.stages.items(), key=lambda entry: entry[1])
+        stage, seconds = max(stages.items(), key=lambda entry: entry[1])
         return f"{stage}-bound: {seconds / total:.0%} of the time"
 
     def summary(self) -> str:

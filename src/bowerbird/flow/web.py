@@ -37,8 +37,9 @@ LONGEST_WAIT = 30.0
 """Seconds that a server may ask us to wait (`Retry-After`); when it asks for more, that is an error."""
 
 REDIRECTS = 5
-CONNECTIONS = 32
-"""Open at once, to all servers together."""
+KEPT = 32
+"""Connections that stay open for a while after use, to all servers together. How many are used at once is up to the
+threads that read."""
 
 _REDIRECT = (301, 302, 303, 307, 308)
 _HTML = (b"<!doctype html", b"<html", b"<head")
@@ -161,11 +162,11 @@ def _client(process: int, public_only: bool) -> AsyncClient:
     from bowerbird import __version__
 
     # A connection to a checked address must not be used again for another name there: its certificate was not checked.
-    kept = 0 if public_only else CONNECTIONS
+    kept = 0 if public_only else KEPT
     client = AsyncClient(
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         follow_redirects=False,
-        limits=Limits(max_connections=CONNECTIONS, max_keepalive_connections=kept, keepalive_expiry=5.0),
+        limits=Limits(max_connections=None, max_keepalive_connections=kept, keepalive_expiry=5.0),
         headers={
             "User-Agent": f"bowerbird/{__version__}",
             "Accept": "image/*, */*;q=0.5",

@@ -22,6 +22,7 @@ from bowerbird.store.manifest import Manifest, ModelEntry
 from bowerbird.store.table import Table, VectorColumn, schema
 
 if TYPE_CHECKING:
+    from bowerbird.flow.run import Executor
     from bowerbird.hits import Hits
     from bowerbird.search.query import Query
     from bowerbird.search.writer import Progress, Report
@@ -126,6 +127,7 @@ class Index:
         *,
         keep_missing: bool = False,
         progress: Progress | None = None,
+        executor: Executor | None = None,
     ) -> Report:
         """Bring the index up to date with folders, globs or files.
 
@@ -137,6 +139,7 @@ class Index:
             source: a folder, a glob such as `photos/**/*.jpg`, a file, or several of these.
             keep_missing: keep records whose files are gone.
             progress: told about every file; see `bowerbird.search.writer.Progress`.
+            executor: where pictures are embedded; None: on this machine.
 
         Raises:
             UnreadableError: a source does not exist, or holds no pictures.
@@ -147,7 +150,9 @@ class Index:
 
         sources: list[str | Path] = [source] if isinstance(source, (str, Path)) else list(source)
         with self.writing():
-            return Ingest(self, sources, keep_missing=keep_missing, progress=progress).run()
+            return Ingest(
+                self, sources, keep_missing=keep_missing, progress=progress, executor=executor
+            ).run()
 
     def search(  # noqa: PLR0913  what a question may have
         self,

@@ -11,6 +11,7 @@ from bowerbird.flow.embedding import Embed
 from bowerbird.flow.plan import Plan
 from bowerbird.flow.recipe import ModelRecipe
 from bowerbird.flow.run import carried_out
+from bowerbird.models.encoder import load
 from bowerbird.record import Failure
 from bowerbird.search.claims import Claims
 from bowerbird.search.index import Index
@@ -49,13 +50,13 @@ def write_index(plan: Plan, executor: Executor, target: str) -> RunReport:
     return done
 
 
-def opened(plan: Plan, target: str, model: str = "") -> Index:
+def opened(plan: Plan, target: str, *, precision: str = "") -> Index:
     """The index at a place, made if there is none, for the model that a plan embeds with.
 
     Args:
         plan: what will be written.
         target: path or address of the index.
-        model: for a plan that does not embed, and no index; empty for the default one.
+        precision: that the model is loaded with where the plan does not embed; see `load`.
     """
     embeds = [step for step in plan.steps if isinstance(step, Embed)]
     if len(embeds) > 1:
@@ -66,8 +67,8 @@ def opened(plan: Plan, target: str, model: str = "") -> Index:
         )
     encoder = embeds[0].encoder() if embeds else None
     if manifests.exists(Location.of(target)):
-        return Index.open(target, encoder)
-    return Index.create(target, encoder or model)
+        return Index.open(target, encoder, precision=precision)
+    return Index.create(target, encoder or load(precision=precision))
 
 
 def add_records(

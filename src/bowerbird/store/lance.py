@@ -129,7 +129,11 @@ class LanceTable(Table):
 
         own = {*schema(()).names}
         return pa.schema(
-            [field for field in self._dataset.schema if field.name not in own and VECTOR_MARK not in field.name]
+            [
+                field
+                for field in self._dataset.schema
+                if field.name not in own and VECTOR_MARK not in field.name
+            ]
         )
 
     def extend(self, fields: Sequence[pa.Field], wider: Sequence[pa.Field] = ()) -> None:

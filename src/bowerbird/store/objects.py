@@ -24,7 +24,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from bowerbird.errors import BowerbirdError, IndexBusyError, IndexReadOnlyError, StoreError
-from bowerbird.flow.remote import filesystem_of, is_web
+from bowerbird.flow.remote import EXTRAS, filesystem_of, scheme
 from bowerbird.flow.trouble import trouble
 from bowerbird.media.reading import one_line
 from bowerbird.store.location import LOCK, Held, Location, busy
@@ -35,6 +35,8 @@ killed run again waits and then goes on."""
 
 RENEWALS = 6
 """How often a lock is renewed in that time."""
+
+_SAME = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "adl": "az"}
 
 _PAUSE = (0.1, 0.6)
 """Seconds between two attempts, drawn anew each time, so that two who wait do not meet for ever."""
@@ -55,12 +57,15 @@ class ObjectPlace(Location):
         Raises:
             StoreError: there can be no index at such an address.
         """
-        if is_web(uri):
+        name = scheme(uri)
+        if name not in EXTRAS:
             raise StoreError(
                 f"{one_line(uri)} cannot hold an index.",
                 hint="Give a folder, or an address such as s3://bucket/a.bower.",
             )
-        return cls(uri.rstrip("/"))
+        # The other names of a protocol are not known to Lance.
+        same = _SAME.get(name, name)
+        return cls(f"{same}{uri[len(name) :]}".rstrip("/"))
 
     def __str__(self) -> str:
         return self.uri

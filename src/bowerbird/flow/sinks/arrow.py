@@ -87,7 +87,7 @@ def _cells_of_record(record: Record) -> dict[str, Any]:
     for name, vector in record.vectors.items():
         row[VECTOR + name] = np.asarray(vector, np.float32)
     for name, norm in record.norms.items():
-        row[NORM + name] = np.asarray(norm, np.float32)
+        row[NORM + name] = np.asarray(norm, np.float32) if np.ndim(norm) else np.float32(norm)
     if record.hits is not None:
         row["ids"] = list(record.hits.ids)
         row["scores"] = np.asarray(record.hits.scores)

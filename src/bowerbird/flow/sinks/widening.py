@@ -48,6 +48,9 @@ def column(name: str, values: list[Any], empty: pa.DataType | None = None) -> pa
     """
     import pyarrow as pa
 
+    plain = _plain(values)
+    if plain is not None:
+        return plain
     type_ = _type_of_all(values, _may_wrap(name))
     if pa.types.is_null(type_) or type_.equals(pa.list_(pa.null())):
         type_ = empty or type_
@@ -57,6 +60,30 @@ def column(name: str, values: list[Any], empty: pa.DataType | None = None) -> pa
         return pa.array([_prepared(value, type_) for value in values], type_)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         return pa.array([None if value is None else text_of(value) for value in values], pa.string())
+
+
+def _plain(values: list[Any]) -> pa.Array | None:
+    """Most columns hold values of one plain type: Arrow takes these as they are, ten times as fast."""
+    import pyarrow as pa
+
+    kinds = _kinds(values)
+    if kinds == {list}:
+        inner = _kinds([item for value in values if value is not None for item in value])
+        type_ = pa.list_(pa.string()) if inner == {str} else None
+    else:
+        arrow = {str: "string", int: "int64", float: "float64", bool: "bool", np.float32: "float32"}
+        type_ = pa.type_for_alias(arrow[kinds.pop()]) if len(kinds) == 1 and kinds <= set(arrow) else None
+    if type_ is None:
+        return None
+    try:
+        return pa.array(values, type_)
+    except (pa.ArrowException, ValueError, OverflowError):
+        # Text that is not valid Unicode, whole numbers of more than 64 bits.
+        return None
+
+
+def _kinds(values: Sequence[Any]) -> set[type]:
+    return set(map(type, values)) - {type(None)}
 
 
 def unify(first: pa.Schema, second: pa.Schema) -> pa.Schema:
@@ -150,7 +177,9 @@ def _prepared(value: Any, type_: pa.DataType) -> Any:
     elif _is_list(type_) and isinstance(value, np.ndarray):
         result = _prepared_array(value, type_)
     elif _is_list(type_):
-        result = [_prepared(item, type_.value_type) for item in value]
+        # A number that stands alone is a norm where other records have several.
+        items = [value] if isinstance(value, np.generic) else value
+        result = [_prepared(item, type_.value_type) for item in items]
     elif pa.types.is_timestamp(type_) and isinstance(value, date) and not isinstance(value, datetime):
         result = datetime(value.year, value.month, value.day)
     else:
@@ -173,18 +202,14 @@ def _prepared_array(value: NDArray[Any], type_: pa.DataType) -> Any:
 def _type_of_all(values: Sequence[Any], wrap: bool) -> pa.DataType:
     import pyarrow as pa
 
-    kinds = set(map(type, values)) - {type(None)}
-    if kinds == {str}:
-        return pa.string()
+    kinds = _kinds(values)
     if kinds and kinds <= {list, tuple}:
         inner = itertools.chain.from_iterable(value for value in values if value is not None)
         return pa.list_(_type_of_all(list(inner), wrap=False))
+    if kinds == {np.ndarray}:
+        values = list({(value.dtype, value.shape): value for value in values if value is not None}.values())
     found = pa.null()
-    seen: dict[Any, None] = {}
-    for value in values:
-        if value is not None:
-            seen.setdefault(_type_of(value))
-    for type_ in seen:
+    for type_ in dict.fromkeys(_type_of(value) for value in values if value is not None):
         found = _wider(found, type_, wrap)
     return found
 
@@ -198,7 +223,7 @@ def _type_of(value: Any) -> pa.DataType:
         return pa.list_(_type_of_all(list(value), wrap=False))
     if isinstance(value, datetime):
         return pa.timestamp("us", "UTC" if value.tzinfo else None)
-    if isinstance(value, Mapping):
+    if isinstance(value, (str, Mapping)):
         return pa.string()
     try:
         return pa.scalar(value).type

@@ -261,7 +261,7 @@ class KarpathySource(_Captions):
         ):
             raise RowError(f"{place} has no filename or no sentences.", hint="Mend or remove it.")
         sentences = image["sentences"]
-        if not all(_has(sentence, raw=(str,)) for sentence in sentences):
+        if not all(isinstance(told, Mapping) and isinstance(told.get("raw"), str) for told in sentences):
             raise RowError(f"{place} has a sentence without its text, `raw`.", hint="Mend or remove it.")
         folder = image.get("filepath", "")
         return Record(

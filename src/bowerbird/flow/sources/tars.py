@@ -154,7 +154,7 @@ class _Shard(Source):
                     unfinished = content
                     continue
                 match = _NAME.fullmatch(name)
-                if not match or _SKIPPED.fullmatch(name):
+                if not match or _SKIPPED.match(name):
                     continue
                 if match[1] != key:
                     if members:
@@ -274,7 +274,7 @@ class _Tail:
 
 
 def braces(pattern: str) -> list[str]:
-    """What a pattern with braces stands for, as a shell has it: `{000..041}` counts, `{a,b}` lists."""
+    """What a pattern with braces stands for, as a shell has it: `{000..041}` counts, `{a,b}` lists; not nested."""
     groups = _BRACES.finditer(pattern)
     found = next((group for group in groups if "," in group[1] or _NUMBERS.fullmatch(group[1])), None)
     if not found:

@@ -242,6 +242,19 @@ def test_a_changed_entry_is_not_believed(tmp_path, caplog):
         assert same(cache.get([key(1)])[key(1)], entry(1))
 
 
+def test_an_entry_under_another_key_is_not_believed(tmp_path, caplog):
+    with VectorCache("space", tmp_path) as cache:
+        cache.put({key(1): entry(1)})
+        path = cache.path
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE entries SET content = ?", (key(2),))
+    connection.commit()
+    connection.close()
+    with VectorCache("space", tmp_path) as cache:
+        assert cache.get([key(1), key(2)]) == {}
+    assert "damaged" in caplog.text
+
+
 def test_a_place_that_cannot_be_written_to(tmp_path, caplog):
     (tmp_path / "in the way").write_text("a file")
     with VectorCache("space", tmp_path / "in the way") as cache:
@@ -251,16 +264,34 @@ def test_a_place_that_cannot_be_written_to(tmp_path, caplog):
     assert len([record for record in caplog.records if "not cached" in record.message]) == 1
 
 
-def test_a_full_disk_stops_writing_not_reading(tmp_path, caplog):
+FULL = """
+import logging, resource, signal, sys
+from pathlib import Path
+import numpy as np
+from bowerbird.flow.cache import Entry, VectorCache
+
+logging.basicConfig(format="%(message)s")
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+vector = np.arange(4096, dtype=np.float32)
+with VectorCache("space", Path(sys.argv[1])) as cache:
+    cache.put({"first": Entry({"image": vector})})
+    # Larger files than this are refused by the system, as on a full disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+    for number in range(40):
+        cache.put({str(number): Entry({"image": vector})})
+    assert cache.get(["first"])["first"].vectors["image"].tobytes() == vector.tobytes()
+"""
+
+
+def test_a_full_disk_stops_writing_not_reading(tmp_path):
+    words = [sys.executable, "-W", "error", "-c", FULL, str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Vectors are not cached in this run") == len(done.stderr.splitlines()) == 1
     with VectorCache("space", tmp_path) as cache:
+        assert "first" in cache.get(["first"])
         cache.put({key(1): entry(1)})
-        # As SQLite meets it: no page may be added.
-        pages = cache._connection.execute("PRAGMA page_count").fetchone()[0]
-        cache._connection.execute(f"PRAGMA max_page_count = {pages}")
-        for number in range(2, 40):
-            cache.put({key(number): entry(number, 4096)})
-        assert same(cache.get([key(1)])[key(1)], entry(1))
-    assert len([record for record in caplog.records if "not cached" in record.message]) == 1
+        assert key(1) in cache.get([key(1)])
 
 
 def size_of(directory: Path) -> int:

@@ -202,13 +202,12 @@ class Ray:
                 crew = Crew(ray.put(_pickled(kept)), _label(kept), workers, self.threads, options, report)
             dataset = _dataset(parts, self._length(bool(kept)), workers)
             if tasks:
-                dataset = dataset.map_batches(
+                dataset = _mapped(
+                    dataset,
                     partial(_worked, ray.put(_pickled(tasks)), self.threads),
-                    **_one_by_one(),
                     num_cpus=1 if kept else self.cpus_per_worker,
                     compute=ray.data.TaskPoolStrategy(size=None if kept else workers),
-                    max_retries=RETRIES,
-                    **{name: value for name, value in options.items() if name == "runtime_env"},
+                    runtime_env=options.get("runtime_env"),
                 )
             given = dataset.iter_internal_ref_bundles()
             references = (entry.ref for bundle in given for entry in bundle.blocks)
@@ -399,8 +398,8 @@ def _dataset(parts: list[bytes], length: int, workers: int) -> Any:
     from ray.data import DataContext, TaskPoolStrategy
 
     with warnings.catch_warnings():
-        # Ray warns of a setting of its own when it makes its defaults.
-        warnings.filterwarnings("ignore", "`use_push_based_shuffle` is deprecated", DeprecationWarning)
+        # Ray warns of settings of its own when it makes its defaults.
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="ray.data.context|<string>")
         context = DataContext.get_current().copy()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
@@ -415,6 +414,19 @@ def _dataset(parts: list[bytes], length: int, workers: int) -> Any:
             **_one_by_one(),
             num_cpus=0,
             compute=TaskPoolStrategy(size=max(1, -(-workers // READERS))),
+        )
+
+
+def _mapped(dataset: Any, function: Any, **options: Any) -> Any:
+    """The dataset with a stage of tasks more."""
+    import inspect
+
+    limited = "ray_remote_args" in inspect.signature(dataset.map_batches).parameters
+    with warnings.catch_warnings():
+        # Only so can it be said how often a task is tried, and from Ray 2.64 on not at all.
+        warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
+        return dataset.map_batches(
+            function, **_one_by_one(), **options, **({"max_retries": RETRIES} if limited else {})
         )
 
 

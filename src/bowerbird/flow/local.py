@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -54,6 +54,15 @@ class Local:
 
     def __repr__(self) -> str:
         return f"Local(threads={self.threads}, memory={self.memory})"
+
+    @property
+    def distributed(self) -> bool:
+        """See `bowerbird.flow.run.Executor`."""
+        return False
+
+    def shared(self, value: Any, *methods: str) -> tuple[Callable[..., Any], ...]:
+        """See `bowerbird.flow.run.Executor`: threads share everything."""
+        return tuple(getattr(value, method) for method in methods)
 
     def stream(self, plan: Plan, report: RunReport) -> Iterator[Chunk]:
         """See `bowerbird.flow.run.Executor`."""

@@ -69,6 +69,11 @@ class Source(ABC):
         """Sources that give the same elements in the same order, one after the other; workers share them out."""
         return (self,)
 
+    @property
+    def once(self) -> bool:
+        """Whether it can be iterated only once, as a generator."""
+        return False
+
     def count(self) -> int | None:
         """How many elements there are, where that can be told at once."""
         return None

@@ -146,14 +146,16 @@ class StoredFile:
         check_bytes(self.size, shown, policy)
         if self.size == 0:
             raise empty(shown)
+        from fsspec.exceptions import FSTimeoutError
+
         system, path = filesystem_of(self.uri, self.filesystem)
         try:
             data = _content(system, path, policy)
         except UnreadableError:
             raise
-        except Exception as error:
-            if _is_over_time(error, policy):
-                raise over_time(shown, policy.seconds) from error
+        except FSTimeoutError as error:
+            raise over_time(shown, policy.seconds) from error
+        except Exception as error:  # Every client library raises classes of its own.
             raise unreadable(self.uri, error) from error
         check_bytes(len(data), shown, policy)
         if not data:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from bowerbird.errors import RecordError
 from bowerbird.flow.embedding import Embed
@@ -24,6 +24,13 @@ class Executor(Protocol):
 
     @report.setter
     def report(self, report: RunReport) -> None: ...
+
+    @property
+    def distributed(self) -> bool:
+        """Whether steps run on other machines, so that what they need and give has to travel."""
+
+    def shared(self, value: Any, *methods: str) -> tuple[Callable[..., Any], ...]:
+        """Some methods of an object of which there is one for all workers, in a form that steps may hold."""
 
     def stream(self, plan: Plan, report: RunReport) -> Iterator[Chunk]:
         """The chunks that come out, in order, failures at their places.

@@ -19,6 +19,7 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from bowerbird.errors import BowerbirdError, UnreadableError
@@ -159,8 +160,6 @@ def _run(action: Callable[[], Any], timeout: float | None = None) -> Any:
 def _client(process: int, public_only: bool) -> AsyncClient:
     from httpx2 import AsyncClient, Limits
 
-    from bowerbird import __version__
-
     # A connection to a checked address must not be used again for another name there: its certificate was not checked.
     kept = 0 if public_only else KEPT
     client = AsyncClient(
@@ -168,7 +167,7 @@ def _client(process: int, public_only: bool) -> AsyncClient:
         follow_redirects=False,
         limits=Limits(max_connections=None, max_keepalive_connections=kept, keepalive_expiry=5.0),
         headers={
-            "User-Agent": f"bowerbird/{__version__}",
+            "User-Agent": f"bowerbird/{version('bowerbird')}",
             "Accept": "image/*, */*;q=0.5",
             "Accept-Encoding": "identity",
         },

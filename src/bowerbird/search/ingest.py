@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bowerbird.errors import UnreadableError
 from bowerbird.flow.embedding import Embed
@@ -29,7 +29,7 @@ from bowerbird.flow.plan import Plan, Source
 from bowerbird.flow.recipe import ModelRecipe
 from bowerbird.flow.run import carried_out
 from bowerbird.record import Failure, Record
-from bowerbird.search.claims import Claims
+from bowerbird.search.records import only_new
 from bowerbird.search.writer import Progress, Report, Writer
 
 if TYPE_CHECKING:
@@ -70,9 +70,9 @@ class Ingest:
             raise no_pictures(self.roots, kept=sum(map(self._is_below, self.known.uris)))
         if self.progress:
             self.progress.start(total)
-        claims = Claims(self.known.by_content)
-        embed = self.writer.embed.with_known(claims)
-        results = carried_out(Plan(_Changed(self), (embed,)), self.executor, pictures=False)
+        source = _Changed(self)
+        steps = only_new((self.writer.embed,), self.writer, self.executor, source)
+        results = carried_out(Plan(source, steps), self.executor, pictures=False)
         self.writer.write(results, before_end=self._forget_missing)
         self.report.seconds = time.monotonic() - started
         self.report.verdict = self.executor.report.verdict
@@ -122,6 +122,14 @@ class _Changed(Source):
 
     def __iter__(self) -> Iterator[Record | Failure]:
         return self.ingest.changed()
+
+    @property
+    def once(self) -> bool:
+        """It counts what it leaves out."""
+        return True
+
+    def __reduce__(self) -> Any:
+        raise TypeError("it is read where the index is locked")
 
     def describe(self) -> str:
         """See `Source`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from bowerbird.store.table import Table
 
 
@@ -39,6 +41,11 @@ class Known:
     def at(self, place: str) -> int | None:
         """The row that is found by a place; None for an empty one."""
         return self.by_place.get(place) if place else None
+
+    @property
+    def named(self) -> Iterator[str]:
+        """The ids that are the user's own."""
+        return (id_ for row, id_ in enumerate(self.ids) if self.is_named(row))
 
     def is_named(self, row: int) -> bool:
         """Whether the id of a row is the user's own; the others are made of the content."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 from bowerbird.errors import BowerbirdError, RecordError
 from bowerbird.flow.embedding import Embed
-from bowerbird.flow.plan import Plan
+from bowerbird.flow.plan import Plan, Source, Step
 from bowerbird.flow.recipe import ModelRecipe
 from bowerbird.flow.run import carried_out
 from bowerbird.models.encoder import load
-from bowerbird.record import Failure
+from bowerbird.record import Failure, Record
 from bowerbird.search.claims import Claims
 from bowerbird.search.index import Index
+from bowerbird.search.pieces import WritePieces
 from bowerbird.search.writer import Progress, Report, Writer
 from bowerbird.store import manifest as manifests
 from bowerbird.store.location import Location
@@ -22,6 +24,10 @@ from bowerbird.store.location import Location
 if TYPE_CHECKING:
     from bowerbird.flow.report import RunReport
     from bowerbird.flow.run import Executor
+
+
+PEEKED = 1000
+"""Records of a source that are looked at to find out which columns they need."""
 
 
 def write_index(plan: Plan, executor: Executor, target: str) -> RunReport:
@@ -82,7 +88,6 @@ def add_records(
     started = time.monotonic()
     with index.writing():
         embed, plan = _with_embed(plan, index)
-        claims = Claims(())
 
         def refused(failure: Failure) -> None:
             executor.report.take(failure)
@@ -91,18 +96,52 @@ def add_records(
                 raise RecordError(failure.id, failure.step, failure.error)
 
         writer = Writer(index, embed, report, progress=progress, refused=refused)
-        last = plan.steps[-1] is embed
-        if last:
-            claims = Claims(writer.known.by_content)
-            # The table is the cache here: what it holds is not embedded again.
-            embed = replace(embed.with_known(claims), cached=False)
-        plan = replace(plan, steps=tuple(embed if isinstance(step, Embed) else step for step in plan.steps))
+        if plan.steps[-1] is embed:
+            plan = replace(plan, steps=only_new(plan.steps, writer, executor, plan.source))
         if progress:
             progress.start(total)
         writer.write(carried_out(plan, executor, pictures=False))
     report.seconds = time.monotonic() - started
     report.verdict = executor.report.verdict
     return report
+
+
+def only_new(steps: tuple[Step, ...], writer: Writer, executor: Executor, source: Source) -> tuple[Step, ...]:
+    """Steps that end in `embed`, so that they embed only what the table lacks; on a cluster, the workers write too.
+
+    Args:
+        steps: of the plan.
+        writer: for what they give.
+        executor: that will run them.
+        source: of the plan; its first records show which columns the table needs.
+    """
+    known = writer.known
+    embed = steps[-1]
+    assert isinstance(embed, Embed)
+    claimed, replaced = executor.shared(Claims(known.by_content, known.named), "__call__", "replaced")
+    # The table is the cache here: what it holds is not embedded again.
+    embed = replace(embed.with_known(claimed), cached=False)
+    if not executor.distributed:
+        return (*steps[:-1], embed)
+    _make_room(writer, source)
+    layout, table = writer.layout, writer.index.table
+    writer.alone = False
+    pieces = WritePieces(
+        table.piece_writer(), layout.columns, layout.names, layout.attributes.fields, replaced
+    )
+    return (*steps[:-1], embed, pieces)
+
+
+def _make_room(writer: Writer, source: Source) -> None:
+    """Add the columns that the first records of a source need: workers write only what fits those that there are."""
+    first = [] if source.once else [item for item in islice(source, PEEKED) if isinstance(item, Record)]
+    if any(record.texts for record in first) and writer.index.model.card.text:
+        writer.make_room_for_texts()
+    rows: list[dict[str, Any]] = []
+    for record in first:
+        rows.append({})
+        writer.layout.attributes.add(rows[-1], record.attributes)
+    writer.layout.attributes.settle(rows, writer.index.table)
 
 
 def _with_embed(plan: Plan, index: Index) -> tuple[Embed, Plan]:

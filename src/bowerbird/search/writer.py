@@ -10,11 +10,8 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-
-import numpy as np
 
 from bowerbird.errors import InputError, RowError
 from bowerbird.flow.embedding import Embed
@@ -23,9 +20,10 @@ from bowerbird.flow.local import worked
 from bowerbird.flow.pictures import address
 from bowerbird.flow.plan import Chunk
 from bowerbird.media.reading import one_line
-from bowerbird.record import Failure, Record
+from bowerbird.record import Failure, Modality, Record
 from bowerbird.search.known import Known
-from bowerbird.search.rows import Attributes, arrow_rows
+from bowerbird.search.pieces import Written
+from bowerbird.search.rows import Attributes, Layout, arrow_rows, uri_of
 from bowerbird.settings import settings
 from bowerbird.store.table import schema
 
@@ -108,20 +106,21 @@ class Writer:
         self.progress = progress
         self.refused = refused
         self.roots = roots
-        self.columns = index.columns
-        self.parts = index.parts()
         self.known = Known(index.table)
-        self.attributes = Attributes(index.table)
+        self.layout = self._layout()
         self.rows: list[dict[str, Any]] = []
         self.row_bytes = 0
+        self.pieces: list[bytes] = []  # rows that workers have written by themselves
+        self.written: list[tuple[str, Record]] = []  # which rows lie in them: id and record
+        self.doubles: set[str] = set()  # ids of which they hold several rows
+        self.alone = True  # whether nobody else writes rows of the same run
         self.stale: set[int] = set()  # rows of `known` whose places now hold other bytes
         self.pending: set[str] = set()  # contents on their way to the table
         self.waiting: list[Record] = []
         self.taken: set[str] = set()  # ids of users that this run has met
         self.committed = time.monotonic()
-        self.commit_seconds = (
-            settings().commit_seconds
-        )  # once, not for every record: it parses the environment
+        # Once, not for every record: it parses the environment.
+        self.commit_seconds = settings().commit_seconds
 
     def write(self, chunks: Iterator[Chunk], *, before_end: Callable[[], None] | None = None) -> None:
         """Take all that a plan gives, and finish. Ctrl-C ends the run early, and keeps what was done.
@@ -143,58 +142,75 @@ class Writer:
             chunks.close()  # type: ignore[attr-defined]  # a generator
             self.commit()
 
-    def take(self, item: Record | Failure) -> None:
+    def take(self, item: Record | Written | Failure) -> None:
         """Take what came of a record."""
+        if isinstance(item, Written):
+            self._take_written(item)
+        else:
+            self._take_one(item)
+        late = time.monotonic() - self.committed > self.commit_seconds
+        if late or self.row_bytes > COMMIT_BYTES or len(self.waiting) >= MOST_WAITING:
+            self.commit()
+
+    def _take_one(self, item: Record | Failure) -> None:
         if isinstance(item, Record) and not item.vectors and not self._is_held(item.content):
             # The record that held these bytes has left the table since, or its twin failed.
             ((item,), _) = worked((self.embed,), [item])
         if isinstance(item, Failure):
             self.report.failed.append(fault(item))
             self._advance()
-        elif item.named and item.id in self.taken:
-            error = RowError(
-                f"{item.id} has come before in this run.", hint="Give each record an id of its own."
-            )
-            self._refuse(Failure(item.id, "index", error, item))
-            self._advance()
-        else:
+        elif not self._is_taken(item):
             self._take(item)
-        late = time.monotonic() - self.committed > self.commit_seconds
-        if late or self.row_bytes > COMMIT_BYTES or len(self.waiting) >= MOST_WAITING:
-            self.commit()
+
+    def _is_taken(self, record: Record) -> bool:
+        """Whether the user's id has come before in this run; such a record is refused."""
+        if not record.named:
+            return False
+        if record.id not in self.taken:
+            self.taken.add(record.id)
+            return False
+        hint = "Give each record an id of its own."
+        error = RowError(f"{record.id} has come before in this run.", hint=hint)
+        self._refuse(Failure(record.id, "index", error, record))
+        self._advance()
+        return True
+
+    def _take_written(self, item: Written) -> None:
+        """Take a record of which the row lies in a piece."""
+        record = item.record
+        if item.piece is not None:
+            self.pieces.append(item.piece)
+        if self._is_taken(record):
+            self.doubles.add(record.id)
+            return
+        self.pending.add(record.content)
+        self._give_up(record)
+        self.written.append((self._place(record), record))
+        self._advance()
 
     def _take(self, record: Record) -> None:
-        if record.named:
-            self.taken.add(record.id)
         if not record.vectors or self._is_held(record.content):
             self.waiting.append(record)  # The bytes are known: at the next commit it is given their vectors.
             return
         if self.embed.vector_name("text") in record.vectors:
-            self._make_room_for_texts()
+            self.make_room_for_texts()
         self.pending.add(record.content)
         self._give_up(record)
-        self._row(record, self._values(record), self._place(record))
+        self._row(record, self.layout.values(record), self._place(record))
         self._advance()
 
-    def _make_room_for_texts(self) -> None:
-        if "text" not in self.parts.values():
+    def _layout(self) -> Layout:
+        names = {column: self.embed.vector_name(part) for column, part in self.index.parts().items()}
+        return Layout(self.index.columns, names, Attributes(self.index.table.attributes()))
+
+    def make_room_for_texts(self) -> None:
+        """Add the column for vectors of texts, if there is none."""
+        if not any(column.modality == Modality.TEXT for column in self.layout.columns):
             self.index.make_room_for_texts()
-            self.columns, self.parts = self.index.columns, self.index.parts()
+            self.layout = self._layout()
 
     def _is_held(self, content: str) -> bool:
         return content in self.known.by_content or content in self.pending
-
-    def _values(self, record: Record) -> dict[str, Any]:
-        """Vectors, facts and thumbnail of a record, by column."""
-        values: dict[str, Any] = {
-            name: record.facts.get(name) for name in ("format", "width", "height", "taken_at", "thumbnail")
-        }
-        for column in self.columns:
-            name = self.embed.vector_name(self.parts[column.name])
-            vector, norm = record.vectors.get(name), record.norms.get(name)
-            values[column.name] = vector if vector is None or vector.ndim == 1 else _mean(vector)
-            values[column.norm] = None if norm is None else float(np.mean(norm))
-        return values
 
     def _place(self, record: Record) -> str:
         """The id of the row for a record whose bytes are new at its place, and the counting of it."""
@@ -212,33 +228,21 @@ class Writer:
             self.stale.add(here)
 
     def _row(self, record: Record, values: Mapping[str, Any], id_: str) -> None:
-        path = record.source if isinstance(record.source, Path) else None
-        where = os.path.abspath(path) if path else address(record.source)
-        row = {
-            **values,
-            "id": id_,
-            "uri": (to_uri(where) if path else where) or None,
-            "content": record.content,
-            "size": record.facts.get("size"),
-            "mtime_ns": record.facts.get("mtime_ns"),
-            "name": printable(os.path.basename(where)) or None,
-            "folder": printable(os.path.dirname(where)) or None,
-            "indexed_at": datetime.now(timezone.utc).replace(tzinfo=None, microsecond=0),
-            "text": "\n".join(record.texts) or None,
-        }
-        self.attributes.add(row, record.attributes)
-        self.rows.append(row)
-        self.row_bytes += len(values.get("thumbnail") or b"") + sum(4 * c.dimensions for c in self.columns)
+        self.rows.append(self.layout.row(record, values, id_))
+        self.row_bytes += len(values.get("thumbnail") or b"") + sum(
+            4 * c.dimensions for c in self.layout.columns
+        )
 
     def commit(self) -> None:
         """Write everything taken so far, and publish it to readers."""
         self.committed = time.monotonic()
+        self._commit_pieces()
         self._reuse()  # While the records that are about to leave are still in the table.
         if self.rows or self.stale:
             self._check_attributes()
             kept = {row["id"] for row in self.rows}
             remove = [id_ for row in sorted(self.stale) if (id_ := self.known.ids[row]) not in kept]
-            table = arrow_rows(self.rows, self.columns, self.attributes.fields)
+            table = arrow_rows(self.rows, self.layout.columns, self.layout.attributes.fields)
             self.index.table.upsert(table, remove=remove)
             for old in self.stale:
                 self.known.drop(old)
@@ -249,9 +253,34 @@ class Writer:
             self.pending.clear()
             self.publish()
 
+    def _commit_pieces(self) -> None:
+        """Make the rows that workers have written part of the table, where `_reuse` may look for vectors."""
+        if not self.pieces:
+            return
+        import pyarrow as pa
+
+        table = self.index.table
+        table.append(self.pieces)
+        for id_ in sorted(self.doubles):
+            quoted = id_.replace("'", "''")
+            # The rows are the same but for what is said of the record: the first one counts.
+            first = next(
+                batch for batch in table.scan(table.names, where=f"id = '{quoted}'") if batch.num_rows
+            )
+            table.delete([id_])
+            table.upsert(pa.Table.from_batches([first.slice(0, 1)]))
+        for id_, record in self.written:
+            stamp = (record.facts.get("size"), record.facts.get("mtime_ns"))
+            self.known.add(id_, uri_of(record) or "", record.content, stamp)
+        self.known.seen.extend(b"\1" * len(self.written))
+        self.pending.difference_update(record.content for _, record in self.written)
+        self.pieces, self.written, self.doubles = [], [], set()
+        if not self.stale:
+            self.publish()  # Else when those have left: a reader would see a file twice.
+
     def _check_attributes(self) -> None:
         """Make room for what the rows say of their records; a row that says what cannot be kept fails."""
-        refused = self.attributes.settle(self.rows)
+        refused = self.layout.attributes.settle(self.rows, self.index.table, widen=self.alone)
         for place_, error in sorted(refused.items(), reverse=True):
             row = self.rows.pop(place_)
             self.report.added -= 1
@@ -274,7 +303,7 @@ class Writer:
 
     def _held_values(self, contents: set[str]) -> dict[str, dict[str, Any]]:
         """Vectors, facts and thumbnail by content, for what the table holds or is about to."""
-        names = [name for name in schema(self.columns).names if name not in _OWN]
+        names = [name for name in schema(self.layout.columns).names if name not in _OWN]
         found = {
             row["content"]: {name: row.get(name) for name in names}
             for row in self.rows
@@ -323,7 +352,7 @@ class Writer:
         """Everything has been committed: tidy up the table, and list what failed."""
         # Before the tidying too: it may delete the version that the last manifest, if old, sends readers to.
         self.publish()
-        self.index.table.optimize(self.columns)
+        self.index.table.optimize(self.layout.columns)
         self.publish()
         self.index.list_errors([entry._asdict() for entry in self.report.failed])
 
@@ -365,12 +394,6 @@ def place(record: Record) -> str:
         return to_uri(os.path.abspath(source)) if record.id in (str(source), to_uri(str(source))) else ""
     shown = address(source)
     return shown if shown and shown == record.id else ""
-
-
-def _mean(vectors: Any) -> Any:
-    """One vector for several captions: their mean, of length 1 again."""
-    mean = vectors.mean(0)
-    return mean / max(float(np.linalg.norm(mean)), 1e-12)
 
 
 # Columns that belong to the record rather than to its bytes: a moved file has its own.

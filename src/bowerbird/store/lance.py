@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,6 +172,18 @@ class LanceTable(Table):
             merge.execute(_last_of_each(rows))
             self._dataset.checkout_latest()
 
+    def piece_writer(self) -> Callable[[pa.Table], bytes]:
+        """See `Table`."""
+        return partial(_write_piece, str(self._path), self._dataset.schema)
+
+    def append(self, pieces: Sequence[bytes]) -> None:
+        """See `Table`."""
+        from bowerbird.store.lance_pieces import commit_pieces
+
+        with translated(self._path):
+            commit_pieces(str(self._path), pieces, storage_options(self._path))
+            self._dataset.checkout_latest()
+
     def delete(self, ids: Sequence[str]) -> int:
         """See `Table`."""
         before = self.count()
@@ -262,6 +275,13 @@ class LanceTable(Table):
         self._dataset = self._dataset.create_index(
             column.name, metric="dot", num_partitions=_partitions(rows), replace=True, **kind
         )
+
+
+def _write_piece(place: str, columns: pa.Schema, rows: pa.Table) -> bytes:
+    """Runs on a worker, with the credentials that it has there."""
+    from bowerbird.store.lance_pieces import write_piece
+
+    return write_piece(place, columns, rows, storage_options(place))
 
 
 def _partitions(rows: int) -> int:

@@ -6,6 +6,7 @@ An index is a Lance dataset too, with a manifest beside it; see `bowerbird.store
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
 
 _DATASET = ("data", "_versions", "_transactions", "_indices", "_deletions", "_refs")
 """What the folder of a Lance dataset may hold."""
+
+_RUST = re.compile(r",? ?\S+\.rs:\d+:\d+")
+"""Lance ends its messages with the place in its own source."""
+
+_ASKED_WRONGLY = ("Invalid user input", "Schema error", "syntax", "Syntax")
+"""Signs of a filter that cannot be used: Lance has no type of error for that."""
 
 
 def _lance() -> Any:
@@ -135,7 +142,7 @@ class _LanceWriter:
         _lance()
         from lance.fragment import write_fragments
 
-        self._fragments += write_fragments(table, str(self._path), schema=self._schema)
+        self._fragments += write_fragments(table, str(self._path), schema=self._schema, mode="create")
 
     def close(self) -> None:
         lance = _lance()
@@ -221,10 +228,9 @@ class LanceSource(Source):
                 f"{self.path} has no column {missing[0]!r}; its columns: {', '.join(have)}.",
                 hint="Name the columns as the dataset does.",
             )
-        text = [self.text] if isinstance(self.text, str) else [*self.text]
-        parts = (
-            [self.image, *text, self.id] if any([self.image, *text, self.id]) else ["id", "texts", "content"]
-        )
+        named = Columns.of(self.image, self.text, self.id, "").used
+        # Of our own datasets, what makes them records is always read.
+        parts = named or {"id", "image", "image_bytes", "texts", "content"}
         return tuple(name for name in have if name in {*self.columns, *parts})
 
     @contextmanager
@@ -242,8 +248,8 @@ class LanceSource(Source):
             raise self._translated(error) from error
 
     def _translated(self, error: Exception) -> QueryError | UnreadableError:
-        reason = one_line(error, 300)
-        if self.where and not isinstance(error, OSError):
+        reason = one_line(_RUST.sub("", str(error)), 300).rstrip(". ")
+        if self.where and any(sign in reason for sign in _ASKED_WRONGLY):
             return QueryError(
                 f"The filter {self.where!r} cannot be used: {reason}.",
                 hint="Write it like \"width > 1000 and format = 'JPEG'\"; names with other signs stand in backticks.",
@@ -299,10 +305,10 @@ class _Fragment(Source):
         first = self.before + 1
         try:
             with self.source._opened(self.version) as dataset:
-                fragment = dataset.get_fragment(self.fragment)
-                scanner = fragment.scanner(
+                scanner = dataset.scanner(
                     columns=list(self.names),
                     filter=self.source.where or None,
+                    fragments=[dataset.get_fragment(self.fragment)],
                     batch_size=BATCH_ROWS,
                     scan_in_order=True,
                 )

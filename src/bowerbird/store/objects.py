@@ -36,6 +36,9 @@ killed run again waits and then goes on."""
 RENEWALS = 6
 """How often a lock is renewed in that time."""
 
+_GRAIN = 1.0
+"""Stores give times in whole seconds: without this, a lock could be taken over up to a second too early."""
+
 _SAME = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "adl": "az"}
 
 _PAUSE = (0.1, 0.6)
@@ -174,7 +177,7 @@ class _Lease(Held):
                 return False  # Taken for dead by somebody whose answers come faster than ours.
             now = _modified(own)
             age = {name: (now - _modified(entry)).total_seconds() for name, entry in others.items()}
-            living = [name for name, seconds in age.items() if seconds < self._lease]
+            living = [name for name, seconds in age.items() if seconds < self._lease + _GRAIN]
             alone = not living
             if alone:
                 for name in others:

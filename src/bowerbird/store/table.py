@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -122,6 +122,24 @@ class Table(ABC):
         Raises:
             StorageFullError: no space is left; nothing has changed.
             IndexReadOnlyError: the place cannot be written to.
+        """
+
+    @abstractmethod
+    def piece_writer(self) -> Callable[[pa.Table], bytes]:
+        """What workers elsewhere write rows with: picklable; it gives what `append` is told of them.
+
+        Nobody sees such rows before they are appended, and rows that never are take nothing but space for a while.
+
+        Raises:
+            MissingExtraError: a package that this needs is not installed.
+        """
+
+    @abstractmethod
+    def append(self, pieces: Sequence[bytes]) -> None:
+        """Make rows written elsewhere part of the table, in one commit. Their ids have to be new.
+
+        Args:
+            pieces: what the `piece_writer` gave.
         """
 
     @abstractmethod

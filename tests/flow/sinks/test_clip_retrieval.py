@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from bowerbird.errors import BowerbirdError, RecordError
 from bowerbird.flow.plan import Plan
 from bowerbird.flow.report import RunReport
 from bowerbird.flow.sinks.clip_retrieval import ClipRetrievalSink
+from bowerbird.flow.sources.arrays import ClipRetrievalSource
 from bowerbird.flow.sources.values import RangeSource
 from bowerbird.record import Record
 
@@ -29,6 +31,11 @@ def record(number: int, *parts: str, texts: int = 1) -> Record:
         {"width": number},
         {part: vector(number, *shapes[part]) for part in parts},
     )
+
+
+def unit(row: Record) -> Record:
+    vectors = {name: v / np.linalg.norm(v) for name, v in row.vectors.items()}
+    return replace(row, vectors=vectors)
 
 
 def write(sink: ClipRetrievalSink, *chunks: list[object]) -> RunReport:
@@ -134,7 +141,6 @@ def test_several_captions_are_several_rows(tmp_path):
 
 
 def test_bad_elements(tmp_path):
-    wide = record(3, "image")
     wide = Record("wide", vectors={"image": vector(1, 5)})
     report = write(ClipRetrievalSink(tmp_path / "o"), [record(1, "image"), wide, 7, {"a": 1}])
     assert [failure.error.message for failure in report.failures] == [
@@ -158,3 +164,15 @@ def test_wrong_arguments(tmp_path):
         ClipRetrievalSink(tmp_path / "o", vectors=("features",))
     with pytest.raises(BowerbirdError, match="rows=0"):
         ClipRetrievalSink(tmp_path / "o", rows=0)
+
+
+def test_read_back(tmp_path):
+    rows = [unit(record(n, "image", "text")) for n in range(25)]
+    write(ClipRetrievalSink(tmp_path / "o", rows=10), *[rows[n : n + 5] for n in range(0, 25, 5)])
+    back = list(ClipRetrievalSource(tmp_path / "o"))
+    assert len(back) == 25
+    for found, row in zip(back, rows, strict=True):
+        assert (str(found.image), found.texts, found["width"]) == (str(row.image), row.texts, row["width"])
+        assert {name: v.tobytes() for name, v in found.vectors.items()} == {
+            name: v.tobytes() for name, v in row.vectors.items()
+        }

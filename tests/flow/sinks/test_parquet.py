@@ -98,7 +98,7 @@ def test_a_type_that_comes_late(tmp_path, late, expected, type_, folder):
     assert table.schema.field("x").type == type_
     assert table["z"].to_pylist() == [None] * 100 + [[1]]
     assert len(list(tmp_path.rglob("*.parquet"))) == (11 if folder else 1)
-    assert [path for path in tmp_path.rglob(".*")] == []
+    assert list(tmp_path.rglob(".*")) == []
 
 
 def test_large_numbers_before_a_fraction(tmp_path):

@@ -295,6 +295,7 @@ def test_killed_between_the_two_renames(kind, tmp_path):
     assert names(tmp_path) == [kind.name]
 
 
+@pytest.mark.slow
 def test_memory_is_bounded(tmp_path):
     program = (
         "import sys, resource\nfrom pathlib import Path\nimport numpy as np\n"

@@ -53,7 +53,13 @@ def test_coco(file, tmp_path):
 
 
 def test_broken_entries_of_coco(file):
-    images = [*COCO["images"], {"id": 9}, "x", {"id": 3, "file_name": "twice.jpg"}, {"id": True, "file_name": "a"}]
+    images = [
+        *COCO["images"],
+        {"id": 9},
+        "x",
+        {"id": 3, "file_name": "twice.jpg"},
+        {"id": True, "file_name": "a"},
+    ]
     annotations = [*COCO["annotations"], {"image_id": 99, "caption": "x"}, {"image_id": 3}, None]
     items = list(CocoSource(file({"images": images, "annotations": annotations}, "c.json")))
     assert [item.id for item in items] == [
@@ -100,7 +106,11 @@ def test_flickr30k(file, tmp_path):
     assert first == Record(
         "1000092795.jpg",
         Path.cwd() / "images" / "1000092795.jpg",
-        ("Two young guys with shaggy hair #1 .", "Two young, White males | outside.", "Two men in green shirts ."),
+        (
+            "Two young guys with shaggy hair #1 .",
+            "Two young, White males | outside.",
+            "Two men in green shirts .",
+        ),
         named=True,
     )
     assert second.texts == ("Several men in hard hats .",)
@@ -108,16 +118,16 @@ def test_flickr30k(file, tmp_path):
 
 
 def test_broken_lines_of_flickr30k(file):
-    lines = (
-        b"a.jpg#0\tone\n"
-        b"b.jpg 0 two\n"
-        b"a.jpg#0\tagain\n"
-        b"c.jpg#0\tcaf\xe9\n"
-        b"d.jpg#0\t \n"
-        b"e.jpg#0\tfive\n"
-    )
+    lines = b"a.jpg#0\tone\nb.jpg 0 two\na.jpg#0\tagain\nc.jpg#0\tcaf\xe9\nd.jpg#0\t \ne.jpg#0\tfive\n"
     items = list(Flickr30kSource(file(lines, "r.token")))
-    assert [item.id for item in items] == ["a.jpg", "r.token:2", "r.token:3", "r.token:4", "r.token:5", "e.jpg"]
+    assert [item.id for item in items] == [
+        "a.jpg",
+        "r.token:2",
+        "r.token:3",
+        "r.token:4",
+        "r.token:5",
+        "e.jpg",
+    ]
     assert all(isinstance(item.error, RowError) for item in items[1:5])
     assert "caption 0 of a.jpg is there already" in items[2].error.message
 

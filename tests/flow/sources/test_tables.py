@@ -170,7 +170,10 @@ def test_an_open_quote_costs_only_its_own_row(table):
 
 
 def test_an_open_quote_in_the_last_line(table):
-    assert kinds(CsvSource(table('x\na\n"b'))) == [("annotations.csv:2", "Record"), ("annotations.csv:3", "Failure")]
+    assert kinds(CsvSource(table('x\na\n"b'))) == [
+        ("annotations.csv:2", "Record"),
+        ("annotations.csv:3", "Failure"),
+    ]
 
 
 def test_long_captions_are_read_and_endless_ones_are_not(table, monkeypatch):
@@ -181,7 +184,10 @@ def test_long_captions_are_read_and_endless_ones_are_not(table, monkeypatch):
     endless, quoted = "x" * 5000, "\n".join(["y" * 90] * 20)
     source = CsvSource(table(f'x,y\n1,{endless}\n2,two\n3,"{quoted}\n4,four\n'))
     items = list(source)
-    assert [item["y"] for item in items if isinstance(item, Record) and item["x"] in (2, 4)] == ["two", "four"]
+    assert [item["y"] for item in items if isinstance(item, Record) and item["x"] in (2, 4)] == [
+        "two",
+        "four",
+    ]
     assert "more than 1,000 characters" in items[0].error.message
     assert items[2].id == "annotations.csv:4"
     assert "not closed within 1,000 characters" in items[2].error.message
@@ -194,17 +200,19 @@ def test_an_endless_line_is_not_held_in_memory(table, monkeypatch):
     items = list(CsvSource(path))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert kinds(items) == [(f"annotations.csv:{n}", kind) for n, kind in ((2, "Record"), (3, "Failure"), (4, "Record"))]
+    assert kinds(items) == [
+        (f"annotations.csv:{n}", kind) for n, kind in ((2, "Record"), (3, "Failure"), (4, "Record"))
+    ]
     assert peak < 2_000_000
 
 
 def test_memory_does_not_grow_with_rows(table):
-    path = table("id,caption\n" + "".join(f"id-{n},caption {n}\n" for n in range(60_000)))
+    path = table("id,caption\n" + "".join(f"id-{n},caption {n}\n" for n in range(20_000)))
     tracemalloc.start()
-    assert sum(isinstance(item, Record) for item in CsvSource(path, id="id", text="caption")) == 60_000
+    assert sum(isinstance(item, Record) for item in CsvSource(path, id="id", text="caption")) == 20_000
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 4_000_000  # The hashes of ids take 8 bytes each, sorted once.
+    assert peak < 1_500_000  # The hashes of ids take 8 bytes each, sorted once.
 
 
 def test_without_quoting(table):
@@ -274,7 +282,9 @@ def test_missing_and_irregular_files(tmp_path):
         list(CsvSource(tmp_path))
 
 
-@pytest.mark.parametrize("wrong", [{"delimiter": "||"}, {"delimiter": ""}, {"delimiter": "\n"}, {"delimiter": '"'}])
+@pytest.mark.parametrize(
+    "wrong", [{"delimiter": "||"}, {"delimiter": ""}, {"delimiter": "\n"}, {"delimiter": '"'}]
+)
 def test_impossible_delimiters(wrong):
     with pytest.raises(BowerbirdError):
         CsvSource("a.csv", **wrong)
@@ -298,12 +308,14 @@ text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 @given(
     rows=st.lists(st.tuples(text, text.filter(lambda cell: cell and not cell.isspace())), max_size=8),
     delimiter=st.characters(exclude_categories=["Cs", "Cc"], exclude_characters='"') | st.just("\t"),
-    end=st.sampled_from(["\n", "\r\n"]),
+    # With the end \n, Python before 3.13 leaves a lone \r unquoted, which ends a line.
+    style=st.sampled_from([("\n", csv.QUOTE_ALL), ("\r\n", csv.QUOTE_MINIMAL)]),
 )
-def test_what_python_writes_comes_back(tmp_path_factory, rows, delimiter, end):
+def test_what_python_writes_comes_back(tmp_path_factory, rows, delimiter, style):
     path = tmp_path_factory.mktemp("csv") / "t.csv"
     stream = io.StringIO(newline="")
-    csv.writer(stream, delimiter=delimiter, lineterminator=end).writerows([("first", "second"), *rows])
+    writer = csv.writer(stream, delimiter=delimiter, lineterminator=style[0], quoting=style[1])
+    writer.writerows([("first", "second"), *rows])
     path.write_bytes(stream.getvalue().encode())
     # With both columns as texts, cells are not typed; blank ones are left out.
     found = [record.texts for record in CsvSource(path, delimiter=delimiter, text=("first", "second"))]
@@ -360,11 +372,23 @@ def test_a_broken_line_is_a_failure_at_its_place(table, line, reason):
 
 
 def test_ids_of_json_lines(table):
-    lines_ = [{"k": "a"}, {"k": "a"}, {"k": 1}, {"k": "1"}, {}, {"k": True}, {"k": ""}, {"k": None}, {"k": "None"}]
+    lines_ = [
+        {"k": "a"},
+        {"k": "a"},
+        {"k": 1},
+        {"k": "1"},
+        {},
+        {"k": True},
+        {"k": ""},
+        {"k": None},
+        {"k": "None"},
+    ]
     path = table("\n".join(map(json.dumps, lines_)), "p.jsonl")
     items = list(JsonLinesSource(path, id="k"))
     assert [item.id for item in items if isinstance(item, Record)] == ["a", "1", "None"]
-    assert [item.id for item in items if isinstance(item, Failure)] == [f"p.jsonl:{n}" for n in (2, 4, 5, 6, 7, 8)]
+    assert [item.id for item in items if isinstance(item, Failure)] == [
+        f"p.jsonl:{n}" for n in (2, 4, 5, 6, 7, 8)
+    ]
 
 
 def test_a_key_that_no_line_has(table):

@@ -51,7 +51,7 @@ def test_a_function_gives_a_new_iterator_each_time():
 def test_a_generator_only_once():
     source = IterableSource(value for value in "abc")
     assert list(source) == ["a", "b", "c"]
-    with pytest.raises(BowerbirdError, match="a second time.*function that returns a new iterator"):
+    with pytest.raises(BowerbirdError, match=r"a second time.*function that returns a new iterator"):
         iter(source)
 
 
@@ -64,7 +64,7 @@ def test_an_iterator_that_raises():
     *before, failure = IterableSource(broken)
     assert before == [1, 2]
     assert failure.id == "element 2"
-    assert failure.step == "from_iterable"
+    assert failure.step == "from_items"
     assert failure.kind == "KeyError"
     assert "in broken" in failure.error.trace
 

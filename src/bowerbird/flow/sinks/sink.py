@@ -26,5 +26,5 @@ class Sink(ABC):
     def finish(self, report: RunReport) -> None:
         """Everything has been written: complete the output, so that its existence means completion."""
 
-    def abort(self) -> None:
+    def abort(self) -> None:  # noqa: B027  most leave nothing behind
         """The run ended in the middle: leave what can be continued, and nothing that looks complete."""

@@ -72,7 +72,7 @@ class NpySink(Sink):
 
     Each array is float32 (n, dim), one row for each vector, in the order of the records. `records.parquet` has
     one row for each record: the columns of `bowerbird.flow.sinks.arrow` without the vectors, and for each name
-    `row:NAME`, the first of its rows in `NAME.npy`, and `rows:NAME`, how many there are; null and 0 where the
+    `row:NAME`, the first of its rows in `NAME.npy`, and `rows:NAME`, how many there are; both null where the
     record has no such vector. Where all records have all vectors, rows and records simply correspond.
 
     Dictionaries and arrays may be written too: what is a float array in them counts as a vector; the array of an

@@ -77,7 +77,9 @@ def files_of(pattern: str, suffixes: tuple[str, ...]) -> list[tuple[str, str]]:
         UnreadableError: there are none.
     """
     if is_remote(pattern):
-        places, top = _stored_files(pattern, suffixes), folder_of(pattern.partition("*")[0])
+        places = _stored_files(pattern, suffixes)
+        single = "*" in pattern or pattern.endswith(suffixes)
+        top = folder_of(pattern.partition("*")[0]) if single else pattern.rstrip("/")
     else:
         roots = expand(pattern)
         top = os.fspath(scope(pattern))
@@ -108,9 +110,9 @@ def _stored_files(pattern: str, suffixes: tuple[str, ...]) -> list[str]:
         return list(remote.list_files(pattern))
     if pattern.endswith(suffixes):
         return [pattern]
-    return [
-        place for suffix in suffixes for place in remote.list_files(f"{pattern.rstrip('/')}/**/*{suffix}")
-    ]
+    folder = pattern.rstrip("/")
+    below = (place for place in remote.list_files(f"{folder}/**/*") if place.endswith(suffixes))
+    return [place for place in below if "/_" not in place[len(folder) :] and "/." not in place[len(folder) :]]
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from bowerbird.record import Failure, Record
 PART_ROWS = 4096
 """Rows of an array in a part."""
 
-UNIT = 1e-5
+UNIT = 1e-6
 """A vector whose length is 1 within this is taken as it is, bit for bit; others are scaled to length 1."""
 
 

@@ -84,30 +84,28 @@ def records(
         place = f"{name}:{first + number}"
         row = {column: cells[number] for column, cells in values.items()}
         try:
-            record = _record(row, layout, place)
+            found = {key: vector for key, cells in vectors.items() if (vector := cells[number]) is not None}
+            record = _record(row, layout, place, found)
             earlier = repeats.get(record.id, place) if layout.columns.id and not layout.ours else place
             if earlier != place:
                 raise taken(record.id, place, earlier)
+            yield record
         except InputError as error:
             yield Failure(place, label, error)
-            continue
-        found = {key: vector for key, cells in vectors.items() if (vector := cells[number]) is not None}
-        yield replace(record, vectors=found)
 
 
-def _record(row: dict[str, Any], layout: Layout, place: str) -> Record:
+def _record(row: dict[str, Any], layout: Layout, place: str, vectors: Mapping[str, Any]) -> Record:
     for column, cell in row.items():
         if isinstance(cell, _Damaged):
             raise RowError(f"{place}: column {column!r} is damaged: {cell}.", hint="Write the file again.")
-    prefix = ATTRIBUTE if layout.ours else ""
-    attributes = {column.removeprefix(prefix): row[column] for column in layout.attributes}
-    record = layout.columns.record(row, place, attributes)
     norms = {name.removeprefix(NORM): row[name] for name in layout.norms if row[name] is not None}
     if not layout.ours:
-        return replace(record, norms=norms)
-    return replace(
-        record, image=row.get("image_bytes") or record.image, content=row["content"] or "", norms=norms
-    )
+        attributes = {column: row[column] for column in layout.attributes}
+        return layout.columns.record(row, place, attributes, vectors=vectors, norms=norms)
+    row["image"] = row.get("image_bytes") or row["image"]
+    attributes = {column.removeprefix(ATTRIBUTE): row[column] for column in layout.attributes}
+    content = row["content"] or ""
+    return layout.columns.record(row, place, attributes, vectors=vectors, norms=norms, content=content)
 
 
 class _Damaged(str):

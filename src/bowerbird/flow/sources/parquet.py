@@ -30,9 +30,9 @@ BATCH_BYTES = 1 << 24
 class ParquetSource(Source):
     """Parquet: one file, a folder of files, or a glob; a record for each row.
 
-    Files are read in the order of their names, a row group at a time and of that about 16 MB at a time. Ids of rows
-    are `photos.parquet:17`, rows counting from 1; in a folder, the path below it. A damaged file or row group is one
-    `Failure`.
+    Files are read in the order of their names, a row group at a time, and of that about 16 MB at a time as far as its
+    pages allow. Ids of rows are `photos.parquet:17`, rows counting from 1; in a folder, the path below it. A damaged
+    file or row group is one `Failure`.
 
     Columns `vector:NAME` (lists of floats) and `norm:NAME` become vectors and their lengths. In files that Bowerbird
     wrote, `id`, `image`, `texts`, `content` and `attribute:NAME` become these again, and ids may stand twice.

@@ -56,8 +56,10 @@ class Columns:
                     hint=hint or "Name the columns as the file does.",
                 )
 
-    def record(self, row: Mapping[str, Any], place: str, attributes: Mapping[str, Any]) -> Record:
-        """The record of a row.
+    def record(
+        self, row: Mapping[str, Any], place: str, attributes: Mapping[str, Any], **more: Any
+    ) -> Record:
+        """The record of a row; `more` are other parts of it.
 
         Raises:
             RowError: the id is missing, or a cell is of a type that its part cannot be.
@@ -68,6 +70,7 @@ class Columns:
             texts=tuple(text for name in self.text for text in _texts(row.get(name), name, place)),
             attributes=attributes,
             named=bool(self.id),
+            **more,
         )
 
     def identity(self, value: Any, place: str) -> str:

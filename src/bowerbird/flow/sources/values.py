@@ -82,6 +82,11 @@ class IterableSource(Source):
                 hint="Give an iterable, or a function that returns one.",
             )
 
+    @property
+    def once(self) -> bool:
+        """See `Source`."""
+        return isinstance(self.items, Iterator)
+
     def describe(self) -> str:
         """See `Source`."""
         if self.name:
@@ -140,6 +145,11 @@ class TextSource(Source):
 
     texts: IterableSource
 
+    @property
+    def once(self) -> bool:
+        """See `Source`."""
+        return self.texts.once
+
     def __iter__(self) -> Iterator[Record | Failure]:
         for place, text in enumerate(self.texts):
             id_ = f"text:{place}"
@@ -148,7 +158,9 @@ class TextSource(Source):
             elif isinstance(text, str):
                 yield Record(id_, texts=(text,))
             else:
-                error = UnsupportedInputError(f"{id_} is of type {type(text).__name__}, not a text.", hint="Give a str.")
+                error = UnsupportedInputError(
+                    f"{id_} is of type {type(text).__name__}, not a text.", hint="Give a str."
+                )
                 yield Failure(id_, "from_texts", error, text)
 
     def describe(self) -> str:

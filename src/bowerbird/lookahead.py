@@ -51,8 +51,8 @@ def ordered_map(
     """
     bound = ahead or 4 * threads
     pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="bowerbird")
-    pending: deque[Future[R]] = deque()
-    held = _Held(weigh, budget)
+    pending: deque[Future[tuple[R, int]]] = deque()
+    held: _Held[R] = _Held(weigh, budget)
     try:
         for item in items:
             while pending and (held.over(len(pending)) or (short and short())):
@@ -73,32 +73,32 @@ class _Held(Generic[R]):
         self._weigh = weigh if budget else None
         self._budget = budget
         self._lock = threading.Lock()
-        self._weights: dict[int, int] = {}
-        self._bytes = self._seen = self._total = 0
+        self._waiting = self._bytes = self._seen = self._total = 0
 
-    def weighed(self, function: Callable[[T], R]) -> Callable[[T], R]:
+    def weighed(self, function: Callable[[T], R]) -> Callable[[T], tuple[R, int]]:
         """The function, which notes what its result weighs."""
         weigh = self._weigh
         if weigh is None:
-            return function
+            return lambda item: (function(item), 0)
 
-        def run(item: T) -> R:
+        def run(item: T) -> tuple[R, int]:
             result = function(item)
             weight = weigh(result)
             with self._lock:
-                self._weights[id(result)] = weight
+                self._waiting += 1
+                self._seen += 1
                 self._bytes += weight
                 self._total += weight
-                self._seen += 1
-            return result
+            return result, weight
 
         return run
 
-    def release(self, future: Future[R]) -> R:
+    def release(self, future: Future[tuple[R, int]]) -> R:
         """The result, which from now on is the consumer's."""
-        result = future.result()
+        result, weight = future.result()
         with self._lock:
-            self._bytes -= self._weights.pop(id(result), 0)
+            self._waiting -= 1
+            self._bytes -= weight
         return result
 
     def over(self, pending: int) -> bool:
@@ -107,4 +107,4 @@ class _Held(Generic[R]):
             if not self._seen:
                 return False
             average = self._total / self._seen
-            return self._bytes + (pending - len(self._weights) + 1) * average > self._budget
+            return self._bytes + (pending - self._waiting + 1) * average > self._budget

@@ -28,9 +28,10 @@ AHEAD = 2
 """Chunks for each thread that are finished or under way at the most, ahead of those being consumed."""
 
 LONGEST_CHUNK = 1024
+LARGEST_CHUNK = 16 << 20
 QUICK, SLOW = 0.005, 0.05
-"""Seconds: chunks that took less are followed by longer ones, up to `LONGEST_CHUNK`, and the other way round. A run
-begins with one element, so that who wants only the first waits for nothing else."""
+"""Seconds: chunks that took less are followed by longer ones, up to `LONGEST_CHUNK` elements and `LARGEST_CHUNK` bytes,
+and the other way round. A run begins with one element, so that who wants only the first waits for nothing else."""
 
 
 class Local:
@@ -66,13 +67,15 @@ class Local:
 
     def stream(self, plan: Plan, report: RunReport) -> Iterator[Chunk]:
         """See `bowerbird.flow.run.Executor`."""
-        pace = Pace()
-        chunks: Iterator[Chunk] = _paced(plan.source, pace)
+        most = min(LARGEST_CHUNK, self._budget() // MEMORY_SHARE)
+        paces = [Pace(most)]
+        chunks: Iterator[Chunk] = _paced(plan.source, paces)
         for part in segments(plan.steps):
             if isinstance(part, Sequential):
                 chunks = _sequential(part, chunks, report)
             else:
-                chunks = self._stateless(part, chunks, report, pace)
+                paces.append(Pace(most))
+                chunks = self._stateless(part, chunks, report, paces[-1])
         return chunks
 
     def explain(self, plan: Plan) -> list[str]:
@@ -106,68 +109,88 @@ class Local:
         self, steps: tuple[Stateless, ...], chunks: Iterator[Chunk], report: RunReport, pace: Pace
     ) -> Iterator[Chunk]:
         threads, processes = lane(steps[0])
-        wanted = _cut(steps, chunks)
+        wanted = _cut(steps, chunks, pace)
         if processes:
-            return in_processes(steps, wanted, processes, report)
+            return _noted(in_processes(steps, wanted, processes, report), report, pace)
         if threads == 1:
-            return _one_by_one(steps, wanted, report, pace)
-        return self._in_threads(steps, wanted, report)
+            return _noted(_one_by_one(steps, wanted), report, pace)
+        return _noted(self._in_threads(steps, wanted, report), report, pace)
 
     def _in_threads(
         self, steps: tuple[Stateless, ...], chunks: Iterator[Chunk], report: RunReport
-    ) -> Iterator[Chunk]:
+    ) -> Iterator[tuple[Chunk, Chunk, Clock]]:
         threads = self._threads(steps[0])
         steps = tuple(step.for_worker(threads) for step in steps)
-        results = ordered_map(
-            partial(worked, steps),
+        return ordered_map(
+            lambda chunk: (chunk, *worked(steps, chunk)),
             chunks,
             threads=threads,
             ahead=AHEAD * threads,
-            weigh=lambda result: weigh(result[0]),
+            weigh=lambda result: weigh(result[1]),
             budget=self._budget(),
             short=partial(_short, report),
         )
-        try:
-            for chunk, clock in results:
-                report.time(clock)
-                yield chunk
-        finally:
-            results.close()  # type: ignore[attr-defined]  # a generator
 
 
 class Pace:
-    """How many elements make a chunk that is worked on in a reasonable time."""
+    """How many elements make a chunk that is worked on in a reasonable time, and is not too large.
 
-    def __init__(self) -> None:
+    Attributes:
+        length: so many.
+    """
+
+    def __init__(self, most: int) -> None:
         self.length = 1
+        self._most = most
 
-    def took(self, elements: int, seconds: float) -> None:
-        """Take note of how long a chunk took."""
-        if seconds < QUICK and elements >= self.length:
+    def took(self, elements: int, seconds: float, results: Chunk) -> None:
+        """Take note of how long a chunk of so many elements took, and of what came out."""
+        some = results[:: len(results) // 8 + 1]
+        held = weigh(some) * len(results) // len(some) if some else 0
+        if seconds > SLOW or held > self._most:
+            self.length = min(self.length, max(1, elements // 2))
+        elif seconds < QUICK and elements >= self.length and 2 * held <= self._most:
             self.length = min(2 * self.length, LONGEST_CHUNK)
-        elif seconds > SLOW:
-            self.length = max(1, self.length // 2)
 
 
-def _paced(source: Iterable[Any], pace: Pace) -> Iterator[Chunk]:
+def _paced(source: Iterable[Any], paces: list[Pace]) -> Iterator[Chunk]:
+    """The elements in chunks as long as the slowest part of the run takes them."""
     chunk: Chunk = []
-    started = time.perf_counter()
+    length, started = 1, time.perf_counter()
     for item in source:
         chunk.append(item)
-        if len(chunk) >= pace.length:
-            pace.took(len(chunk), time.perf_counter() - started)
+        if len(chunk) >= length:
+            paces[0].took(len(chunk), time.perf_counter() - started, chunk)
             yield chunk
-            chunk, started = [], time.perf_counter()
+            chunk, length, started = [], min(pace.length for pace in paces), time.perf_counter()
     if chunk:
         yield chunk
 
 
-def _cut(steps: tuple[Stateless, ...], chunks: Iterator[Chunk]) -> Iterator[Chunk]:
-    """The same elements in chunks as the steps want them: of a size, or of no more than a chunk may cost."""
+def _noted(
+    results: Iterator[tuple[Chunk, Chunk, Clock]], report: RunReport, pace: Pace
+) -> Iterator[Chunk]:
+    try:
+        for chunk, result, clock in results:
+            report.time(clock)
+            pace.took(len(chunk), sum(clock.seconds.values()), result)
+            yield result
+    finally:
+        results.close()  # type: ignore[attr-defined]  # a generator
+
+
+def _cut(steps: tuple[Stateless, ...], chunks: Iterator[Chunk], pace: Pace) -> Iterator[Chunk]:
+    """The same elements in chunks as the steps want them: of a size, of no more than a chunk may cost, or no longer
+    than their pace."""
     size = steps[0].size
     costly = [step for step in steps if type(step).cost is not Stateless.cost]
     if not size and not costly:
-        yield from chunks
+        for chunk in chunks:
+            start = 0
+            while start < len(chunk):
+                stop = start + pace.length
+                yield chunk[start:stop]
+                start = stop
         return
     waiting: Chunk = []
     spent = 0
@@ -184,14 +207,10 @@ def _cut(steps: tuple[Stateless, ...], chunks: Iterator[Chunk]) -> Iterator[Chun
 
 
 def _one_by_one(
-    steps: tuple[Stateless, ...], chunks: Iterator[Chunk], report: RunReport, pace: Pace
-) -> Iterator[Chunk]:
+    steps: tuple[Stateless, ...], chunks: Iterator[Chunk]
+) -> Iterator[tuple[Chunk, Chunk, Clock]]:
     for chunk in chunks:
-        started = time.perf_counter()
-        result, clock = worked(steps, chunk)
-        pace.took(len(chunk), time.perf_counter() - started)
-        report.time(clock)
-        yield result
+        yield (chunk, *worked(steps, chunk))
 
 
 def _sequential(step: Sequential, chunks: Iterator[Chunk], report: RunReport) -> Iterator[Chunk]:

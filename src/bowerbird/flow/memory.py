@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bowerbird.record import Record
+from bowerbird.record import Failure, Record
 
 _EMPTY_RECORD = 1000
 """Bytes that a record takes beside what its parts hold, about."""
@@ -23,10 +23,13 @@ def weigh(value: Any) -> int:
             value.image,
             value.origin and value.origin[0],
             *value.texts,
+            *value.attributes.values(),
             *value.vectors.values(),
             *value.facts.values(),
         )
         return _EMPTY_RECORD + sum(map(weigh, parts))
+    if isinstance(value, Failure):
+        return _EMPTY_RECORD + weigh(value.value)
     if isinstance(value, Image.Image):
         return value.width * value.height * len(value.getbands())
     if isinstance(value, np.ndarray):

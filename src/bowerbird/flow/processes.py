@@ -20,99 +20,170 @@ AHEAD = 3
 
 def in_processes(
     steps: tuple[Stateless, ...], chunks: Iterator[Chunk], processes: int, report: RunReport
-) -> Iterator[Chunk]:
-    """Work on chunks in so many processes, and give the results in order.
+) -> Iterator[tuple[Chunk, Chunk, Clock]]:
+    """Work on chunks in so many processes; gives each chunk, its results and the time they took, in order.
 
     A process that dies, as when a library crashes or memory runs out, costs the one element that it dies of: that
-    becomes a `Failure`, and the others are worked on again.
+    becomes a `Failure`, and the others are worked on again. So does an element, or a result, that cannot be sent.
 
     Raises:
-        BowerbirdError: a function, or an element, cannot be sent to another process.
+        BowerbirdError: a function cannot be sent to another process.
     """
-    pending: deque[tuple[Chunk, Future[Any]]] = deque()
+    crew = _Crew(steps, processes)
+    pending: deque[tuple[Chunk, Future[bytes]]] = deque()
     try:
         for chunk in chunks:
-            pending.append((chunk, _submit(steps, chunk, processes)))
+            pending.append((chunk, crew.submit(chunk)))
             if len(pending) >= AHEAD * processes:
-                yield _taken(pending, steps, processes, report)
+                yield _taken(pending, crew, report)
         while pending:
-            yield _taken(pending, steps, processes, report)
+            yield _taken(pending, crew, report)
     finally:
-        for _, future in pending:
-            future.cancel()
+        crew.dismiss(at_once=bool(pending))
 
 
-def _submit(steps: tuple[Stateless, ...], chunk: Chunk, processes: int) -> Future[Any]:
-    from loky import get_reusable_executor
+class _Crew:
+    """Processes that keep the steps, and what these have made, from chunk to chunk; new ones when one has died."""
 
-    for attempt in range(2):
-        pool = get_reusable_executor(max_workers=processes, timeout=30)
+    def __init__(self, steps: tuple[Stateless, ...], processes: int) -> None:
+        from loky.backend.reduction import dumps
+
+        self.label = " > ".join(step.label for step in steps)
+        self._processes = processes
+        self._pool: Any = None
         try:
-            future: Future[Any] = pool.submit(_work, steps, chunk)
-        except (BrokenProcessPool, RuntimeError):  # a process died since the last call; loky makes a new pool
-            if attempt:
-                raise
-        else:
-            return future
-    raise AssertionError("unreachable")
+            self._sent = dumps(steps)
+        except Exception as error:
+            raise BowerbirdError(
+                f"{self.label} cannot be sent to another process: {error}.",
+                hint="Leave out processes=, or make what the function refers to picklable.",
+            ) from error
+
+    def submit(self, chunk: Chunk) -> Future[bytes]:
+        from loky.backend.reduction import dumps
+
+        try:
+            sent = dumps(chunk)
+        except Exception as error:  # noqa: BLE001  whatever pickling an element raises
+            refused: Future[bytes] = Future()
+            refused.set_exception(_unsendable(self.label, "An element", error))
+            return refused
+        try:
+            return self._submitted(sent)
+        except BrokenProcessPool:
+            self.renew()
+            return self._submitted(sent)
+
+    def _submitted(self, sent: bytes) -> Future[bytes]:
+        from loky import ProcessPoolExecutor
+
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                self._processes, initializer=_begin, initargs=(self.label, self._sent)
+            )
+        future: Future[bytes] = self._pool.submit(_work, sent)
+        return future
+
+    def renew(self) -> None:
+        """Begin again with other processes."""
+        self.dismiss(at_once=True)
+        self._pool = None
+
+    def dismiss(self, *, at_once: bool) -> None:
+        """End the processes, in the middle of their work if need be."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, kill_workers=at_once)
 
 
-def _work(steps: tuple[Stateless, ...], chunk: Chunk) -> tuple[Chunk, Clock]:
+# What a process of a crew keeps: the steps, first as they were sent.
+_kept: dict[str, Any] = {}
+
+
+def _begin(label: str, sent: bytes) -> None:
+    _kept.update(label=label, sent=sent)
+
+
+def _work(sent: bytes) -> bytes:
+    from pickle import loads
+
+    from loky.backend.reduction import dumps
+
     from bowerbird.flow.local import worked
 
-    return worked(steps, chunk)
+    label = _kept["label"]
+    if "steps" not in _kept:
+        try:
+            _kept["steps"] = loads(_kept["sent"])
+        except Exception as error:
+            raise BowerbirdError(
+                f"{label} cannot be built in another process: {type(error).__name__}: {error}.",
+                hint="Define functions in a module that the process can import, or in the script itself.",
+            ) from error
+    try:
+        chunk = loads(sent)
+    except Exception as error:  # noqa: BLE001
+        raise _unsendable(label, "An element", error) from error
+    result = worked(_kept["steps"], chunk)
+    try:
+        return dumps(result)
+    except Exception as error:  # noqa: BLE001
+        raise _unsendable(label, "A result", error) from error
+
+
+def _unsendable(label: str, what: str, error: Exception) -> InputError:
+    return InputError(
+        f"{label}: {what} cannot be sent between processes: {error}.",
+        hint="Leave out processes=, or work with what can be pickled.",
+    )
 
 
 def _taken(
-    pending: deque[tuple[Chunk, Future[Any]]], steps: tuple[Stateless, ...], processes: int, report: RunReport
-) -> Chunk:
+    pending: deque[tuple[Chunk, Future[bytes]]], crew: _Crew, report: RunReport
+) -> tuple[Chunk, Chunk, Clock]:
     chunk, future = pending.popleft()
     try:
-        result, clock = future.result()
+        return (chunk, *_results(future))
     except BrokenProcessPool:
-        # Everything under way is lost with it; who killed the process is found out one by one.
-        lost = [other for other, _ in pending]
-        pending.clear()
-        alone = _alone(steps, chunk, processes, report)
-        pending.extend((other, _submit(steps, other, processes)) for other in lost)
-        return alone
-    except (TypeError, AttributeError, OSError, ValueError) as error:
-        raise _unsendable(steps, error) from error
-    except Exception as error:
-        if "pickle" in type(error).__name__.lower():
-            raise _unsendable(steps, error) from error
-        raise
-    report.time(clock)
-    return list(result)
+        # What is not finished is lost with the process; who killed it is found out one by one.
+        crew.renew()
+        results = _one_by_one(crew, chunk, report)
+        for place, (other, begun) in enumerate(pending):
+            if not begun.done() or isinstance(begun.exception(), BrokenProcessPool):
+                pending[place] = (other, crew.submit(other))
+        return (chunk, *results)
+    except InputError:
+        return (chunk, *_one_by_one(crew, chunk, report))
 
 
-def _alone(steps: tuple[Stateless, ...], chunk: Chunk, processes: int, report: RunReport) -> Chunk:
+def _results(future: Future[bytes]) -> tuple[Chunk, Clock]:
+    from pickle import loads
+
+    result, clock = loads(future.result())
+    return result, clock
+
+
+def _one_by_one(crew: _Crew, chunk: Chunk, report: RunReport) -> tuple[Chunk, Clock]:
     results: Chunk = []
+    total = Clock()
     for item in chunk:
         try:
-            result, clock = _submit(steps, [item], processes).result()
+            result, clock = _results(crew.submit([item]))
         except BrokenProcessPool as error:
-            label = steps[0].label
+            crew.renew()
             died = InputError(
-                f"{label}: the process that worked on this element died: {_reason(error)}.",
+                f"{crew.label}: the process that worked on this element died: {_reason(error)}.",
                 hint="Look for a crash in a native library, or for too little memory.",
             )
             report.notes.append(f"a process died at {name_of(item)}")
-            results.append(Failure(name_of(item), label, died, item))
+            results.append(Failure(name_of(item), crew.label, died, item))
+        except InputError as error:
+            results.append(Failure(name_of(item), crew.label, error, item))
         else:
-            report.time(clock)
+            total.merge(clock)
             results.extend(result)
-    return results
+    return results, total
 
 
 def _reason(error: BaseException) -> str:
     found = re.search(r"\{([A-Z]+\(-?\d+\))", str(error))  # as loky writes exit codes: {SIGKILL(-9)}, {EXIT(1)}
     return found.group(1) if found else "it was killed"
-
-
-def _unsendable(steps: tuple[Stateless, ...], error: Exception) -> BowerbirdError:
-    labels = " > ".join(step.label for step in steps)
-    return BowerbirdError(
-        f"{labels} cannot be sent to another process: {error}.",
-        hint="Leave out processes=, or make what the function refers to picklable.",
-    )

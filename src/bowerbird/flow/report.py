@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from bowerbird.errors import InputError
 from bowerbird.flow.plan import Clock
 from bowerbird.record import Failure
 
@@ -23,10 +24,11 @@ class RunReport:
     Attributes:
         done: elements that came out at the end.
         failed: failures, by kind.
-        failures: the first `KEPT_FAILURES` of them.
+        failures: the first `KEPT_FAILURES` of them, without the elements they stand for.
         seconds: wall time.
         stages: seconds spent in each stage, added up over all threads and workers.
-            notes: what the executor chose or changed under way, one line each.
+        counts: things that happened, such as records that were left out.
+        notes: what the executor chose or changed under way, one line each.
     """
 
     done: int = 0
@@ -40,8 +42,9 @@ class RunReport:
     def take(self, failure: Failure) -> None:
         """Count a failure."""
         self.failed[failure.kind] += 1
+        _forget_frames(failure.error)
         if len(self.failures) < KEPT_FAILURES:
-            self.failures.append(failure)
+            self.failures.append(replace(failure, value=None))
 
     def absorb(self, other: RunReport) -> None:
         """Take over the failures, times and notes of a run that this one depended on."""
@@ -76,3 +79,11 @@ class RunReport:
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.failed.most_common())
             line += f", {sum(self.failed.values()):,} failed ({kinds})"
         return line
+
+
+def _forget_frames(error: InputError) -> None:
+    """Tracebacks hold what was being worked on: with thousands of broken pictures, their bytes."""
+    link: BaseException | None = error
+    while link is not None and link.__traceback__ is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__

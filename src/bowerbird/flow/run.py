@@ -63,23 +63,28 @@ def carried_out(
     try:
         ready = _prepared(simplified(plan, pictures=pictures), executor, report)
         for chunk in executor.stream(ready, report):
-            settled = _settled(chunk, plan.on_error, report)
+            settled, fatal = _settled(chunk, plan.on_error, report)
             if settled:
                 yield settled
+            if fatal is not None:
+                raise RecordError(fatal.id, fatal.step, fatal.error)
     finally:
         report.seconds += time.monotonic() - started
 
 
-def _settled(chunk: Chunk, on_error: str, report: RunReport) -> Chunk:
-    failures = [item for item in chunk if item.__class__ is Failure]
-    report.done += len(chunk) - len(failures)
-    for failure in failures:
-        report.take(failure)
-        if on_error == "raise":
-            raise RecordError(failure.id, failure.step, failure.error)
-    if failures and on_error == "drop":
-        return [item for item in chunk if item.__class__ is not Failure]
-    return chunk
+def _settled(chunk: Chunk, on_error: str, report: RunReport) -> tuple[Chunk, Failure | None]:
+    """What the caller gets of a chunk, and the failure that stops the run after it."""
+    places = [place for place, item in enumerate(chunk) if item.__class__ is Failure]
+    if places and on_error == "raise":
+        report.take(chunk[places[0]])
+        report.done += places[0]
+        return chunk[: places[0]], chunk[places[0]]
+    report.done += len(chunk) - len(places)
+    for place in places:
+        report.take(chunk[place])
+    if places and on_error == "drop":
+        return [item for item in chunk if item.__class__ is not Failure], None
+    return chunk, None
 
 
 def _prepared(plan: Plan, executor: Executor, report: RunReport) -> Plan:

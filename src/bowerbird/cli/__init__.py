@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from typing import Annotated
 
@@ -93,6 +94,12 @@ def main() -> None:
     sys.exit(code or 0)
 
 
+def _as_options(message: str) -> str:
+    """Arguments that a hint of the library names, as the options that they are here."""
+    message = message.replace("overwrite=True", "--overwrite")
+    return re.sub(r"\bdelimiter=('[^']+'|\"[^\"]+\")", r"--delimiter \1", message)
+
+
 def _failed(error: Exception) -> int:
     from bowerbird.errors import BowerbirdError
 
@@ -105,7 +112,7 @@ def _failed(error: Exception) -> int:
 
         traceback.print_exc()
     elif isinstance(error, BowerbirdError):
-        complain(str(error))
+        complain(_as_options(str(error)))
     elif isinstance(error, OSError):
         where = f" {error.filename}" if error.filename else ""
         complain(f"{(error.strerror or str(error)).capitalize()}{where}.")

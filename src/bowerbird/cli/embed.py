@@ -22,6 +22,7 @@ from bowerbird.cli.records import (
     Workers,
     collection,
     executor,
+    some,
     together,
 )
 from bowerbird.cli.screen import Display, ModelOption, native_libraries_silent, say, seconds_
@@ -74,7 +75,7 @@ def embed(
     _check(chosen)
     options = TableOptions(image, tuple(text or ()), id, delimiter, root)
     place = executor(on, address, workers, cpus, gpus)
-    records = together([collection(source, options) for source in sources])
+    records = some(sources, together([collection(source, options) for source in sources]))
     encoder = load(model, precision=precision)
     with native_libraries_silent(), Display("embedding") as display:
         display.start(records.plan.source.count() or 0)
@@ -108,9 +109,11 @@ def _check(format: str) -> None:
 
 
 def _summary(report: RunReport, output: str) -> None:
+    from bowerbird.search.writer import fault
+
     say(f"{report.summary()} in {seconds_(report.seconds)}.")
     for failure in report.failures[:SHOWN_FAILURES]:
-        say(f"  failed: {failure.step}: {failure.error.message}")
+        say(f"  failed: {fault(failure).reason}")
     if (more := report.failed.total() - SHOWN_FAILURES) > 0:
         say(f"  ... and {more:,} more, in the errors file beside the output.")
     for what, number in report.counts.items():

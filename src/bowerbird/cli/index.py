@@ -25,6 +25,7 @@ from bowerbird.cli.records import (
     executor,
     is_elsewhere,
     is_table,
+    some,
     together,
 )
 from bowerbird.cli.screen import (
@@ -112,7 +113,12 @@ def index(
     ]
     reports += [
         _records(
-            path, together([records[source] for source in group]), model, precision, place, every=failures
+            path,
+            some(group, together([records[source] for source in group])),
+            model,
+            precision,
+            place,
+            every=failures,
         )
         for path, group in _by_index(tables, index, model).items()
     ]

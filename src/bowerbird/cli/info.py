@@ -64,9 +64,11 @@ def describe(opened: Any) -> dict[str, Any]:
     """Facts about an index as plain data."""
     from dataclasses import asdict
 
+    from bowerbird.record import Modality
     from bowerbird.store.table import ATTRIBUTES
 
     manifest = opened.manifest
+    texts = any(column.modality == Modality.TEXT for column in opened.columns)
     opened.model.warm()
     return {
         "index": str(opened.path),
@@ -77,7 +79,7 @@ def describe(opened: Any) -> dict[str, Any]:
         "created": manifest.created,
         "updated": manifest.updated,
         "written by": f"bowerbird {manifest.written_by}, format {manifest.format}",
-        "columns": list(ATTRIBUTES),
+        "columns": [*ATTRIBUTES, *(["text"] if texts else []), *opened.table.attributes().names],
         "numerics here": opened.model.numerics(),
         "models": [
             {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from bowerbird.flow.run import Executor
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".arrow", ".feather")
+PACKED_TABLES = tuple(f"{suffix}.gz" for suffix in TABLES[:4])
 TARS = (".tar", ".tar.gz", ".tgz")
 
 ImageColumn: TypeAlias = Annotated[
@@ -48,7 +50,7 @@ Address: TypeAlias = Annotated[
 Workers: TypeAlias = Annotated[
     int,
     typer.Option(
-        "--workers", help="Threads here, or workers on Ray. Default: as many as there are processors."
+        "--workers", min=0, help="Threads here, or workers on Ray. Default: as many as there are processors."
     ),
 ]
 Cpus: TypeAlias = Annotated[float, typer.Option("--cpus", help="On Ray: processors for each worker.")]
@@ -73,7 +75,7 @@ class TableOptions:
 
 def is_table(source: str) -> bool:
     """Whether a source is a table or a tar of records, by its name, rather than pictures."""
-    return source.lower().endswith((*TABLES, *TARS))
+    return source.lower().endswith((*TABLES, *PACKED_TABLES, *TARS))
 
 
 def is_elsewhere(source: str) -> bool:
@@ -95,7 +97,7 @@ def collection(source: str, options: TableOptions) -> Collection[Any]:
     name = source.lower()
     if name.endswith(TARS):
         return Collection.from_webdataset(source)
-    if not name.endswith(TABLES):
+    if not name.endswith((*TABLES, *PACKED_TABLES)):
         if options.given:
             raise BowerbirdError(
                 f"{source} is no table, so it has no columns.",
@@ -114,6 +116,7 @@ def collection(source: str, options: TableOptions) -> Collection[Any]:
         "root": options.root,
     }
     place = source if is_elsewhere(source) else Path(os.path.expanduser(source))
+    name = name.removesuffix(".gz")
     if name.endswith((".csv", ".tsv")):
         return Collection.from_csv(place, delimiter=options.delimiter or None, **columns)
     if options.delimiter:
@@ -132,19 +135,38 @@ def executor(where: str, address: str, workers: int, cpus: float, gpus: float) -
         BowerbirdError: there is no such place, or options of another one.
         MissingExtraError: Ray is not installed.
     """
-    from bowerbird.errors import BowerbirdError
+    from bowerbird.errors import BowerbirdError, MissingExtraError
 
     if where == "ray":
+        if find_spec("ray") is None:
+            raise MissingExtraError("ray", "ray")
         from bowerbird.flow.cluster import Ray
 
         return Ray(address, workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus)
     if where not in ("", "local"):
         raise BowerbirdError(f"--on {where} is not known.", hint="Use local or ray.")
-    if address or gpus:
-        raise BowerbirdError("--address and --gpus are options of Ray.", hint="Add --on ray.")
+    if address or gpus or cpus != 1:
+        raise BowerbirdError("--address, --cpus and --gpus are options of Ray.", hint="Add --on ray.")
     from bowerbird.flow.local import Local
 
     return Local(threads=workers)
+
+
+def some(sources: Sequence[str], records: Collection[Any]) -> Collection[Any]:
+    """The same records, once it is sure that there are any, or at least failures: nothing is made for none.
+
+    Raises:
+        UnreadableError: there is none.
+        BowerbirdError: what the records come from cannot be read, or lacks a column that was named.
+    """
+    from bowerbird.errors import UnreadableError
+    from bowerbird.flow.files import printable
+
+    if next(iter(records.plan.source), None) is None:
+        raise UnreadableError(
+            f"There are no records in {', '.join(map(printable, sources))}.", hint="Check what was given."
+        )
+    return records
 
 
 def together(parts: Sequence[Collection[Any]]) -> Collection[Any]:

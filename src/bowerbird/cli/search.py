@@ -51,6 +51,14 @@ def search(
     top: Annotated[
         int, typer.Option("--top", "-k", min=1, envvar="BOWERBIRD_TOP", help="How many results.")
     ] = 10,
+    among: Annotated[
+        str,
+        typer.Option(
+            metavar="image|text",
+            help="What is searched. Default: the pictures, if there are any.",
+            show_default=False,
+        ),
+    ] = "",
     threshold: Annotated[
         float | None, typer.Option(help="Leave out results that score less.", show_default=False)
     ] = None,
@@ -69,6 +77,7 @@ def search(
     bowerbird search holiday.jpg
     bowerbird search "a dress" --image look.jpg --weights 0.6,0.4 --without "stripes"
     bowerbird search --like ~/Pictures/cat.jpg --where "width > 1000"
+    bowerbird search "a dress for a wedding" --among text
 
     On a terminal a table; in a pipe, one line of score<TAB>path for each result.
     """
@@ -76,7 +85,7 @@ def search(
     from bowerbird.search.index import Index
     from bowerbird.search.places import resolve
 
-    query = read_query(" ".join(words or []), image, like, weights, tuple(without or ()))
+    query = read_query(" ".join(words or []), image, like, weights, tuple(without or ()), among)
     opened = Index.open(resolve(index, Path.cwd(), model), load(model) if model else None)
     hits = opened.ask(query, k=top, where=where, threshold=threshold)
     for note in hits.notes:
@@ -101,7 +110,9 @@ def search(
         _show(opened, query, hits, sheet, open_)
 
 
-def read_query(words: str, image: str, like: str, weights: str, without: tuple[str, ...]) -> Query:
+def read_query(
+    words: str, image: str, like: str, weights: str, without: tuple[str, ...], among: str = ""
+) -> Query:
     """What was asked for. Words that are the path of an existing picture are that picture."""
     from bowerbird.errors import QueryError
     from bowerbird.media.image import IMAGE_SUFFIXES
@@ -115,17 +126,17 @@ def read_query(words: str, image: str, like: str, weights: str, without: tuple[s
         ) from None
     path = os.path.expanduser(words)
     looks_like_path = os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES and len(path) < 4096
+    picture = Path(os.path.expanduser(image)) if image else None
+    texts = (words,) if words or not (image or like) else ()
     if looks_like_path and os.path.isfile(path):
         if image:
             raise QueryError(
                 "Two query pictures were given.", hint="Leave out --image, or give words to blend with it."
             )
-        return Query(image=Path(path), like=like, weights=shares, without=without)
-    if looks_like_path and " " not in words.strip():
+        texts, picture = (), Path(path)
+    elif looks_like_path and " " not in words.strip():
         raise QueryError(f"There is no picture {words}.", hint="Check the path; words need no file suffix.")
-    asked = bool(words) or not (image or like)
-    picture = Path(os.path.expanduser(image)) if image else None
-    return Query(texts=(words,) if asked else (), image=picture, like=like, weights=shares, without=without)
+    return Query(texts=texts, image=picture, like=like, weights=shares, without=without, among=among)
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
@@ -146,11 +157,14 @@ def _table(hits: Hits) -> None:
     from bowerbird.flow.files import from_uri, printable
     from bowerbird.media.reading import one_line
 
+    with_texts = any(hit.attributes.get("text") for hit in hits)
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("score", justify="right")
-    table.add_column("picture", overflow="fold")
+    table.add_column("picture" if not with_texts else "record", overflow="fold")
     table.add_column("size", justify="right", style="dim")
     table.add_column("taken", style="dim")
+    if with_texts:
+        table.add_column("text", max_width=60, no_wrap=True, overflow="ellipsis")
     for hit in hits:
         taken = hit.attributes["taken_at"]
         path = one_line(printable(from_uri(hit.uri)))
@@ -159,8 +173,9 @@ def _table(hits: Hits) -> None:
         table.add_row(
             f"{hit.score:.3f}",
             Text(shown).append(copies, style="dim"),
-            f"{hit.attributes['width']}x{hit.attributes['height']}",
+            f"{hit.attributes['width']}x{hit.attributes['height']}" if hit.attributes["width"] else "",
             f"{taken:%Y-%m-%d}" if isinstance(taken, datetime) else "",
+            *([one_line(hit.attributes["text"] or "")] if with_texts else ()),
         )
     if hits:
         Console(file=sys.stdout, highlight=False).print(table)

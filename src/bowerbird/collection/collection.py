@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -18,6 +19,7 @@ from bowerbird.flow.functions import (
     Select,
     Tee,
     function_name,
+    named_value,
 )
 from bowerbird.flow.local import Local
 from bowerbird.flow.nearest import METRICS, Join, Search
@@ -35,7 +37,7 @@ from bowerbird.flow.order import (
 from bowerbird.flow.pictures import Decode, default_policy
 from bowerbird.flow.plan import ERROR_POLICIES, Plan, Step
 from bowerbird.flow.recipe import ModelRecipe
-from bowerbird.flow.run import Executor, carried_out
+from bowerbird.flow.run import Executor, carried_out, closed
 from bowerbird.record import Failure
 
 if TYPE_CHECKING:
@@ -182,7 +184,11 @@ class Collection(Opening, Generic[T]):
         `embed` does this by itself, at the scale that its model needs, where nobody looks at the picture in between.
 
         Args:
-            policy: what pictures mean and may cost; None: EXIF is obeyed, transparency becomes white.
+            policy: what pictures mean and may cost; None: EXIF is obeyed, transparency becomes white. Under a policy of
+                your own, `embed` takes the picture as it was decoded, in full, instead of reading the file by itself.
+
+        A function that changes the picture gives a record with another one (`dataclasses.replace`): `embed` does not
+        notice what is drawn into the picture itself.
 
         >>> Collection.from_glob(samples() / "coffee.jpg").decode().map(lambda record: record.image.size).to_list()
         [(320, 213)]
@@ -334,6 +340,8 @@ class Collection(Opening, Generic[T]):
         >>> Collection.range(10**12).map(lambda n: n + 1).limit(2).to_list()
         [1, 2]
         """
+        if count < 0:
+            raise BowerbirdError(f"count={count} is negative.", hint="Give 0 or more.")
         return self._then(Limit(count, f"limit({count})"))
 
     def sample(self, size: int | float, *, seed: int = 0) -> Collection[T]:
@@ -349,7 +357,7 @@ class Collection(Opening, Generic[T]):
         """
         if isinstance(size, float) and 0 <= size <= 1:
             return self._then(_Share(0.0, size, seed, f"sample({size:g})").step())
-        if size < 0 or size != int(size):
+        if not 0 <= size < math.inf or size != int(size):
             raise BowerbirdError(
                 f"sample({size}) is not possible.", hint="Give a whole number, or a share below 1."
             )
@@ -455,8 +463,9 @@ class Collection(Opening, Generic[T]):
         from bowerbird.collection.sinks import logged
 
         with logged(self.executor):
-            for chunk in carried_out(self.plan, self.executor):
-                yield from chunk
+            with closed(carried_out(self.plan, self.executor)) as chunks:
+                for chunk in chunks:
+                    yield from chunk
 
     def to_list(self) -> list[T | Failure]:
         """Run, and give all elements.
@@ -474,11 +483,8 @@ class Collection(Opening, Generic[T]):
         """
         from bowerbird.collection.sinks import logged
 
-        with logged(self.executor):
-            return sum(
-                sum(item.__class__ is not Failure for item in chunk)
-                for chunk in carried_out(self.plan, self.executor, pictures=False)
-            )
+        with logged(self.executor), closed(carried_out(self.plan, self.executor, pictures=False)) as chunks:
+            return sum(sum(item.__class__ is not Failure for item in chunk) for chunk in chunks)
 
     def to_arrow(self) -> pa.Table:
         """Run, and give an Arrow table; failures are left out, and logged.
@@ -576,7 +582,7 @@ class _Named:
         self.name = name
 
     def __call__(self, item: Any) -> Any:
-        value = item[self.name]
+        value = named_value(item, self.name)
         return tuple(value) if isinstance(value, list) else value
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bowerbird.errors import BowerbirdError, MissingExtraError
 from bowerbird.flow.plan import Plan
-from bowerbird.flow.run import Executor, carried_out
+from bowerbird.flow.run import Executor, carried_out, closed
 from bowerbird.flow.sinks.sink import Sink
 from bowerbird.record import Failure
 
@@ -47,8 +47,8 @@ def to_arrow(plan: Plan, executor: Executor) -> pa.Table:
     from bowerbird.flow.sinks.arrow import to_arrow as table
 
     with logged(executor):
-        chunks = carried_out(plan, executor, pictures=False)
-        return table([item for chunk in chunks for item in chunk if item.__class__ is not Failure])
+        with closed(carried_out(plan, executor, pictures=False)) as chunks:
+            return table([item for chunk in chunks for item in chunk if item.__class__ is not Failure])
 
 
 def to_pandas(plan: Plan, executor: Executor) -> Any:
@@ -95,8 +95,9 @@ def write(
 def into(sink: Sink, plan: Plan, executor: Executor) -> None:
     """Run a plan into a sink. A run that ends in the middle leaves nothing that looks complete."""
     try:
-        for chunk in carried_out(sink.adapt(plan), executor, pictures=False):
-            sink.write(chunk)
+        with closed(carried_out(sink.adapt(plan), executor, pictures=False)) as chunks:
+            for chunk in chunks:
+                sink.write(chunk)
         sink.finish(executor.report)
     except BaseException:
         sink.abort()

@@ -17,42 +17,35 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain, islice
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from bowerbird.errors import BowerbirdError, MissingExtraError
-from bowerbird.flow.cluster_workers import Crew, Parcel, Worker, data_of, defect
-from bowerbird.flow.memory import weigh
+from bowerbird.flow.cluster_dataset import RETRIES, dataset, mapped, parcels, worked
+from bowerbird.flow.cluster_workers import Crew, Parcel, data_of, defect
 from bowerbird.flow.plan import Chunk, Clock, Plan, Sequential, Source, Stateless, Step
 from bowerbird.flow.report import RunReport
 from bowerbird.settings import settings
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    pass
 
 MODEL_LENGTH = 64
 LENGTH = 4096
 """Elements that travel together at the most: for each thread of a worker that holds a model, and otherwise. A parcel
 costs up to 20 ms of its own with Ray Data, so it has to be worth some hundred."""
 
-PARCEL_BYTES = 16 << 20
-"""Bytes that elements which travel together hold at the most, about; a single one may hold more."""
-
 READS = 200
 """Tasks that read, at the most; parts of a source are joined to make so many."""
-
-READERS = 4
-"""Workers for each task that reads at the same time. Reading takes no processor for itself: where the workers have
-all of them it would never begin."""
 
 STORE_BYTES = 512 << 20
 """Memory for objects of a cluster that is started here."""
 
-RETRIES = 3
-"""Times a task of which the worker died is tried again; Ray Data's own choice is to try for ever."""
+KNOCK_SECONDS = 10.0
+"""How long an address may take to answer."""
 
 
 class Ray:
@@ -121,6 +114,18 @@ class Ray:
             ray.shutdown()
             _started = False
 
+    @property
+    def distributed(self) -> bool:
+        """See `bowerbird.flow.run.Executor`."""
+        return True
+
+    def shared(self, value: Any, *methods: str) -> tuple[Callable[..., Any], ...]:
+        """See `bowerbird.flow.run.Executor`: the object goes to an actor."""
+        self._connect()
+        from bowerbird.flow.cluster_shared import kept
+
+        return kept(value, methods)
+
     def stream(self, plan: Plan, report: RunReport) -> Iterator[Chunk]:
         """See `bowerbird.flow.run.Executor`.
 
@@ -129,17 +134,57 @@ class Ray:
             BowerbirdError: there is no such cluster, it has no room for a worker, a step cannot be sent to one, or
                 the cluster failed.
         """
+        self._connect()
         stages = _stages(plan.steps)
         parts = self._parts(plan.source) if stages and isinstance(stages[0], tuple) else None
-        flow: Iterator[Chunk] = _in_lists(plan.source)
-        for stage in stages:
+        kept = self._kept(stages, tasks=parts is not None)
+        workers = self._workers(report)
+        crew = None
+        try:
+            if any(kept):
+                crew = Crew(
+                    _shared(kept),
+                    [_label(steps) for steps in kept],
+                    workers,
+                    self.threads,
+                    self._options(),
+                    report,
+                )
+            yield from self._flow(plan.source, parts, stages, kept, crew, workers, report)
+        except _ray_error() as error:
+            raise _failed(_label(plan.steps), error) from None
+        finally:
+            if crew:
+                crew.dismiss()
+
+    def _flow(
+        self,
+        source: Source,
+        parts: list[bytes] | None,
+        stages: list[tuple[Stateless, ...] | Sequential],
+        kept: list[tuple[Stateless, ...]],
+        crew: Crew | None,
+        workers: int,
+        report: RunReport,
+    ) -> Iterator[Chunk]:
+        """The chunks that come out; `kept` has for each stage what the crew does of it."""
+        flow = _in_lists(source)
+        for number, stage in enumerate(stages):
             if isinstance(stage, Sequential):
                 flow = _sequential(stage, flow, report)
-            elif parts is not None:
-                flow = self._from_parts(parts, stage, report)
+                continue
+            length = self._length(any(step.actor for step in stage))
+            if parts is None or number:
+                given: Iterator[Any] = (
+                    parcel.packed(stage[0].label)
+                    for parcel in parcels(chain.from_iterable(flow), length, workers)
+                )
             else:
-                flow = self._from_here(flow, stage, report)
-            parts = None
+                given = self._read(parts, stage[: len(stage) - len(kept[number])], length, workers)
+            if crew and kept[number]:
+                flow = _opened(crew.results(number, given), report)
+            else:
+                flow = _opened(map(_fetched, given), report)
         return flow
 
     def explain(self, plan: Plan) -> list[str]:
@@ -147,12 +192,11 @@ class Ray:
         stages = _stages(plan.steps)
         there = bool(stages) and isinstance(stages[0], tuple)
         lines = [f"{'Ray Data' if there else 'here':<12}{plan.source.describe()}"]
-        for number, stage in enumerate(stages):
+        for stage, kept in zip(stages, self._kept(stages), strict=True):
             if isinstance(stage, Sequential):
                 lines.append(f"{'here':<12}{stage.describe()}")
                 continue
-            tasks, kept = self._divided(stage) if not number else ((), stage)
-            for name, steps in (("Ray Data", tasks), ("workers", kept)):
+            for name, steps in (("Ray Data", stage[: len(stage) - len(kept)]), ("workers", kept)):
                 if steps:
                     lines.append(f"{name:<12}{' > '.join(step.describe() for step in steps)}")
         each = f"{self.cpus_per_worker:g} CPU"
@@ -160,20 +204,25 @@ class Ray:
         count = self.workers or "as many as fit"
         return [*lines, f"{'cluster':<12}{self.address or 'auto'}, workers: {count}, each with {each}"]
 
-    def _divided(self, steps: tuple[Stateless, ...]) -> tuple[tuple[Stateless, ...], tuple[Stateless, ...]]:
-        """The first steps that Ray Data carries out as tasks, and those that workers do who are kept.
+    def _kept(
+        self, stages: list[tuple[Stateless, ...] | Sequential], *, tasks: bool = True
+    ) -> list[tuple[Stateless, ...]]:
+        """For each stage the steps that are done by workers who are kept; what stands before them Ray Data does.
 
-        Without a model everything is tasks. With one, what stands before it is done by the same worker, since pictures
-        would travel as pixels otherwise; unless that worker has a graphics processor, which should wait for nothing.
+        A plan of one stage without a model is all tasks of Ray Data. Otherwise the workers do everything: they have
+        all processors, for which tasks would wait in vain, and pictures need not travel as pixels from one process to
+        another. With graphics processors it is worth it: there tasks do what stands before the first model.
         """
-        first = next((place for place, step in enumerate(steps) if step.actor), len(steps))
-        if first == len(steps) or self.gpus_per_worker:
-            return steps[:first], steps[first:]
-        return (), steps
+        kept = [() if isinstance(stage, Sequential) else stage for stage in stages]
+        if not tasks or not kept or not kept[0]:
+            return kept
+        first = next((place for place, step in enumerate(kept[0]) if step.actor), len(kept[0]))
+        if self.gpus_per_worker or (first == len(kept[0]) and not any(kept[1:])):
+            kept[0] = kept[0][first:]
+        return kept
 
     def _parts(self, source: Source) -> list[bytes] | None:
         """The parts of a source as the tasks will get them; None: it can be read only here."""
-        self._connect()
         from ray import cloudpickle
 
         parts = list(source.parts())
@@ -185,61 +234,24 @@ class Ray:
         except Exception:  # noqa: BLE001  a generator, an open connection: anything
             return None
 
-    def _from_parts(
-        self, parts: list[bytes], steps: tuple[Stateless, ...], report: RunReport
-    ) -> Iterator[Chunk]:
-        """Read parts on the cluster and run steps on what is in them."""
+    def _read(
+        self, parts: list[bytes], tasks: tuple[Stateless, ...], length: int, workers: int
+    ) -> Iterator[Any]:
+        """References of the parcels that Ray Data reads, and carries some steps out on."""
         import ray
-        from ray.exceptions import RayError
 
-        tasks, kept = self._divided(steps)
-        label = _label(steps)
-        options = self._options()
-        workers = self._workers(report)
-        given = crew = None
-        try:
-            if kept:
-                crew = Crew(ray.put(_pickled(kept)), _label(kept), workers, self.threads, options, report)
-            dataset = _dataset(parts, self._length(bool(kept)), workers)
-            if tasks:
-                dataset = _mapped(
-                    dataset,
-                    partial(_worked, ray.put(_pickled(tasks)), self.threads),
-                    num_cpus=1 if kept else self.cpus_per_worker,
-                    compute=ray.data.TaskPoolStrategy(size=None if kept else workers),
-                    runtime_env=options.get("runtime_env"),
-                )
-            given = dataset.iter_internal_ref_bundles()
-            references = (entry.ref for bundle in given for entry in bundle.blocks)
-            if crew:
-                yield from _opened(crew.results(references), report)
-            else:
-                yield from _opened((Parcel.unpacked(data_of(ray.get(one))) for one in references), report)
-        except RayError as error:
-            raise _failed(label, error) from None
-        finally:
-            if crew:
-                crew.dismiss()
-            if given is not None and hasattr(given, "close"):
-                given.close()
-
-    def _from_here(
-        self, flow: Iterator[Chunk], steps: tuple[Stateless, ...], report: RunReport
-    ) -> Iterator[Chunk]:
-        """Run steps on the cluster on what arrives here."""
-        self._connect()
-        import ray
-        from ray.exceptions import RayError
-
-        workers = self._workers(report)
-        label = _label(steps)
-        length = self._length(any(step.actor for step in steps))
-        try:
-            crew = Crew(ray.put(_pickled(steps)), label, workers, self.threads, self._options(), report)
-            given = _parcels(chain.from_iterable(flow), length, workers)
-            yield from _opened(crew.results(parcel.packed(steps[0].label) for parcel in given), report)
-        except RayError as error:
-            raise _failed(label, error) from None
+        pipeline = dataset(parts, length, workers)
+        if tasks:
+            pipeline = mapped(
+                pipeline,
+                partial(worked, _shared([tasks]), self.threads),
+                num_cpus=1 if self.gpus_per_worker else self.cpus_per_worker,
+                compute=ray.data.TaskPoolStrategy(size=None if self.gpus_per_worker else workers),
+                runtime_env=self._options().get("runtime_env"),
+            )
+        for bundle in pipeline.iter_internal_ref_bundles():
+            for entry in bundle.blocks:
+                yield entry.ref
 
     def _length(self, model: bool) -> int:
         return self.batch or (MODEL_LENGTH * self.threads if model else LENGTH)
@@ -294,8 +306,8 @@ class Ray:
             "runtime_env": self.runtime_env or None,
         }
         try:
-            ray.init(self.address or "auto", **quiet)
-        except ConnectionError as error:
+            ray.init(_answering(self.address), **quiet)
+        except OSError as error:  # ConnectionError among them
             if self.address:
                 raise BowerbirdError(
                     f"There is no Ray cluster at {self.address!r}.",
@@ -310,6 +322,25 @@ class Ray:
             )
             _started = True
         _ours = True
+
+
+def _answering(address: str) -> str:
+    """The address of a cluster that is there.
+
+    Raises:
+        OSError: there is none, or nobody listens: Ray itself would go on trying for many minutes. It also remembers the
+            last cluster of this machine when that has been killed.
+    """
+    from ray._private.services import get_ray_address_from_environment
+
+    # None, other than `auto`, does not take a cluster that merely runs on this machine, such as another program's own.
+    found: str | None = get_ray_address_from_environment(address or None, None)
+    if found is None:
+        raise ConnectionError("no cluster")
+    host, _, port = found.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
+    return found
 
 
 _started = False
@@ -332,6 +363,26 @@ def _stages(steps: tuple[Step, ...]) -> list[tuple[Stateless, ...] | Sequential]
     return stages
 
 
+def _shared(stages: Sequence[tuple[Stateless, ...]]) -> Any:
+    """A reference of the pickled steps of some stages, as a `Worker` takes them."""
+    import ray
+
+    return ray.put([_pickled(steps) for steps in stages])
+
+
+def _fetched(reference: Any) -> Parcel:
+    import ray
+
+    return Parcel.unpacked(data_of(ray.get(reference)))
+
+
+def _ray_error() -> type[Exception]:
+    from ray.exceptions import RayError
+
+    error: type[Exception] = RayError
+    return error
+
+
 def _label(steps: Sequence[Step]) -> str:
     return " > ".join(step.label for step in steps)
 
@@ -350,34 +401,6 @@ def _sequential(step: Sequential, flow: Iterator[Chunk], report: RunReport) -> I
         report.time(clock)
 
 
-def _parcels(items: Iterable[Any], length: int, workers: int, *, first: bool = True) -> Iterator[Parcel]:
-    """Elements as parcels. Where they are cut depends on the elements alone, so that a reader whose worker died gives
-    the same parcels again.
-
-    The first are shorter, so that all workers have something to do soon, and who wants a few elements gets them soon.
-    """
-    number = 0
-    items = iter(items)
-    while True:
-        wanted = min(length, max(1, length >> 6) << min(number // workers, 40)) if first else length
-        parcel = Parcel()
-        held = 0
-        try:
-            for item in islice(items, wanted):
-                parcel.items.append(item)
-                held += weigh(item)
-                if held > PARCEL_BYTES:
-                    break
-        except BowerbirdError as error:
-            parcel.error = error
-        if not parcel.items and not parcel.error:
-            return
-        yield parcel
-        if parcel.error:
-            return
-        number += 1
-
-
 def _opened(parcels: Iterator[Parcel], report: RunReport) -> Iterator[Chunk]:
     for parcel in parcels:
         report.time(parcel.clock)
@@ -385,85 +408,6 @@ def _opened(parcels: Iterator[Parcel], report: RunReport) -> Iterator[Chunk]:
         yield parcel.items
         if parcel.error:
             raise parcel.error
-
-
-def _one_by_one() -> dict[str, Any]:
-    """How Ray Data shall hand over blocks: as they are, as Arrow tables."""
-    return {"batch_size": None, "batch_format": "pyarrow"}
-
-
-def _dataset(parts: list[bytes], length: int, workers: int) -> Any:
-    """Parcels of what is in the parts, one in each block."""
-    import ray
-    from ray.data import DataContext, TaskPoolStrategy
-
-    with warnings.catch_warnings():
-        # Ray warns of settings of its own when it makes its defaults.
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module="ray.data.context|<string>")
-        context = DataContext.get_current().copy()
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    # Every row is larger than this, so each becomes a block of its own: the same blocks however often a task is
-    # repeated, which is what keeps a repeated task from giving elements twice.
-    context.target_max_block_size = 1
-    with DataContext.current(context):
-        rows = [{"number": number, "parts": part} for number, part in enumerate(parts)]
-        return ray.data.from_items(rows, override_num_blocks=max(1, len(rows))).map_batches(
-            partial(_read, length, workers),
-            **_one_by_one(),
-            num_cpus=0,
-            compute=TaskPoolStrategy(size=max(1, -(-workers // READERS))),
-        )
-
-
-def _mapped(dataset: Any, function: Any, **options: Any) -> Any:
-    """The dataset with a stage of tasks more."""
-    import inspect
-
-    limited = "ray_remote_args" in inspect.signature(dataset.map_batches).parameters
-    with warnings.catch_warnings():
-        # Only so can it be said how often a task is tried, and from Ray 2.64 on not at all.
-        warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
-        return dataset.map_batches(
-            function, **_one_by_one(), **options, **({"max_retries": RETRIES} if limited else {})
-        )
-
-
-def _read(length: int, workers: int, table: pa.Table) -> Iterator[pa.Table]:
-    """What a task of Ray Data does: read the parts in a row."""
-    from ray import cloudpickle
-
-    for row in table.to_pylist():
-        items = chain.from_iterable(cloudpickle.loads(row["parts"]))
-        for parcel in _parcels(items, length, workers, first=row["number"] == 0):
-            yield _table(parcel.packed("read"))
-
-
-def _table(data: bytes) -> pa.Table:
-    import pyarrow as pa
-
-    return pa.table({"parcel": pa.array([data], pa.large_binary())})
-
-
-def _worked(steps: Any, threads: int, table: pa.Table) -> pa.Table:
-    """What a task of Ray Data does: run steps on a parcel."""
-    return _table(_kept(steps, threads).work(table))
-
-
-def _kept(steps: Any, threads: int) -> Worker:
-    """The steps in this process, made once for many tasks."""
-    import ray
-
-    name = steps.hex()
-    if name not in _WORKERS:
-        while len(_WORKERS) > 1:
-            _WORKERS.pop(next(iter(_WORKERS)))
-        _WORKERS[name] = Worker(ray.get(steps), threads)
-    return _WORKERS[name]
-
-
-_WORKERS: dict[str, Worker] = {}
 
 
 def _pickled(steps: tuple[Stateless, ...]) -> bytes:
@@ -498,7 +442,7 @@ def _culprit(step: Stateless) -> str:
 
     function = getattr(step, "function", step)
     _, found = inspect_serializability(function, name=step.label, print_file=io.StringIO())
-    names = sorted({str(one.name) for one in found if one.obj is not function})
+    names = sorted({str(one.path[-1]) for one in found if one.path and one.obj is not function})
     return f"it refers to {', '.join(names)}. " if names else ""
 
 

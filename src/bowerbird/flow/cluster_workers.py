@@ -6,7 +6,7 @@ import os
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -94,44 +94,47 @@ def _sendable(item: Any, label: str) -> Any:
 
 
 class Worker:
-    """Some steps in a process of their own; what they keep, such as a model, stays from parcel to parcel.
+    """Steps in a process of their own; what they keep, such as a model, stays from parcel to parcel.
 
     Args:
-        steps: stateless ones, pickled.
+        stages: for each stage of a plan its stateless steps, pickled.
         threads: that it may use.
     """
 
-    def __init__(self, steps: bytes, threads: int) -> None:
+    def __init__(self, stages: Sequence[bytes], threads: int) -> None:
         from ray import cloudpickle
 
         # Whatever counts processors in here shall count those of this worker, not of the machine.
         os.environ["BOWERBIRD_THREADS"] = str(threads)
         self._threads = threads
-        given: tuple[Stateless, ...] = cloudpickle.loads(steps)
-        self._runs = [tuple(step.for_worker(threads) for step in run) for run in _runs(given)]
-        self._label = " > ".join(step.label for step in given)
+        given: list[tuple[Stateless, ...]] = [cloudpickle.loads(steps) for steps in stages]
+        self._labels = [" > ".join(step.label for step in steps) for steps in given]
+        self._stages = [
+            [tuple(step.for_worker(threads) for step in run) for run in _runs(steps)] for steps in given
+        ]
 
     def ready(self) -> None:
         """Return once it has started."""
 
-    def work(self, given: Any) -> bytes:
-        """The packed parcel that follows from one; that is given as bytes, or in a table of one row."""
+    def work(self, stage: int, given: Any) -> bytes:
+        """The packed parcel that a stage makes of one; that is given as bytes, or in a table of one row."""
+        label = self._labels[stage]
         parcel = Parcel.unpacked(given if isinstance(given, bytes) else data_of(given))
         result = Parcel(clock=parcel.clock, notes=parcel.notes, error=parcel.error)
         length = -(-len(parcel.items) // self._threads) or 1
         working = chunks(parcel.items, length)
         try:
-            for run in self._runs:
-                working = self._stage(run, working, result.clock)
+            for run in self._stages[stage]:
+                working = self._working(run, working, result.clock)
             for chunk in working:
                 result.items.extend(chunk)
         except BowerbirdError as error:
             result.error = error
         except Exception as error:  # noqa: BLE001  whatever it is, it has to reach the user readably
-            result.error = defect(self._label, error)
-        return result.packed(self._label)
+            result.error = defect(label, error)
+        return result.packed(label)
 
-    def _stage(self, run: tuple[Stateless, ...], given: Iterator[Chunk], clock: Clock) -> Iterator[Chunk]:
+    def _working(self, run: tuple[Stateless, ...], given: Iterator[Chunk], clock: Clock) -> Iterator[Chunk]:
         wanted = local._cut(run, given)
         threads = min(run[0].threads or self._threads, self._threads) if not run[0].processes else 1
         results = (
@@ -172,8 +175,9 @@ def _said(error: BaseException) -> str:
 
 @dataclass(eq=False)
 class _Job:
-    """A parcel on its way: what was given, to whom, and what came of it."""
+    """A parcel on its way: for which stage, what was given, and what came of it."""
 
+    stage: int
     given: Any
     tries: int = 0
     reference: Any = None
@@ -190,66 +194,72 @@ class _Member:
 
 
 class Crew:
-    """Workers that share the parcels of one run.
+    """Workers that share the parcels of one run, of all its stages.
 
     Ray Data's own pool of actors waits for ever when a node is lost and the others have no room for its actors (Ray
-    2.60), takes up to 20 ms for each block, and would load models anew for every dataset; this one sends the work of
-    a lost worker to those that are left, 1 to 2 ms a parcel.
+    2.60), takes up to 20 ms for each block, and two pools of one plan may wait for each other's processors. This one
+    sends the work of a lost worker to those that are left; a parcel costs 1 to 2 ms.
 
     Args:
-        steps: pickled; see `Worker`.
-        label: of the steps, for errors.
+        stages: reference of what a `Worker` is given.
+        labels: of the stages, for errors.
         count: how many workers.
         threads: each may use.
         options: of their actors, as Ray names them: `num_cpus`, `num_gpus`, `runtime_env`.
-        report: gets times and notes.
+        report: gets notes.
     """
 
     def __init__(
-        self, steps: Any, label: str, count: int, threads: int, options: Mapping[str, Any], report: RunReport
+        self,
+        stages: Any,
+        labels: Sequence[str],
+        count: int,
+        threads: int,
+        options: Mapping[str, Any],
+        report: RunReport,
     ) -> None:
         import ray
 
-        self._label = label
+        self._labels = labels
         self._count = count
         self._report = report
         # Ray restarts nothing: see `_lost`.
         actor = ray.remote(Worker).options(
             max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD", **options
         )
-        self._start: Callable[[], Any] = lambda: actor.remote(steps, threads)
+        self._start: Callable[[], Any] = lambda: actor.remote(stages, threads)
         self._members: list[_Member] = []
-        self._pending: deque[_Job] = deque()
-        self._again: deque[_Job] = deque()
+        self._waiting: deque[_Job] = deque()  # for a worker that is free
+        self._lines: list[deque[_Job]] = [
+            deque() for _ in labels
+        ]  # of each stage what has been begun, in order
         self._failed_starts = 0
         self._sizes = [0, 0]  # bytes of all results so far, and their number
         for _ in range(count):
             self._hire()
         self._last_seen = time.monotonic()
 
-    def results(self, given: Iterator[Any]) -> Iterator[Parcel]:
-        """What becomes of parcels, in order; they are bytes, or references of tables with one.
+    def results(self, stage: int, given: Iterator[Any]) -> Iterator[Parcel]:
+        """What a stage makes of parcels, in order; they are bytes, or references of tables with one.
 
         Raises:
             BowerbirdError: no worker can be started; a step gave up.
         """
+        line = self._lines[stage]
         more = True
-        try:
-            while more or self._pending:
-                self._resubmit()
-                while more and self._room():
-                    job = next(given, None)
-                    if job is None:
-                        more = False
-                    else:
-                        self._pending.append(_Job(job))
-                        self._submit(self._pending[-1])
-                if self._pending and self._pending[0].result is not None:
-                    yield Parcel.unpacked(self._pending.popleft().result or b"")
-                elif self._pending or more:
-                    self._wait()
-        finally:
-            self.dismiss()
+        while more or line:
+            while more and self._room(line):
+                parcel = next(given, None)
+                if parcel is None:
+                    more = False
+                else:
+                    line.append(_Job(stage, parcel))
+                    self._waiting.append(line[-1])
+                    self._submit()
+            if line and line[0].result is not None:
+                yield Parcel.unpacked(line.popleft().result or b"")
+            elif line or more:
+                self._wait()
 
     def dismiss(self) -> None:
         """End all workers."""
@@ -263,25 +273,24 @@ class Crew:
     def _free(self) -> list[_Member]:
         return [member for member in self._members if not member.starting and len(member.jobs) < IN_FLIGHT]
 
-    def _room(self) -> bool:
+    def _room(self, line: deque[_Job]) -> bool:
         """Whether one more parcel may be begun."""
-        if not self._free() or self._again:
+        if self._waiting or not self._free():
             return False
-        if not self._pending:
+        if not line:
             return True
-        held = sum(len(job.result) for job in self._pending if job.result is not None)
-        working = 1 + sum(job.result is None for job in self._pending)
+        jobs = [job for each in self._lines for job in each]
+        held = sum(len(job.result) for job in jobs if job.result is not None)
+        working = 1 + sum(job.result is None for job in jobs)
         average = self._sizes[0] / max(1, self._sizes[1])
-        return len(self._pending) < AHEAD * self._count and held + working * average <= HELD
+        return len(line) < AHEAD * self._count and held + working * average <= HELD
 
-    def _submit(self, job: _Job) -> None:
-        member = min(self._free(), key=lambda member: len(member.jobs))
-        job.reference = member.handle.work.remote(job.given)
-        member.jobs.append(job)
-
-    def _resubmit(self) -> None:
-        while self._again and self._free():
-            self._submit(self._again.popleft())
+    def _submit(self) -> None:
+        while self._waiting and (free := self._free()):
+            member = min(free, key=lambda member: len(member.jobs))
+            job = self._waiting.popleft()
+            job.reference = member.handle.work.remote(job.stage, job.given)
+            member.jobs.append(job)
 
     def _wait(self) -> None:
         """Wait until something has happened, and take note of it."""
@@ -301,6 +310,7 @@ class Crew:
                 self._started(member)
             else:
                 self._finished(member, job)
+        self._submit()
         if any(not member.starting for member in self._members):
             self._last_seen = time.monotonic()
         elif time.monotonic() - self._last_seen > PATIENCE:
@@ -325,7 +335,7 @@ class Crew:
             if broken or self._failed_starts >= STARTS:
                 last = str(error).strip().splitlines()[-1]
                 raise BowerbirdError(
-                    f"{self._label}: no worker can be started on the cluster: {last.strip().rstrip('.')}.",
+                    f"No worker can be started on the cluster: {last.strip().rstrip('.')}.",
                     hint="Every machine needs bowerbird, and the modules that functions come from: install "
                     "them there, or name them in runtime_env={'py_modules': [...]}.",
                 ) from None
@@ -341,7 +351,9 @@ class Crew:
         try:
             result: bytes = ray.get(job.reference)
         except RayTaskError as error:
-            raise defect(self._label, error.cause if isinstance(error.cause, Exception) else error) from None
+            raise defect(
+                self._labels[job.stage], error.cause if isinstance(error.cause, Exception) else error
+            ) from None
         except RayError as error:
             self._lost(member, error)
             return
@@ -361,35 +373,32 @@ class Crew:
             job.reference = None
         if suspect.tries >= TRIES:
             jobs[:1] = self._alone(suspect, error)
-        self._again.extend(jobs)
+        self._waiting.extendleft(reversed(jobs))
         self._replace(member)
 
     def _alone(self, job: _Job, error: Exception) -> list[_Job]:
         """A parcel of which workers die, in its place as parcels of one element; of one element: its failure."""
         import ray
 
-        from_worker = Parcel.unpacked(
-            job.given if isinstance(job.given, bytes) else data_of(ray.get(job.given))
-        )
-        if len(from_worker.items) <= 1:
+        label = self._labels[job.stage]
+        parcel = Parcel.unpacked(job.given if isinstance(job.given, bytes) else data_of(ray.get(job.given)))
+        if len(parcel.items) <= 1:
             died = InputError(
-                f"{self._label}: every worker that got this element died: {_first_line(error)}.",
+                f"{label}: every worker that got this element died: {_first_line(error)}.",
                 hint="Look for a crash in a native library, or for too little memory.",
             )
-            from_worker.items = [
-                Failure(name_of(item), self._label, died, item) for item in from_worker.items
-            ]
-            job.result = from_worker.packed(self._label)
+            parcel.items = [Failure(name_of(item), label, died, item) for item in parcel.items]
+            job.result = parcel.packed(label)
             return []
-        notes = Parcel([], from_worker.clock, from_worker.notes)
-        singles = [Parcel([item]) for item in from_worker.items]
-        singles[0].clock, singles[0].notes = notes.clock, notes.notes
-        singles[-1].error = from_worker.error
-        made = [_Job(single.packed(self._label), tries=TRIES - 2) for single in singles]
-        place = self._pending.index(job)
-        self._pending.remove(job)
+        singles = [Parcel([item]) for item in parcel.items]
+        singles[0].clock, singles[0].notes = parcel.clock, parcel.notes
+        singles[-1].error = parcel.error
+        made = [_Job(job.stage, single.packed(label), tries=TRIES - 2) for single in singles]
+        line = self._lines[job.stage]
+        place = line.index(job)
+        line.remove(job)
         for offset, single in enumerate(made):
-            self._pending.insert(place + offset, single)
+            line.insert(place + offset, single)
         return made
 
     def _replace(self, member: _Member) -> None:

@@ -24,11 +24,11 @@ from bowerbird.flow.pictures import (
     text_content,
 )
 from bowerbird.flow.plan import CAPACITY, Chunk, Clock, Stateless
-from bowerbird.flow.report import LOADING
 from bowerbird.flow.recipe import ModelRecipe, WorkerLocal
+from bowerbird.flow.report import LOADING
 from bowerbird.lookahead import chunks
 from bowerbird.models.encoder import IMAGE_BATCH, clean, unit_outcome
-from bowerbird.record import Failure, Record
+from bowerbird.record import Failure, Record, name_of
 from bowerbird.settings import settings
 
 if TYPE_CHECKING:
@@ -142,11 +142,18 @@ class Embed(Stateless):
         for place, item in enumerate(items):
             if item.__class__ is Failure:
                 continue
+            one = _Work(place, item)
             try:
-                work.append(self._begin(encoder, place, item, clock))
+                self._check(encoder, item)
             except InputError as error:
-                step = "read" if isinstance(item, Record) and item.image is not None else self.label
-                results[place] = failed(item, step, error)
+                results[place] = failed(item, self.label, error)
+                continue
+            try:
+                self._begin(encoder, one, clock)
+            except InputError as error:
+                results[place] = failed(item, "read", error)
+            else:
+                work.append(one)
         work = list(self._unknown(work, results))
         self._pictures(encoder, work, results, clock)
         self._texts(encoder, work, results, clock)
@@ -155,43 +162,46 @@ class Embed(Stateless):
                 results[one.place] = self._finished(encoder, one)
         return results
 
-    def _begin(self, encoder: Encoder, place: int, item: Any, clock: Clock) -> _Work:
+    def _check(self, encoder: Encoder, item: Any) -> None:
         if not isinstance(item, Record):
             raise UnsupportedInputError(
                 f"embed takes records, not {type(item).__name__}.",
                 hint="Map to bowerbird.Record, or use Collection.from_files or Collection.from_texts.",
             )
-        card, work = encoder.card, _Work(place, item)
+        texts: object = item.texts  # of whatever type the user has given
+        if not isinstance(texts, (tuple, list)) or not all(isinstance(text, str) for text in texts):
+            raise UnsupportedInputError(
+                f"The texts of {item.id} are {name_of(item.texts)}, not a tuple of texts.",
+                hint="Give them as Record(..., texts=('one', 'two')).",
+            )
+        card = encoder.card
         takes_image, takes_texts = card.image and item.image is not None, card.text and item.texts
         if not (takes_image or takes_texts):
             has = "a picture" if item.image is not None else "a text" if item.texts else "no part"
             raise UnsupportedInputError(
                 f"{item.id} has {has}, which {card.name} does not take.", hint="Use a model that does."
             )
-        if card.image and item.image is not None:
+
+    def _begin(self, encoder: Encoder, work: _Work, clock: Clock) -> None:
+        record = work.record
+        if encoder.card.image and record.image is not None:
             with clock.stage("read"):
-                work.picture = read_picture(item.source, encoder.image.decode)
+                work.picture = read_picture(record.source, encoder.image.decode)
                 work.contents.append(picture_content(work.picture))
-        work.contents.extend(map(text_content, item.texts))
-        return work
+        work.contents.extend(map(text_content, record.texts))
 
     def _unknown(self, work: Sequence[_Work], results: Chunk) -> Iterator[_Work]:
         """The records that have to be embedded; the others are finished."""
         if self.known is None:
             yield from work
             return
-        contents = [self._content(one) for one in work]
+        contents = [record_content(one.contents) for one in work]
         known = self.known(contents, [one.record.id for one in work])
         for one, content, skip in zip(work, contents, known, strict=True):
             if skip:
                 results[one.place] = replace(one.record, content=content)
             else:
                 yield one
-
-    def _content(self, work: _Work) -> str:
-        if work.record.content and not isinstance(work.picture, bytes):
-            return work.record.content  # of the file, although the picture has been worked on since
-        return record_content(work.contents)
 
     def _pictures(self, encoder: Encoder, work: Sequence[_Work], results: Chunk, clock: Clock) -> None:
         work = [one for one in work if one.picture is not None]
@@ -296,7 +306,8 @@ class Embed(Stateless):
             lengths = [entry.norms["text"] for entry in one.texts]
             vectors[name] = arrays[0] if len(arrays) == 1 else np.stack(arrays)
             norms[name] = lengths[0] if len(lengths) == 1 else np.asarray(lengths, np.float32)
-        return replace(record, vectors=vectors, norms=norms, facts=told, content=self._content(one))
+        content = record_content(one.contents)
+        return replace(record, vectors=vectors, norms=norms, facts=told, content=content)
 
     def _cached(self, cache: VectorCache | None, contents: Sequence[str], clock: Clock) -> dict[str, Any]:
         if cache is None:

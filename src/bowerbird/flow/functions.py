@@ -13,7 +13,7 @@ from typing import Any
 from bowerbird.errors import FunctionError, InputError
 from bowerbird.flow.plan import Chunk, Clock, Stateless
 from bowerbird.flow.recipe import ModelRecipe, WorkerLocal
-from bowerbird.record import Failure, name_of
+from bowerbird.record import Failure, Record, name_of
 
 FRAMES = 12
 """Frames of a user's traceback that are kept, the innermost ones."""
@@ -158,21 +158,28 @@ class Select(Stateless):
                 results.append(item)
                 continue
             try:
-                results.append({name: item[name] for name in self.names})
-            except (KeyError, TypeError, IndexError) as error:
-                reason = (
-                    error.args[0]
-                    if error.args and " has no " in str(error.args[0])
-                    else _lacking(item, error)
-                )
-                results.append(failed(item, self.label, InputError(f"{reason}.")))
+                results.append({name: named_value(item, name) for name in self.names})
+            except InputError as error:
+                results.append(failed(item, self.label, error))
         return results
 
 
-def _lacking(item: Any, error: Exception) -> str:
-    if isinstance(item, Mapping):
-        return f"{name_of(item)} has no {error}; it has {', '.join(map(str, item))}"
-    return f"{name_of(item)} has no names to select by: it is neither a record nor a mapping"
+def named_value(item: Any, name: str) -> Any:
+    """The value that a record, or a mapping, has under a name.
+
+    Raises:
+        InputError: it has none.
+    """
+    try:
+        return item[name]
+    except (KeyError, TypeError, IndexError) as error:
+        if isinstance(item, Record):
+            reason = f"{item.id} has no {name!r}; it has {', '.join(item)}"
+        elif isinstance(item, Mapping):
+            reason = f"{name_of(item)} has no {name!r}; it has {', '.join(map(str, item))}"
+        else:
+            reason = f"{name_of(item)} has no {name!r}: it is neither a record nor a mapping"
+        raise InputError(f"{reason}.") from error
 
 
 @dataclass(frozen=True)
@@ -206,7 +213,10 @@ def _has(item: Any, part: str) -> bool:
     except (KeyError, TypeError):
         return False
     if isinstance(value, Path):
-        return value.exists()
+        try:
+            return value.exists()
+        except OSError:  # that cannot be told: reading it will say why, at its place
+            return True
     return value is not None and not (isinstance(value, (str, tuple, list)) and not value)
 
 

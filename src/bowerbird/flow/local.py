@@ -167,9 +167,7 @@ def _paced(source: Iterable[Any], paces: list[Pace]) -> Iterator[Chunk]:
         yield chunk
 
 
-def _noted(
-    results: Iterator[tuple[Chunk, Chunk, Clock]], report: RunReport, pace: Pace
-) -> Iterator[Chunk]:
+def _noted(results: Iterator[tuple[Chunk, Chunk, Clock]], report: RunReport, pace: Pace) -> Iterator[Chunk]:
     try:
         for chunk, result, clock in results:
             report.time(clock)
@@ -179,16 +177,15 @@ def _noted(
         results.close()  # type: ignore[attr-defined]  # a generator
 
 
-def _cut(steps: tuple[Stateless, ...], chunks: Iterator[Chunk], pace: Pace) -> Iterator[Chunk]:
-    """The same elements in chunks as the steps want them: of a size, of no more than a chunk may cost, or no longer
-    than their pace."""
+def _cut(steps: tuple[Stateless, ...], chunks: Iterator[Chunk], pace: Pace | None = None) -> Iterator[Chunk]:
+    """The same elements in chunks as the steps want them: of a size, of what a chunk may cost, or at their pace."""
     size = steps[0].size
     costly = [step for step in steps if type(step).cost is not Stateless.cost]
     if not size and not costly:
         for chunk in chunks:
             start = 0
             while start < len(chunk):
-                stop = start + pace.length
+                stop = start + (pace.length if pace else LONGEST_CHUNK)
                 yield chunk[start:stop]
                 start = stop
         return

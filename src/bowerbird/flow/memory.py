@@ -28,8 +28,6 @@ def weigh(value: Any) -> int:
             *value.facts.values(),
         )
         return _EMPTY_RECORD + sum(map(weigh, parts))
-    if isinstance(value, Failure):
-        return _EMPTY_RECORD + weigh(value.value)
     if isinstance(value, Image.Image):
         return value.width * value.height * len(value.getbands())
     if isinstance(value, np.ndarray):
@@ -38,7 +36,7 @@ def weigh(value: Any) -> int:
         return 64 + sum(map(weigh, value))
     if isinstance(value, Mapping):
         return 64 + sum(map(weigh, value.values()))
-    return sys.getsizeof(value, 64)
+    return weigh(value.value) if isinstance(value, Failure) else sys.getsizeof(value, 64)
 
 
 def available() -> int | None:

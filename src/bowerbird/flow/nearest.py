@@ -40,7 +40,7 @@ def galleries(chunks: Iterator[Chunk]) -> dict[str, Gallery]:
     """What a plan gives as galleries, by the name of the vectors; failures are left out: they are reported anyway.
 
     Raises:
-        BowerbirdError: there are no vectors at all.
+        BowerbirdError: there are no vectors at all, or vectors of one name have several widths.
     """
     rows: dict[str, list[NDArray[np.float32]]] = {}
     ids: dict[str, list[str]] = {}
@@ -56,6 +56,12 @@ def galleries(chunks: Iterator[Chunk]) -> dict[str, Gallery]:
         raise BowerbirdError(
             "The collection to be searched has no vectors.", hint="Embed it first: .embed(MODEL)."
         )
+    for name, vectors in rows.items():
+        if len(widths := sorted({len(vector) for vector in vectors})) > 1:
+            raise BowerbirdError(
+                f"The collection to be searched has vectors {name!r} of {' and '.join(map(str, widths))} dimensions.",
+                hint="Embed all of it with the same model.",
+            )
     return {name: Gallery(np.stack(rows[name]), tuple(ids[name]), tuple(uris[name])) for name in rows}
 
 
@@ -186,6 +192,7 @@ def nearest(
         best = _top(scores, k)
         if metric == "l2":
             # Once more from the difference: the formula above cancels where two vectors are nearly the same.
+            best = np.sort(best)
             distances = np.linalg.norm(rows[best] - question, axis=1)
             order = np.argsort(distances, kind="stable")
             found.append((best[order], distances[order]))
@@ -233,6 +240,8 @@ class Join(Stateless):
             for item in chunk:
                 if item.__class__ is not Failure:
                     key = self._key(item)
+                    if key is None:
+                        continue
                     if key in rows:
                         raise RowError(
                             f"{self.label}: the collection that is joined has {self.on} {key!r} twice.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bowerbird.errors import InputError
+from bowerbird.errors import InputError, UnsupportedInputError
 from bowerbird.flow.functions import failed
 from bowerbird.flow.pictures import (
     default_policy,
@@ -32,8 +33,9 @@ PROGRESS_SECONDS = 5.0
 
 
 def share_of(value: object, seed: int) -> float:
-    """A number in [0, 1) that depends on an element's name and the seed alone: the same in every run and order."""
-    digest = hashlib.sha256(f"{seed}\0{name_of(value)}".encode("utf-8", "surrogatepass")).digest()
+    """A number in [0, 1) that depends on the seed and a record's id alone, or how another element prints in full."""
+    name = value.id if isinstance(value, Record) else repr(value)
+    digest = hashlib.sha256(f"{seed}\0{name}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:7], "big") / (1 << 56)
 
 
@@ -154,7 +156,7 @@ class Sort(Sequential):
                 except Exception as error:  # noqa: BLE001
                     failures.append(failed(item, self.label, error))
                     continue
-                if key is None:
+                if key is None or (isinstance(key, float) and math.isnan(key)):
                     unkeyed.append(item)
                 else:
                     keyed.append((key, item))
@@ -245,16 +247,36 @@ class DedupeVectors(Sequential):
                         results.append(item)
                         continue
                     try:
-                        vector = item[self.vector] if self.vector else item.vector
-                    except (KeyError, AttributeError, TypeError) as error:
+                        vector = self._vector(item, kept)
+                    except InputError as error:
                         results.append(failed(item, self.label, error))
                         continue
-                    kept = kept or _Rows(vector.shape[-1])
+                    kept = kept or _Rows(len(vector))
                     if kept.count == 0 or float((kept.rows @ vector).max()) < self.threshold:
                         kept.add(vector)
                         results.append(item)
             clock.count(f"{self.label}: dropped", len(chunk) - len(results))
             yield results
+
+    def _vector(self, item: Any, kept: _Rows | None) -> NDArray[np.float32]:
+        try:
+            vector = item.vectors[self.vector] if self.vector else item.vector
+        except (KeyError, AttributeError):
+            raise UnsupportedInputError(
+                f"{name_of(item)} has no vector{f' {self.vector!r}' if self.vector else ''}.",
+                hint="Embed records first.",
+            ) from None
+        if vector.ndim != 1:
+            raise UnsupportedInputError(
+                f"{name_of(item)} has {len(vector)} vectors, one for each text.",
+                hint="Make one record for each text with flat_map, or compare another vector.",
+            )
+        if kept is not None and len(vector) != kept.rows.shape[1]:
+            raise UnsupportedInputError(
+                f"{name_of(item)} has a vector of {len(vector)} dimensions, those before it {kept.rows.shape[1]}.",
+                hint="Say which vectors are compared: dedupe(by=NAME, threshold=...).",
+            )
+        return np.asarray(vector, np.float32)
 
 
 class _Rows:

@@ -95,7 +95,11 @@ class Decode(Stateless):
 
     def run(self, items: Chunk, clock: Clock) -> Chunk:
         """See `Stateless`."""
-        return [self._one(item, clock) if isinstance(item, Record) else self._other(item) for item in items]
+        plain = self.policy == default_policy()
+        return [
+            self._one(item, clock, plain=plain) if isinstance(item, Record) else self._other(item)
+            for item in items
+        ]
 
     def _other(self, item: Any) -> Any:
         if item.__class__ is Failure:
@@ -106,7 +110,7 @@ class Decode(Stateless):
         )
         return failed(item, self.label, error)
 
-    def _one(self, record: Record, clock: Clock) -> Any:
+    def _one(self, record: Record, clock: Clock, *, plain: bool) -> Any:
         if record.image is None:
             return record
         label = "read"
@@ -125,7 +129,8 @@ class Decode(Stateless):
         return replace(
             record,
             image=picture.image,
-            origin=(source, picture.image),
+            # Under a policy of the user's own, what it gives is what models are to see.
+            origin=(source, picture.image) if plain else None,
             facts={**record.facts, **facts(picture)},
             content=record_content(parts),
         )

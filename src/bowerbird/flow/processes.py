@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from itertools import count
+from pickle import loads
 from typing import Any
 
 from bowerbird.errors import BowerbirdError, InputError
@@ -43,16 +45,15 @@ def in_processes(
 
 
 class _Crew:
-    """Processes that keep the steps, and what these have made, from chunk to chunk; new ones when one has died."""
+    """Processes that keep the steps, and what these have made, from chunk to chunk; others when one has died."""
 
     def __init__(self, steps: tuple[Stateless, ...], processes: int) -> None:
-        from loky.backend.reduction import dumps
-
         self.label = " > ".join(step.label for step in steps)
         self._processes = processes
         self._pool: Any = None
+        self._token = next(_tokens)
         try:
-            self._sent = dumps(steps)
+            self._steps = _pickled(steps)
         except Exception as error:
             raise BowerbirdError(
                 f"{self.label} cannot be sent to another process: {error}.",
@@ -60,10 +61,9 @@ class _Crew:
             ) from error
 
     def submit(self, chunk: Chunk) -> Future[bytes]:
-        from loky.backend.reduction import dumps
-
+        """Have a chunk worked on; what cannot be pickled is an `InputError` of the future."""
         try:
-            sent = dumps(chunk)
+            sent = _pickled(chunk)
         except Exception as error:  # noqa: BLE001  whatever pickling an element raises
             refused: Future[bytes] = Future()
             refused.set_exception(_unsendable(self.label, "An element", error))
@@ -75,45 +75,59 @@ class _Crew:
             return self._submitted(sent)
 
     def _submitted(self, sent: bytes) -> Future[bytes]:
-        from loky import ProcessPoolExecutor
-
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(
-                self._processes, initializer=_begin, initargs=(self.label, self._sent)
-            )
-        future: Future[bytes] = self._pool.submit(_work, sent)
+            self._pool = _idle_pool(self._processes)
+        future: Future[bytes] = self._pool.submit(_work, self._token, self.label, self._steps, sent)
         return future
 
     def renew(self) -> None:
-        """Begin again with other processes."""
-        self.dismiss(at_once=True)
-        self._pool = None
+        """Go on with other processes."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, kill_workers=True)
+            self._pool = None
 
     def dismiss(self, *, at_once: bool) -> None:
-        """End the processes, in the middle of their work if need be."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, kill_workers=at_once)
+        """Leave the processes to the next run; in the middle of their work, end them."""
+        if at_once:
+            self.renew()
+        elif self._pool is not None:
+            _IDLE.setdefault(self._processes, []).append(self._pool)
 
 
-# What a process of a crew keeps: the steps, first as they were sent.
-_kept: dict[str, Any] = {}
+# Pools that no run uses, by the number of their processes, which end by themselves after a while. A run has its pool
+# for itself: what dies there can only have died of its own elements.
+_IDLE: dict[int, list[Any]] = {}
+_IDLE_SECONDS = 30
+
+_tokens = count()
 
 
-def _begin(label: str, sent: bytes) -> None:
-    _kept.update(label=label, sent=sent)
+def _idle_pool(processes: int) -> Any:
+    from loky import ProcessPoolExecutor
+
+    try:
+        return _IDLE.setdefault(processes, []).pop()
+    except IndexError:
+        return ProcessPoolExecutor(processes, timeout=_IDLE_SECONDS)
 
 
-def _work(sent: bytes) -> bytes:
-    from pickle import loads
-
+def _pickled(value: Any) -> bytes:
     from loky.backend.reduction import dumps
 
+    return bytes(dumps(value))
+
+
+# What a process keeps of the run that it works for: its steps, by the run's token.
+_kept: dict[int, Any] = {}
+
+
+def _work(token: int, label: str, steps: bytes, sent: bytes) -> bytes:
     from bowerbird.flow.local import worked
 
-    label = _kept["label"]
-    if "steps" not in _kept:
+    if token not in _kept:
+        _kept.clear()
         try:
-            _kept["steps"] = loads(_kept["sent"])
+            _kept[token] = loads(steps)
         except Exception as error:
             raise BowerbirdError(
                 f"{label} cannot be built in another process: {type(error).__name__}: {error}.",
@@ -121,12 +135,12 @@ def _work(sent: bytes) -> bytes:
             ) from error
     try:
         chunk = loads(sent)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise _unsendable(label, "An element", error) from error
-    result = worked(_kept["steps"], chunk)
+    result = worked(_kept[token], chunk)
     try:
-        return dumps(result)
-    except Exception as error:  # noqa: BLE001
+        return _pickled(result)
+    except Exception as error:
         raise _unsendable(label, "A result", error) from error
 
 
@@ -156,8 +170,6 @@ def _taken(
 
 
 def _results(future: Future[bytes]) -> tuple[Chunk, Clock]:
-    from pickle import loads
-
     result, clock = loads(future.result())
     return result, clock
 
@@ -185,5 +197,7 @@ def _one_by_one(crew: _Crew, chunk: Chunk, report: RunReport) -> tuple[Chunk, Cl
 
 
 def _reason(error: BaseException) -> str:
-    found = re.search(r"\{([A-Z]+\(-?\d+\))", str(error))  # as loky writes exit codes: {SIGKILL(-9)}, {EXIT(1)}
+    found = re.search(
+        r"\{([A-Z]+\(-?\d+\))", str(error)
+    )  # as loky writes exit codes: {SIGKILL(-9)}, {EXIT(1)}
     return found.group(1) if found else "it was killed"

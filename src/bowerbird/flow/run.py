@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
 
 from bowerbird.errors import RecordError
 from bowerbird.flow.embedding import Embed
-from bowerbird.flow.pictures import Decode
+from bowerbird.flow.pictures import Decode, default_policy
 from bowerbird.flow.plan import Chunk, Plan, Sequential, Stateless, Step
 from bowerbird.flow.report import RunReport
 from bowerbird.record import Failure
@@ -72,6 +73,17 @@ def carried_out(
         report.seconds += time.monotonic() - started
 
 
+@contextmanager
+def closed(chunks: Iterator[Chunk]) -> Iterator[Iterator[Chunk]]:
+    """Close what gives chunks when the block ends, however it ends."""
+    try:
+        yield chunks
+    finally:
+        close = getattr(chunks, "close", None)
+        if close:
+            close()
+
+
 def _settled(chunk: Chunk, on_error: str, report: RunReport) -> tuple[Chunk, Failure | None]:
     """What the caller gets of a chunk, and the failure that stops the run after it."""
     places = [place for place, item in enumerate(chunk) if item.__class__ is Failure]
@@ -93,7 +105,8 @@ def _prepared(plan: Plan, executor: Executor, report: RunReport) -> Plan:
     def run(other: Plan) -> Iterator[Chunk]:
         inner = RunReport()
         try:
-            yield from carried_out(other, executor, pictures=False, report=inner)
+            with closed(carried_out(other, executor, pictures=False, report=inner)) as chunks:
+                yield from chunks
         finally:
             executor.report = report
             report.absorb(inner)
@@ -106,8 +119,9 @@ def simplified(plan: Plan, *, pictures: bool) -> Plan:
     steps: list[Step] = []
     seen = pictures
     embeds = False
+    plain = default_policy()
     for step in reversed(plan.steps):
-        if isinstance(step, Decode) and not seen and embeds:
+        if isinstance(step, Decode) and not seen and embeds and step.policy == plain:
             continue
         seen = seen or step.uses_picture
         embeds = embeds or isinstance(step, Embed)

@@ -38,3 +38,10 @@ class Claims:
     def replaced(self, ids: Sequence[str]) -> list[bool]:
         """For each id of a user, whether the table has a row of it."""
         return [id_ in self._ids for id_ in ids]
+
+    def __getstate__(self) -> tuple[dict[str, str], frozenset[str]]:
+        return self._claimed, self._ids
+
+    def __setstate__(self, state: tuple[dict[str, str], frozenset[str]]) -> None:
+        self._claimed, self._ids = state
+        self._lock = threading.Lock()

@@ -236,7 +236,9 @@ class Index:
         if any(column.modality == Modality.TEXT for column in self.columns):
             return
         column = _text_column(self.model)
-        self.table.extend(list(schema((column,)))[-2:])
+        # A run that was killed may have added them, and not said so.
+        have = set(self.table.names)
+        self.table.extend([field for field in list(schema((column,)))[-2:] if field.name not in have])
         entry = self.manifest.models[0]
         self.manifest = replace(self.manifest, models=(replace(entry, columns=(*entry.columns, column)),))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from bowerbird.search.rows import TOLD
 from bowerbird.store.table import Table
 
 
@@ -14,8 +15,8 @@ class Known:
         ids: of the records.
         uris: where their files lie, or lay.
         contents: content ids of their bytes.
-        stamps: (size in bytes, time of change in ns) of their files; None for records that are not just a file.
-        by_place: what a record is found again by (see `writer.place`) -> its newest row.
+        stamps: (size in bytes, time of change in ns) of their files; see `rows.stamp_of`.
+        by_place: what a record is found again by (see `rows.place`) -> its newest row.
         by_content: content id -> the first row that holds it; `copies` has the others.
         seen: 1 for a row whose file the run has met.
         used: every id that is taken.
@@ -51,9 +52,13 @@ class Known:
         """Whether the id of a row is the user's own; the others are made of the content."""
         return not self.ids[row].startswith(self.contents[row])
 
+    def is_placed(self, row: int) -> bool:
+        """Whether a row is found again by its path or its address, rather than by its content."""
+        return self.stamps[row][1] is not None
+
     def is_file(self, row: int) -> bool:
         """Whether a row is just a file, rather than a row of a table that may have a picture."""
-        return self.stamps[row][0] is not None
+        return self.is_placed(row) and self.stamps[row][1] != TOLD
 
     def add(self, id_: str, uri: str, content: str, stamp: tuple[int | None, int | None]) -> None:
         """Take note of a row. A row at the same place, read or written before, is superseded."""
@@ -64,8 +69,8 @@ class Known:
         self.stamps.append(stamp)
         if self.is_named(row):
             self.by_place[f"id:{id_}"] = row
-        elif self.is_file(row):
-            self.by_place[uri] = row
+        elif self.is_placed(row):
+            self.by_place[uri if self.is_file(row) else f"told:{uri}"] = row
         if self.by_content.setdefault(content, row) != row:
             self.copies.setdefault(content, []).append(row)
 

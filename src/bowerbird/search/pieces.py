@@ -66,7 +66,7 @@ class WritePieces(Stateless):
             for place, there in zip(named, self.replaced([items[place].id for place in named]), strict=True)
             if there
         }
-        layout = Layout(self.columns, self.names, Attributes(self.attributes))
+        layout = Layout(self.columns, self.names, Attributes(self.attributes, quiet=True))
         rows: list[dict[str, Any]] = []
         places: list[int] = []
         for place in fresh:

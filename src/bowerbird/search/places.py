@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bowerbird.errors import IndexNotFoundError, StoreError
 from bowerbird.flow.files import printable
+from bowerbird.flow.sources.addresses import is_remote
 from bowerbird.models.hub.fetch import EMBEDDED, canonical, check_name
 from bowerbird.settings import settings
 from bowerbird.store import manifest as manifests
@@ -53,8 +54,10 @@ def _plain(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in printable(name))[-40:]
 
 
-def resolve(given: str, start: Path, model: str = "") -> Path:
+def resolve(given: str, start: Path, model: str = "") -> Path | str:
     """The index to use: the one given, the one of `BOWERBIRD_INDEX`, or that of `start` or a folder above it.
+
+    It is a path, or the address of an index in an object store, which is not looked for here.
 
     Where no model is asked for and none of these folders was indexed with the default one, the only index that the
     nearest of them has is taken, whatever its model.
@@ -70,6 +73,8 @@ def resolve(given: str, start: Path, model: str = "") -> Path:
     """
     named = given or settings().index
     if named:
+        if is_remote(named):
+            return named
         path = Path(named).expanduser().absolute()
         if not manifests.exists(path) and not os.path.lexists(path):
             raise IndexNotFoundError(

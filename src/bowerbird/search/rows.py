@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +17,9 @@ from numpy.typing import NDArray
 from bowerbird.errors import InputError, RowError
 from bowerbird.flow.files import printable, to_uri
 from bowerbird.flow.pictures import address
-from bowerbird.flow.sinks.widening import MisfitError, column, fit, unify
+from bowerbird.flow.sinks.widening import MisfitError, column, fit, text_of, unify
 from bowerbird.record import Record
-from bowerbird.store.table import VECTOR_MARK, Table, VectorColumn, schema
+from bowerbird.store.table import SCORE, VECTOR_MARK, Table, VectorColumn, schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -62,7 +64,7 @@ class Layout:
             "uri": uri_of(record),
             "content": record.content,
             "size": record.facts.get("size"),
-            "mtime_ns": record.facts.get("mtime_ns"),
+            "mtime_ns": stamp_of(record)[1],
             "name": printable(os.path.basename(where)) or None,
             "folder": printable(os.path.dirname(where)) or None,
             "indexed_at": datetime.now(timezone.utc).replace(tzinfo=None, microsecond=0),
@@ -70,6 +72,36 @@ class Layout:
         }
         self.attributes.add(row, record.attributes)
         return row
+
+
+UNSEEN = 0
+"""The time of change of a file, or of what lies at an address, that was not looked at: read again by every run."""
+
+TOLD = -1
+"""In its stead, of a file that came with texts: it is found again by its path, beside a record of the file alone."""
+
+
+def place(record: Record) -> str:
+    """What a record is found again by: its id, if it is the user's; the path of a file; empty for a row of a table.
+
+    A row of a table without an id is found again by its content alone: its line may be another one tomorrow.
+    """
+    if record.named:
+        return f"id:{record.id}"
+    source = record.source
+    if isinstance(source, Path):
+        found = to_uri(os.path.abspath(source)) if record.id in (str(source), to_uri(str(source))) else ""
+    else:
+        found = address(source)
+        found = found if found == record.id else ""
+    return f"told:{found}" if found and record.texts else found
+
+
+def stamp_of(record: Record) -> tuple[int | None, int | None]:
+    """Size in bytes and time of change in ns of its file; for one that was not looked at, (None, a sign of that)."""
+    if record.named or not place(record):
+        return None, None
+    return record.facts.get("size"), TOLD if record.texts else record.facts.get("mtime_ns", UNSEEN)
 
 
 def uri_of(record: Record) -> str | None:
@@ -127,12 +159,18 @@ def _vectors(values: Sequence[Any], width: int) -> pa.Array:
 def _told(rows: Sequence[Mapping[str, Any]], attributes: pa.Schema) -> pa.Table:
     import pyarrow as pa
 
-    arrays = [
-        column(entry.name, [row.get(ATTRIBUTE + entry.name) for row in rows], entry.type)
-        for entry in attributes
-    ]
+    arrays = [_column_of([row.get(ATTRIBUTE + entry.name) for row in rows], entry) for entry in attributes]
     found = pa.table(arrays, names=attributes.names) if arrays else pa.table({})
     return fit(found, attributes) if arrays else found
+
+
+def _column_of(values: list[Any], entry: pa.Field) -> pa.Array:
+    import pyarrow as pa
+
+    if pa.types.is_string(entry.type):
+        # One by one: beside a fraction a whole number would be written as one.
+        return pa.array([None if value is None else text_of(value) for value in values], entry.type)
+    return column(entry.name, values, entry.type)
 
 
 ATTRIBUTE = "attribute:"
@@ -142,19 +180,39 @@ ATTRIBUTE = "attribute:"
 class Attributes:
     """The columns for what users know of their records: found from what they say, and added when they are needed.
 
+    Args:
+        quiet: say nothing of names that are changed: another one does, for the whole run.
+
     Attributes:
         fields: the columns there are.
     """
 
-    def __init__(self, fields: pa.Schema) -> None:
+    def __init__(self, fields: pa.Schema, *, quiet: bool = False) -> None:
         self.fields = fields
-        self._reserved = {name.lower() for name in schema(()).names}
+        self._quiet = quiet
+        self._reserved = {name.lower() for name in schema(()).names} | _TAKEN
         self._renamed: dict[str, str] = {}
 
     def add(self, row: dict[str, Any], attributes: Mapping[str, Any]) -> None:
         """Put attributes into a row, under the names their columns have."""
-        for name, value in attributes.items():
-            row[ATTRIBUTE + self._column(name)] = value
+        for name, value in zip(self._columns(attributes), attributes.values(), strict=True):
+            row[ATTRIBUTE + name] = _plain(value)
+
+    def _columns(self, attributes: Mapping[str, Any]) -> list[str]:
+        """The column of each attribute; two attributes of one record never share one."""
+        found = [self._column(name) for name in attributes]
+        if len(set(found)) == len(found):
+            return found
+        # Whose name needs no change keeps it; the others follow in the order of their names.
+        order = sorted(zip(attributes, found, strict=True), key=lambda pair: (pair[0] != pair[1], pair[0]))
+        given: dict[str, str] = {}
+        for name, wanted in order:
+            free, count = wanted, 1
+            while free in given.values():
+                count += 1
+                free = f"{wanted.rstrip('_')}_{count}"
+            given[name] = free
+        return [given[name] for name in attributes]
 
     def _column(self, name: str) -> str:
         found = self._renamed.get(name)
@@ -165,7 +223,7 @@ class Attributes:
                 found = found.replace(VECTOR_MARK, "_")
             if found.lower() in self._reserved:
                 found = f"{found}_"
-            if found != name:
+            if found != name and not self._quiet:
                 LOG.warning(
                     "The attribute %r is kept as %r: that name is taken, or cannot be one.", name, found
                 )
@@ -175,9 +233,10 @@ class Attributes:
     def fit(self, attributes: Mapping[str, Any]) -> bool:
         """Whether the columns that there are hold these attributes."""
         types = dict(zip(self.fields.names, self.fields.types, strict=True))
+        values = map(_plain, attributes.values())
         return all(
-            value is None or (self._column(name) in types and _fits(name, value, types[self._column(name)]))
-            for name, value in attributes.items()
+            value is None or (name in types and _fits(name, value, types[name]))
+            for name, value in zip(self._columns(attributes), values, strict=True)
         )
 
     def settle(
@@ -210,11 +269,15 @@ class Attributes:
             wanted = unify(pa.schema([(name, known[name])]), pa.schema([(name, type_)])).field(0).type
             if wanted.equals(known[name]):
                 continue
-            if widen and pa.types.is_integer(known[name]) and pa.types.is_floating(wanted):
-                wider.append(pa.field(name, pa.float64()))
-            else:
-                refused.update(self._refused(rows, name, known[name]))
-        if new or wider:
+            misfits = self._refused(rows, name, known[name])
+            if widen and pa.types.is_integer(known[name]):
+                left = self._refused(rows, name, pa.float64())
+                if len(left) < len(misfits) and not table.count(f"abs(`{name}`) > {_EXACT}"):
+                    wider.append(pa.field(name, pa.float64()))
+                    misfits = left
+            refused.update(misfits)
+        lacking = set(schema(()).names) - set(table.names)
+        if new or wider or lacking:
             table.extend(new, wider)
             self.fields = table.attributes()
         return refused
@@ -230,6 +293,30 @@ class Attributes:
             for place, row in enumerate(rows)
             if row.get(ATTRIBUTE + name) is not None and not _fits(name, row[ATTRIBUTE + name], type_)
         }
+
+
+_EXACT = 1 << 53
+"""Whole numbers up to this are the same as floats."""
+
+# Lance has columns of these names beside ours, and hits have `copies`.
+_TAKEN = frozenset({"copies", SCORE, "_distance", "_rowid", "_rowaddr", "_rowoffset"}) | {
+    "_row_created_at_version",
+    "_row_last_updated_at_version",
+}
+
+
+def _plain(value: Any) -> Any:
+    """A value as columns take it: numbers of NumPy and `Decimal` as Python's own, what stores do not know as text."""
+    if value is None or isinstance(value, _KEPT):
+        return value
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, Decimal):
+        return math.nan if value.is_nan() else float(value)  # float() refuses a signalling one
+    return text_of(value)
+
+
+_KEPT = (str, int, float, datetime, date, bytes, list, tuple, Mapping, np.ndarray)
 
 
 def _fits(name: str, value: Any, type_: pa.DataType) -> bool:

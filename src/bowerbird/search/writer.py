@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from bowerbird.errors import InputError, RowError
+from bowerbird.errors import InputError, RecordError, RowError
 from bowerbird.flow.embedding import Embed
-from bowerbird.flow.files import from_uri, is_gone, printable, to_uri
+from bowerbird.flow.files import from_uri, is_gone, printable
 from bowerbird.flow.local import worked
-from bowerbird.flow.pictures import address
 from bowerbird.flow.plan import Chunk
+from bowerbird.flow.run import closed
 from bowerbird.media.reading import one_line
 from bowerbird.record import Failure, Modality, Record
 from bowerbird.search.known import Known
 from bowerbird.search.pieces import Written
-from bowerbird.search.rows import Attributes, Layout, arrow_rows, uri_of
+from bowerbird.search.rows import ATTRIBUTE, Attributes, Layout, arrow_rows, place, stamp_of, uri_of
 from bowerbird.settings import settings
 from bowerbird.store.table import schema
 
@@ -123,23 +122,26 @@ class Writer:
         self.commit_seconds = settings().commit_seconds
 
     def write(self, chunks: Iterator[Chunk], *, before_end: Callable[[], None] | None = None) -> None:
-        """Take all that a plan gives, and finish. Ctrl-C ends the run early, and keeps what was done.
+        """Take all that a plan gives, and finish. Ctrl-C, or a failure that stops the run, keeps what was done.
 
         Args:
             chunks: embedded records, and failures.
             before_end: called when everything has been taken and committed.
         """
         try:
-            for chunk in chunks:
-                for item in chunk:
-                    self.take(item)
+            with closed(chunks):
+                for chunk in chunks:
+                    for item in chunk:
+                        self.take(item)
             self.commit()
             if before_end:
                 before_end()
             self._finish()
+        except RecordError:
+            self.commit()
+            raise
         except KeyboardInterrupt:
             self.report.interrupted = True
-            chunks.close()  # type: ignore[attr-defined]  # a generator
             self.commit()
 
     def take(self, item: Record | Written | Failure) -> None:
@@ -185,7 +187,9 @@ class Writer:
             return
         self.pending.add(record.content)
         self._give_up(record)
-        self.written.append((self._place(record), record))
+        id_, what = self._place(record)
+        self._count(what)
+        self.written.append((id_, record))
         self._advance()
 
     def _take(self, record: Record) -> None:
@@ -196,7 +200,7 @@ class Writer:
             self.make_room_for_texts()
         self.pending.add(record.content)
         self._give_up(record)
-        self._row(record, self.layout.values(record), self._place(record))
+        self._row(record, self.layout.values(record), *self._place(record))
         self._advance()
 
     def _layout(self) -> Layout:
@@ -212,14 +216,14 @@ class Writer:
     def _is_held(self, content: str) -> bool:
         return content in self.known.by_content or content in self.pending
 
-    def _place(self, record: Record) -> str:
-        """The id of the row for a record whose bytes are new at its place, and the counting of it."""
+    def _place(self, record: Record) -> tuple[str, str]:
+        """The id of the row for a record whose bytes are new at its place, and what it is counted as."""
         here = self.known.at(place(record))
-        if here is not None:
-            self.report.changed += 1
-        else:
-            self.report.added += 1
-        return record.id if record.named else self.known.new_id(record.content)
+        id_ = record.id if record.named else self.known.new_id(record.content)
+        return id_, "changed" if here is not None else "added"
+
+    def _count(self, what: str, by: int = 1) -> None:
+        setattr(self.report, what, getattr(self.report, what) + by)
 
     def _give_up(self, record: Record) -> None:
         """What its place held before leaves the index, unless another record turns out to hold it now."""
@@ -227,8 +231,12 @@ class Writer:
         if here is not None and self.known.contents[here] != record.content:
             self.stale.add(here)
 
-    def _row(self, record: Record, values: Mapping[str, Any], id_: str) -> None:
-        self.rows.append(self.layout.row(record, values, id_))
+    def _row(self, record: Record, values: Mapping[str, Any], id_: str, *counts: str) -> None:
+        for what in counts:
+            self._count(what)
+        row = self.layout.row(record, values, id_)
+        row["asked"] = _Asked(record.id, place(record), not record.attributes, counts)
+        self.rows.append(row)
         self.row_bytes += len(values.get("thumbnail") or b"") + sum(
             4 * c.dimensions for c in self.layout.columns
         )
@@ -238,8 +246,8 @@ class Writer:
         self.committed = time.monotonic()
         self._commit_pieces()
         self._reuse()  # While the records that are about to leave are still in the table.
+        refused = self._unfit() if self.rows or self.stale else []
         if self.rows or self.stale:
-            self._check_attributes()
             kept = {row["id"] for row in self.rows}
             remove = [id_ for row in sorted(self.stale) if (id_ := self.known.ids[row]) not in kept]
             table = arrow_rows(self.rows, self.layout.columns, self.layout.attributes.fields)
@@ -250,8 +258,10 @@ class Writer:
                 self.known.add(row["id"], row["uri"], row["content"], (row["size"], row["mtime_ns"]))
             self.known.seen.extend(b"\1" * len(self.rows))
             self.rows, self.stale, self.row_bytes = [], set(), 0
-            self.pending.clear()
             self.publish()
+        self.pending.clear()
+        for failure in refused:
+            self._refuse(failure)
 
     def _commit_pieces(self) -> None:
         """Make the rows that workers have written part of the table, where `_reuse` may look for vectors."""
@@ -270,25 +280,34 @@ class Writer:
             table.delete([id_])
             table.upsert(pa.Table.from_batches([first.slice(0, 1)]))
         for id_, record in self.written:
-            stamp = (record.facts.get("size"), record.facts.get("mtime_ns"))
-            self.known.add(id_, uri_of(record) or "", record.content, stamp)
+            self.known.add(id_, uri_of(record) or "", record.content, stamp_of(record))
         self.known.seen.extend(b"\1" * len(self.written))
         self.pending.difference_update(record.content for _, record in self.written)
         self.pieces, self.written, self.doubles = [], [], set()
         if not self.stale:
             self.publish()  # Else when those have left: a reader would see a file twice.
 
-    def _check_attributes(self) -> None:
-        """Make room for what the rows say of their records; a row that says what cannot be kept fails."""
+    def _unfit(self) -> list[Failure]:
+        """Make room for what the rows say of their records; those that say what cannot be kept are taken out.
+
+        What the index held of such a record before, it still holds.
+        """
         refused = self.layout.attributes.settle(self.rows, self.index.table, widen=self.alone)
-        for place_, error in sorted(refused.items(), reverse=True):
-            row = self.rows.pop(place_)
-            self.report.added -= 1
-            self._refuse(Failure(row["id"], "index", error, row["uri"]))
+        failures = []
+        for at, error in sorted(refused.items(), reverse=True):
+            asked: _Asked = self.rows.pop(at)["asked"]
+            for what in asked.counts:
+                self._count(what, -1)
+            here = self.known.at(asked.place)
+            if here is not None:
+                self.stale.discard(here)
+            failures.append(Failure(asked.id, "index", error))
+        return failures[::-1]
 
     def _reuse(self) -> None:
         """Records whose bytes are in the table, or about to be: moved, touched, or copies. They take the vectors."""
         waiting, self.waiting = self.waiting, []
+        start = len(self.rows)
         found = self._held_values({record.content for record in waiting})
         for record in waiting:
             if record.content in found:
@@ -300,6 +319,18 @@ class Writer:
                 copied = InputError("An exact copy of this record failed.", hint="See there.")
                 self._refuse(Failure(record.id, "index", copied, record))
             self._advance()
+        self._keep_attributes(self.rows[start:])
+
+    def _keep_attributes(self, rows: Sequence[dict[str, Any]]) -> None:
+        """A file says nothing of itself: what a plan said of it before stays, under a new path too."""
+        names = self.layout.attributes.fields.names
+        bare = {row["id"]: row for row in rows if row["asked"].bare and row["mtime_ns"] is not None}
+        if not (names and bare):
+            return
+        for batch in self.index.table.scan(["id", *names], where=_is_one_of(bare)):
+            for told in batch.to_pylist():
+                row = bare[told.pop("id")]
+                row.update({ATTRIBUTE + name: value for name, value in told.items()})
 
     def _held_values(self, contents: set[str]) -> dict[str, dict[str, Any]]:
         """Vectors, facts and thumbnail by content, for what the table holds or is about to."""
@@ -311,42 +342,46 @@ class Writer:
         }
         ids = [self.known.ids[self.known.by_content[c]] for c in contents if c in self.known.by_content]
         if ids:
-            quoted = ", ".join("'" + id_.replace("'", "''") + "'" for id_ in sorted(ids))
-            for batch in self.index.table.scan(["content", *names], where=f"id IN ({quoted})"):
+            for batch in self.index.table.scan(["content", *names], where=_is_one_of(ids)):
                 found.update({row.pop("content"): row for row in batch.to_pylist()})
         return found
 
     def _reuse_one(self, record: Record, values: Mapping[str, Any]) -> None:
         here = self.known.at(place(record))
         if here is not None and self.known.contents[here] == record.content:
-            self.report.unchanged += 1  # Only its time, or what else is known of it, changed.
             self.known.seen[here] = 1
-            self._row(record, values, self.known.ids[here])
+            # Only its time, or what else is known of it, changed.
+            self._row(record, values, self.known.ids[here], "unchanged")
             return
-        free = None if record.named else self._free(record.content)
+        free = None if record.named else self._free(record)
         if free is None:
-            self.report.copies += here is None
-            self._row(record, values, self._place(record))
+            copies = ("copies",) if here is None else ()
+            self._row(record, values, *self._place(record), *copies)
             return
-        if place(record):
-            self.report.moved += 1
-        else:
-            self.report.unchanged += 1  # A row of a table, which has no place but its content.
         self.known.seen[free] = 1
         self.stale.discard(free)
-        self._row(record, values, self.known.ids[free])
+        # A row of a table has no place but its content.
+        self._row(record, values, self.known.ids[free], "moved" if place(record) else "unchanged")
 
-    def _free(self, content: str) -> int | None:
-        """A row of this content that nothing holds any more, and that nothing has taken over yet."""
-        for row in self.known.rows_of(content):
-            if row in self.stale or (not self.known.seen[row] and self._is_free(row)):
+    def _free(self, record: Record) -> int | None:
+        """A row of the same content that nothing holds any more, and that nothing has taken over yet.
+
+        A file takes over the row of a file, a row of a table that of a row of a table: each leaves the other's alone.
+        """
+        placed = bool(place(record))
+        for row in self.known.rows_of(record.content):
+            if self.known.is_named(row) or self.known.is_placed(row) != placed:
+                continue
+            if row in self.stale or (not self.known.seen[row] and (not placed or self._is_gone(row))):
                 return row
         return None
 
-    def _is_free(self, row: int) -> bool:
-        if self.known.is_named(row):
+    def _is_gone(self, row: int) -> bool:
+        """Whether the file of a row is certainly gone; of what lies at an address or in a tar nobody has looked."""
+        path = from_uri(self.known.uris[row])
+        if self.known.stamps[row][0] is None and not os.path.isdir(os.path.dirname(path)):
             return False
-        return not self.known.is_file(row) or is_gone(from_uri(self.known.uris[row]))
+        return is_gone(path)
 
     def _finish(self) -> None:
         """Everything has been committed: tidy up the table, and list what failed."""
@@ -373,6 +408,20 @@ class Writer:
             self.progress.advance(1)
 
 
+class _Asked(NamedTuple):
+    """What a row was made for: the record's id, its place, whether it says nothing of itself, how it was counted."""
+
+    id: str
+    place: str
+    bare: bool
+    counts: tuple[str, ...]
+
+
+def _is_one_of(ids: Iterable[str]) -> str:
+    quoted = ", ".join("'" + id_.replace("'", "''") + "'" for id_ in sorted(ids))
+    return f"id IN ({quoted})"
+
+
 def fault(failure: Failure) -> Fault:
     """A failure as one line, which names the record."""
     shown, said = one_line(printable(failure.id)), failure.error.message
@@ -380,20 +429,6 @@ def fault(failure: Failure) -> Fault:
     return Fault(
         printable(failure.id), said if named else f"{shown}: {said}", failure.error.hint, failure.kind
     )
-
-
-def place(record: Record) -> str:
-    """What a record is found again by: its id, if it is the user's; the path of a file; empty for a row of a table.
-
-    A row of a table without an id is found again by its content alone: its line may be another one tomorrow.
-    """
-    if record.named:
-        return f"id:{record.id}"
-    source = record.source
-    if isinstance(source, Path):
-        return to_uri(os.path.abspath(source)) if record.id in (str(source), to_uri(str(source))) else ""
-    shown = address(source)
-    return shown if shown and shown == record.id else ""
 
 
 # Columns that belong to the record rather than to its bytes: a moved file has its own.

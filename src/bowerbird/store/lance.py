@@ -66,6 +66,7 @@ class LanceTable(Table):
         self._dataset = dataset
         self._path = place
         self._exact: dict[str, _Matrix] = {}
+        self._pieces_since = 0  # the version that the workers of this run began with
 
     @classmethod
     def create(cls, place: str | Path, columns: pa.Schema) -> LanceTable:
@@ -174,6 +175,7 @@ class LanceTable(Table):
 
     def piece_writer(self) -> Callable[[pa.Table], bytes]:
         """See `Table`."""
+        self._pieces_since = self.version
         return partial(_write_piece, str(self._path), self._dataset.schema)
 
     def append(self, pieces: Sequence[bytes]) -> None:
@@ -181,7 +183,7 @@ class LanceTable(Table):
         from bowerbird.store.lance_pieces import commit_pieces
 
         with translated(self._path):
-            commit_pieces(str(self._path), pieces, storage_options(self._path))
+            commit_pieces(str(self._path), pieces, self._pieces_since, storage_options(self._path))
             self._dataset.checkout_latest()
 
     def delete(self, ids: Sequence[str]) -> int:
@@ -281,7 +283,7 @@ def _write_piece(place: str, columns: pa.Schema, rows: pa.Table) -> bytes:
     """Runs on a worker, with the credentials that it has there."""
     from bowerbird.store.lance_pieces import write_piece
 
-    return write_piece(place, columns, rows, storage_options(place))
+    return write_piece(place, columns, rows.select(columns.names), storage_options(place))
 
 
 def _partitions(rows: int) -> int:

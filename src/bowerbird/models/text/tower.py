@@ -85,8 +85,17 @@ class TextSide:
         """
         return tokenize(self._tokenizer, self.tower.rules, texts, self.tower.rules.prompt(role))
 
-    def encode(self, texts: Sequence[str], role: str = "") -> tuple[list[Vectors], list[int]]:
+    def encode(
+        self, texts: Sequence[str], role: str = "", *, repeatable: bool = False
+    ) -> tuple[list[Vectors], list[int]]:
         """A raw vector (dim,) for each text, or (tokens, dim) where `by_token`; and how many tokens did not fit.
+
+        Args:
+            texts: in any number and order.
+            role: name of a prompt.
+            repeatable: a text's vector shall not depend on the other texts, to the last bit, so that other ways of
+                sharing out the work give the same: texts share a batch only with those of their own length, and none
+                is alone in one, since engines multiply a single row in another way.
 
         Raises:
             UnsupportedInputError: the model has no such role.
@@ -95,9 +104,13 @@ class TextSide:
         vectors: list[Vectors] = [_NOTHING] * len(texts)
 
         def run(rows: Sequence[int]) -> tuple[Sequence[int], list[Vectors]]:
-            return rows, self._run_with(self.engine, [tokens[row] for row in rows])
+            wanted = [tokens[row] for row in rows]
+            if repeatable and len(wanted) == 1:
+                return rows, self._run_with(self.engine, wanted * 2)[:1]
+            return rows, self._run_with(self.engine, wanted)
 
-        batches = batches_by_length([len(token.ids) for token in tokens])
+        fixed = self.tower.rules.padding
+        batches = batches_by_length([max(len(token.ids), fixed) for token in tokens], exactly=repeatable)
         for rows, part in ordered_map(run, batches, threads=self._threads):
             for row, vector in zip(rows, part, strict=True):
                 vectors[row] = vector
@@ -139,12 +152,20 @@ class TextSide:
         return [np.concatenate([np.atleast_2d(vector) for vector in self._run_with(engine, tokens)])]
 
 
-def batches_by_length(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Row numbers in batches of like length, longest first, within the token budget."""
+def batches_by_length(lengths: Sequence[int], *, exactly: bool = False) -> Iterator[list[int]]:
+    """Row numbers in batches of like length, longest first, within the token budget.
+
+    Args:
+        lengths: of each row, in tokens.
+        exactly: rows of one batch are of one length.
+    """
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
     start = 0
     while start < len(order):
         longest = lengths[order[start]]
-        count = max(1, min(LONGEST_BATCH, TOKENS_PER_BATCH // max(1, longest)))
-        yield order[start : start + count]
-        start += count
+        end = start + max(1, min(LONGEST_BATCH, TOKENS_PER_BATCH // max(1, longest)))
+        batch = order[start:end]
+        if exactly:
+            batch = [row for row in batch if lengths[row] == longest]
+        yield batch
+        start += len(batch)

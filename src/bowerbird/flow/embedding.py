@@ -225,7 +225,9 @@ class Embed(Stateless):
             ready.append((content, pixels, told))
         for batch in chunks(ready, IMAGE_BATCH):
             with clock.stage("network"):
-                arrays = side.run([pixels for _, pixels, _ in batch], side.outputs)
+                # A picture alone is run twice: engines multiply a single row in another way, and its vector may not
+                # depend on whether there were others in its chunk.
+                arrays = side.run([pixels for _, pixels, _ in batch] * (1 + (len(batch) == 1)), side.outputs)
             for row, (content, _, told) in enumerate(batch):
                 entry = _entry(
                     {name: array[row] for name, array in zip(side.outputs, arrays, strict=True)}, told
@@ -270,8 +272,9 @@ class Embed(Stateless):
         missing = [content for content in wanted if content not in entries]
         if missing:
             with clock.stage("network"):
+                # Repeatable: chunks differ from executor to executor, and vectors may not.
                 vectors, dropped = encoder.text.encode(
-                    [clean(wanted[content]) for content in missing], self.role
+                    [clean(wanted[content]) for content in missing], self.role, repeatable=True
                 )
             if cut := sum(map(bool, dropped)):
                 clock.count("texts cut to the model's length", cut)

@@ -51,6 +51,8 @@ def _lance() -> Any:
 class LanceSink(Sink):
     """Writes rows into a Lance dataset of one version; the columns are those of `bowerbird.flow.sinks.arrow`.
 
+    Lance takes no dots in names: they are written as `%2E`, in filters too, and read back as they were.
+
     Rows stand in the order of the elements; failures go to the errors file.
 
     Args:
@@ -126,22 +128,36 @@ class LanceFormat:
         import pyarrow as pa
 
         for batch in _lance().dataset(str(path)).scanner(scan_in_order=True).to_batches():
-            yield pa.Table.from_batches([batch])
+            yield pa.Table.from_batches([_as_named(batch)])
+
+
+def _column(name: str) -> str:
+    """A name as Lance takes it, which reads a dot as a field within a field: `image%2Efeatures`."""
+    return name.replace("%", "%25").replace(".", "%2E")
+
+
+def _as_named(batch: Any) -> Any:
+    """A batch or a table with its columns named as they were before `_column`."""
+    return batch.rename_columns([name.replace("%2E", ".").replace("%25", "%") for name in batch.schema.names])
 
 
 class _LanceWriter:
     """Writes fragments, and makes them a dataset at the end: before that, there is nothing that can be opened."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
+        import pyarrow as pa
+
         self._path = path
         # A dataset needs a column.
-        self._schema = schema if len(schema) else to_arrow([{"value": None}]).schema
+        columns = schema if len(schema) else to_arrow([{"value": None}]).schema
+        self._schema = pa.schema([field.with_name(_column(field.name)) for field in columns])
         self._fragments: list[Any] = []
 
     def write(self, table: pa.Table) -> None:
         _lance()
         from lance.fragment import write_fragments
 
+        table = table.rename_columns(self._schema.names) if table.num_columns else table
         self._fragments += write_fragments(table, str(self._path), schema=self._schema, mode="create")
 
     def close(self) -> None:
@@ -205,7 +221,7 @@ class LanceSource(Source):
             names = self._names(dataset.schema.names)
             columns = Columns.of(self.image, self.text, self.id, os.path.dirname(str(self.path)))
             # Checks the named columns before anything is read.
-            Layout.of(dataset.schema, columns, str(self.path))
+            Layout.of(_as_named(dataset.schema.empty_table()).schema, columns, str(self.path))
             repeats = first_places(_Ids(self, dataset), columns) if self.id else {}
             whole = _Fragment(self, columns, names, int(dataset.version), repeats=repeats)
             parts, before = [], 0
@@ -222,7 +238,8 @@ class LanceSource(Source):
     def _names(self, have: Sequence[str]) -> tuple[str, ...]:
         if not self.columns:
             return tuple(have)
-        missing = [name for name in self.columns if name not in have]
+        wanted = [_column(name) for name in self.columns]
+        missing = [name for name in wanted if name not in have]
         if missing:
             raise BowerbirdError(
                 f"{self.path} has no column {missing[0]!r}; its columns: {', '.join(have)}.",
@@ -231,7 +248,7 @@ class LanceSource(Source):
         named = Columns.of(self.image, self.text, self.id, "").used
         # Of our own datasets, what makes them records is always read.
         parts = named or {"id", "image", "image_bytes", "texts", "content"}
-        return tuple(name for name in have if name in {*self.columns, *parts})
+        return tuple(name for name in have if name in {*wanted, *map(_column, parts)})
 
     @contextmanager
     def _opened(self, version: int | None = None) -> Iterator[Any]:
@@ -270,7 +287,7 @@ class _Ids:
         first = 1
         where = self.source.where or None
         for batch in self.dataset.scanner(
-            columns=[self.source.id], filter=where, scan_in_order=True
+            columns=[_column(self.source.id)], filter=where, scan_in_order=True
         ).to_batches():
             yield os.path.basename(str(self.source.path)), first, batch.column(0)
             first += batch.num_rows
@@ -312,7 +329,7 @@ class _Fragment(Source):
                     batch_size=BATCH_ROWS,
                     scan_in_order=True,
                 )
-                for batch in scanner.to_batches():
+                for batch in map(_as_named, scanner.to_batches()):
                     layout = Layout.of(batch.schema, self.columns, name)
                     yield from records(batch, layout, name, first, self.repeats, LanceSource.label)
                     first += batch.num_rows

@@ -254,6 +254,8 @@ class Steady:
         self.seconds.append(arrived[-1])
         begin = arrived[len(arrived) // BEGINNING]
         later = sum(time > begin + AT_ONCE for time in arrived)
+        if not later:
+            raise SystemExit("All results came at once: give more of --photos.")
         return (arrived[-1] - begin) * len(arrived) / later
 
     @property

@@ -75,7 +75,9 @@ def test_the_job_for_a_cluster_runs(shop: Path, tmp_path: Path):
         "--index",
         tmp_path / "job.bower",
     ]
-    done = subprocess.run(command, check=True, timeout=180, capture_output=True, text=True, env={**os.environ})
+    done = subprocess.run(
+        command, check=True, timeout=180, capture_output=True, text=True, env={**os.environ}
+    )
     assert done.stdout.startswith("4 done")
     index = bb.Index.open(tmp_path / "job.bower")
     assert len(index) == 4

@@ -28,20 +28,27 @@ HEAVY = (
 
 PUBLIC = {
     "BowerbirdError",
+    "Collection",
     "DecodePolicy",
     "Encoder",
+    "Failure",
     "Hit",
     "Hits",
     "Index",
     "InputError",
     "InputErrors",
+    "Local",
     "Modality",
     "ModelCard",
     "Outcome",
     "Query",
+    "Ray",
+    "Record",
     "Steps",
     "__version__",
     "load",
+    "pipeline",
+    "samples",
     "settings",
 }
 """A name more or less is a change of the public interface: CHANGELOG.md says so, and this list."""
@@ -54,6 +61,14 @@ def test_importing_loads_nothing_heavy():
     )
     assert done.stdout.strip() == "[]"
     assert done.stderr == ""
+
+
+def test_settings_stay_a_function_whatever_is_imported():
+    code = "import bowerbird, bowerbird.settings, bowerbird.models.encoder; print(bowerbird.settings().model)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "mini"
 
 
 def test_public_names():

@@ -14,9 +14,13 @@ import bowerbird as bb
 
 def main() -> None:
     """Read the arguments, embed both parts of every record, and write the index."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("table")
-    parser.add_argument("--images", default="", help="folder or address that paths of pictures are relative to")
+    parser.add_argument(
+        "--images", default="", help="folder or address that paths of pictures are relative to"
+    )
     parser.add_argument("--index", required=True, help="path or address of the index")
     parser.add_argument("--model", default="mini")
     parser.add_argument("--delimiter", default="#")

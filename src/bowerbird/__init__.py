@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from bowerbird.record import Record as Record
     from bowerbird.search.index import Index as Index
     from bowerbird.search.query import Query as Query
-    from bowerbird.settings import settings as settings
+
+# Not when first used: the module of the same name would take its place.
+from bowerbird.settings import settings
 
 __version__ = "0.1.0"
 
@@ -60,10 +62,9 @@ _HOME = {
     "load": "models.encoder",
     "pipeline": "collection.pipelines",
     "samples": "collection.samples",
-    "settings": "settings",
 }
 
-__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604  names of _HOME are strings
+__all__ = ["__version__", "settings", *sorted(_HOME)]  # noqa: PLE0604  names of _HOME are strings
 
 
 def __getattr__(name: str) -> Any:

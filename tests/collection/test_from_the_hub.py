@@ -1,4 +1,4 @@
-"""Collections and pipelines with models of the hub, by the names users write: the real client, a hub on this machine."""
+"""Models of the hub in collections, by the names users write: the real client, a hub on this machine."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         server.publish(
             "Xenova/resnet-50",
             {
-                "config.json": json.dumps({"model_type": "resnet", "architectures": ["ResNetModel"]}).encode(),
+                "config.json": json.dumps(
+                    {"model_type": "resnet", "architectures": ["ResNetModel"]}
+                ).encode(),
                 "preprocessor_config.json": json.dumps(
                     {
                         "image_processor_type": "ConvNextImageProcessor",

@@ -462,10 +462,9 @@ class Collection(Opening, Generic[T]):
         """
         from bowerbird.collection.sinks import logged
 
-        with logged(self.executor):
-            with closed(carried_out(self.plan, self.executor)) as chunks:
-                for chunk in chunks:
-                    yield from chunk
+        with logged(self.executor), closed(carried_out(self.plan, self.executor)) as chunks:
+            for chunk in chunks:
+                yield from chunk
 
     def to_list(self) -> list[T | Failure]:
         """Run, and give all elements.

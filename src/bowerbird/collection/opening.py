@@ -74,7 +74,7 @@ class Opening:
     def from_glob(cls, *patterns: Place) -> Collection[Record]:
         """A record for each picture that some patterns, folders or files lead to, on disk or in an object store.
 
-        `**` crosses folders. A folder is walked whole. The path, as it is found, is the record's id.
+        `**` crosses folders. A folder is walked whole. What lies in object stores comes last. The path, as it is found, is the record's id.
 
         >>> Collection.from_glob(samples() / "*.jpg").count()
         6
@@ -84,10 +84,9 @@ class Opening:
         from bowerbird.flow.sources.several import Several
         from bowerbird.flow.sources.stored import StoredSource
 
-        sources = [
-            StoredSource(str(pattern)) if is_remote(str(pattern)) else GlobSource(fspath(pattern))
-            for pattern in patterns
-        ]
+        here = [fspath(pattern) for pattern in patterns if not is_remote(str(pattern))]
+        sources: list[Source] = [GlobSource(here)] if here else []
+        sources += [StoredSource(str(pattern)) for pattern in patterns if is_remote(str(pattern))]
         return cls.of(sources[0] if len(sources) == 1 else Several(tuple(sources)))
 
     from_files = from_glob

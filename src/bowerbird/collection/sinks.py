@@ -46,9 +46,8 @@ def to_arrow(plan: Plan, executor: Executor) -> pa.Table:
     """An Arrow table of what comes through; see `bowerbird.flow.sinks.arrow` for its columns."""
     from bowerbird.flow.sinks.arrow import to_arrow as table
 
-    with logged(executor):
-        with closed(carried_out(plan, executor, pictures=False)) as chunks:
-            return table([item for chunk in chunks for item in chunk if item.__class__ is not Failure])
+    with logged(executor), closed(carried_out(plan, executor, pictures=False)) as chunks:
+        return table([item for chunk in chunks for item in chunk if item.__class__ is not Failure])
 
 
 def to_pandas(plan: Plan, executor: Executor) -> Any:

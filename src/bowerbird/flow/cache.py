@@ -127,6 +127,11 @@ class VectorCache:
         with self._lock:
             self._disconnect()
 
+    def __del__(self) -> None:
+        # Steps keep a cache as long as they are kept themselves; nobody tells them when that is over.
+        with suppress(Exception):
+            self._disconnect()
+
     def __enter__(self) -> VectorCache:
         return self
 

@@ -31,6 +31,7 @@ class Remote:
     method: str
 
     def __call__(self, *arguments: Any) -> Any:
+        """What the method returns."""
         import ray
 
         return ray.get(self.keeper.call.remote(self.method, arguments))

@@ -135,7 +135,7 @@ class Worker:
         return result.packed(label)
 
     def _working(self, run: tuple[Stateless, ...], given: Iterator[Chunk], clock: Clock) -> Iterator[Chunk]:
-        wanted = local._cut(run, given)
+        wanted = local.cut(run, given)
         threads = min(run[0].threads or self._threads, self._threads) if not run[0].processes else 1
         results = (
             map(partial(local.worked, run), wanted)

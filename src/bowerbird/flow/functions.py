@@ -244,7 +244,7 @@ class MapBatches(Stateless):
     @property
     def actor(self) -> bool:
         """Whether workers keep something from chunk to chunk."""
-        return self.model is not None or isinstance(self.function, type)
+        return self.model is not None or _is_made(self.function)
 
     def run(self, items: Chunk, clock: Clock) -> Chunk:
         """See `Stateless`."""
@@ -261,7 +261,7 @@ class MapBatches(Stateless):
 
     def _call(self) -> Callable[[list[Any]], Any]:
         function = self.function
-        if isinstance(function, type):
+        if _is_made(function):
             function = self.local.get("function", function)
         if self.model is None:
             return function  # type: ignore[no-any-return]
@@ -284,3 +284,8 @@ class MapBatches(Stateless):
                 hint="Return one for each; flat_map may return any number.",
             )
         return listed
+
+
+def _is_made(function: Any) -> bool:
+    """Whether it is a class whose objects are called, rather than one that makes something of a list, as `list`."""
+    return isinstance(function, type) and any("__call__" in vars(base) for base in function.__mro__)

@@ -28,7 +28,7 @@ AHEAD = 2
 """Chunks for each thread that are finished or under way at the most, ahead of those being consumed."""
 
 LONGEST_CHUNK = 1024
-LARGEST_CHUNK = 16 << 20
+LARGEST_CHUNK = 4 << 20
 QUICK, SLOW = 0.005, 0.05
 """Seconds: chunks that took less are followed by longer ones, up to `LONGEST_CHUNK` elements and `LARGEST_CHUNK` bytes,
 and the other way round. A run begins with one element, so that who wants only the first waits for nothing else."""
@@ -109,7 +109,7 @@ class Local:
         self, steps: tuple[Stateless, ...], chunks: Iterator[Chunk], report: RunReport, pace: Pace
     ) -> Iterator[Chunk]:
         threads, processes = lane(steps[0])
-        wanted = _cut(steps, chunks, pace)
+        wanted = cut(steps, chunks, pace)
         if processes:
             return _noted(in_processes(steps, wanted, processes, report), report, pace)
         if threads == 1:
@@ -177,7 +177,7 @@ def _noted(results: Iterator[tuple[Chunk, Chunk, Clock]], report: RunReport, pac
         results.close()  # type: ignore[attr-defined]  # a generator
 
 
-def _cut(steps: tuple[Stateless, ...], chunks: Iterator[Chunk], pace: Pace | None = None) -> Iterator[Chunk]:
+def cut(steps: tuple[Stateless, ...], chunks: Iterator[Chunk], pace: Pace | None = None) -> Iterator[Chunk]:
     """The same elements in chunks as the steps want them: of a size, of what a chunk may cost, or at their pace."""
     size = steps[0].size
     costly = [step for step in steps if type(step).cost is not Stateless.cost]

@@ -13,7 +13,7 @@ from PIL import Image
 from bowerbird.errors import InputError, UnsupportedInputError
 from bowerbird.flow.files import printable
 from bowerbird.flow.functions import failed
-from bowerbird.flow.plan import Chunk, Clock, Stateless
+from bowerbird.flow.plan import CAPACITY, Chunk, Clock, Stateless
 from bowerbird.media.image import Picture, decode, from_array, from_pillow
 from bowerbird.media.policy import DecodePolicy
 from bowerbird.media.reading import Readable, read_bytes
@@ -137,7 +137,7 @@ class Decode(Stateless):
 
     def cost(self, item: Any) -> int:
         """See `Stateless`: pictures are large."""
-        return 32
+        return CAPACITY // 4
 
 
 def opened(data: Any, policy: DecodePolicy, name: str, target: int | None = None) -> Picture:

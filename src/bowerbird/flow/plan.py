@@ -16,7 +16,7 @@ from typing import Any, ClassVar, TypeAlias
 Chunk: TypeAlias = list[Any]
 """Elements and failures, in order."""
 
-CAPACITY = 256
+CAPACITY = 512
 """What a chunk may cost at the most; see `Step.cost`."""
 
 ERROR_POLICIES = ("keep", "drop", "raise")

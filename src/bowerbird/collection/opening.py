@@ -74,7 +74,8 @@ class Opening:
     def from_glob(cls, *patterns: Place) -> Collection[Record]:
         """A record for each picture that some patterns, folders or files lead to, on disk or in an object store.
 
-        `**` crosses folders. A folder is walked whole. What lies in object stores comes last. The path, as it is found, is the record's id.
+        `**` crosses folders. A folder is walked whole. What lies in object stores comes last. The path, as it is
+        found, is the record's id.
 
         >>> Collection.from_glob(samples() / "*.jpg").count()
         6

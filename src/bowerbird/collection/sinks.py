@@ -12,6 +12,7 @@ from bowerbird.errors import BowerbirdError, MissingExtraError
 from bowerbird.flow.plan import Plan
 from bowerbird.flow.run import Executor, carried_out, closed
 from bowerbird.flow.sinks.sink import Sink
+from bowerbird.flow.sources.addresses import is_remote
 from bowerbird.record import Failure
 
 if TYPE_CHECKING:
@@ -87,6 +88,11 @@ def write(
         from bowerbird.search.records import write_index
 
         return write_index(plan, executor, str(target))
+    if is_remote(str(target)):
+        raise BowerbirdError(
+            f"{kind} is written to this machine only, not to {target}.",
+            hint="Write it here and copy it, or write an index: it may lie in an object store.",
+        )
     into(_sink(kind, target, overwrite=overwrite), plan, executor)
     return executor.report
 

@@ -59,11 +59,7 @@ def test_a_folder_as_npy(run: Command, folder: Path, model: bb.Encoder) -> None:
         ("out.parquet", ""),
         ("out.bin", "parquet"),
         ("out", "clip-retrieval"),
-        pytest.param(
-            "out.lance",
-            "",
-            marks=pytest.mark.xfail(reason="Lance takes no dots in names of columns", strict=True),
-        ),
+        ("out.lance", ""),
     ],
 )
 def test_formats_are_read_back(

@@ -103,6 +103,21 @@ def test_search_among_texts_where_there_are_none(run: Command, shop: Path) -> No
     assert run("search", "a cat", "--among", "image", *index).paths[0].endswith("chelsea.jpg")
 
 
+def test_a_sheet_and_neighbours_of_records_without_pictures(run: Command, shop: Path) -> None:
+    run(*words(shop, "--id", "sku"))
+    index = ("--index", shop.parent / "goods.bower")
+    sheet = shop.parent / "out.html"
+    run("search", "a chair", "--among", "text", "--sheet", sheet, *index)
+    page = sheet.read_text("utf-8")
+    assert "a wooden chair" in page
+    assert "None" not in page
+    pictures = [str(shop.parent / "pictures" / name) for name in ("chelsea.jpg", "coffee.jpg")]
+    assert sorted(run("search", "--like", "s3", "--among", "text", *index).paths) == pictures
+    refused = run("search", "--like", "s3", *index, code=2)
+    assert "'s3' has no picture" in refused.err
+    assert "text" in refused.err
+
+
 def test_a_table_on_a_terminal(run: Command, shop: Path) -> None:
     """Records without pictures have no size, and what is said of records is shown."""
     pty = pytest.importorskip("pty", reason="needs a terminal of POSIX")

@@ -18,10 +18,11 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bowerbird.errors import BowerbirdError, MissingExtraError
 from bowerbird.flow.cluster_dataset import RETRIES, dataset, mapped, parcels, worked
@@ -29,9 +30,6 @@ from bowerbird.flow.cluster_workers import Crew, Parcel, data_of, defect
 from bowerbird.flow.plan import Chunk, Clock, Plan, Sequential, Source, Stateless, Step
 from bowerbird.flow.report import RunReport
 from bowerbird.settings import settings
-
-if TYPE_CHECKING:
-    pass
 
 MODEL_LENGTH = 64
 LENGTH = 4096
@@ -44,6 +42,9 @@ READS = 200
 STORE_BYTES = 512 << 20
 """Memory for objects of a cluster that is started here."""
 
+LOCAL = "local"
+"""Ray's name for a cluster of this machine alone, started for the purpose."""
+
 KNOCK_SECONDS = 10.0
 """How long an address may take to answer."""
 
@@ -52,9 +53,9 @@ class Ray:
     """Runs collections on a Ray cluster. Cheap to make: it connects when something is run.
 
     Args:
-        address: `auto`: the cluster this machine belongs to; `HOST:PORT` or `ray://HOST:PORT`: that one; empty: as
-            `auto`, and where there is none one is started on this machine, which ends with the process, or with
-            `close()`.
+        address: `auto`: the cluster this machine belongs to; `HOST:PORT` or `ray://HOST:PORT`: that one; `local`: one
+            that is started on this machine, and ends with the process, or with `close()`; empty: the one that the
+            variable RAY_ADDRESS names, else as `auto`, and where there is none as `local`.
         workers: processes that work at the same time; 0: as many as the cluster has room for.
         cpus_per_worker: processors that each has, and so the threads it uses; a part of one is allowed.
         gpus_per_worker: likewise of graphics processors.
@@ -305,22 +306,25 @@ class Ray:
             "logging_level": "error",
             "runtime_env": self.runtime_env or None,
         }
-        try:
-            ray.init(_answering(self.address), **quiet)
-        except OSError as error:  # ConnectionError among them
-            if self.address:
-                raise BowerbirdError(
-                    f"There is no Ray cluster at {self.address!r}.",
-                    hint="Start one with `ray start --head`, or leave out the address to have one on this machine.",
-                ) from error
-            ray.init(
-                "local",
-                num_cpus=settings().worker_threads,
-                include_dashboard=False,
-                object_store_memory=STORE_BYTES,
-                **quiet,
-            )
-            _started = True
+        with warnings.catch_warnings():
+            # Ray forks to start programs, which is safe.
+            warnings.filterwarnings("ignore", "lance is not fork-safe")
+            try:
+                ray.init(_answering(self.address), **quiet)
+            except OSError as error:  # ConnectionError among them
+                if self.address not in ("", LOCAL):
+                    raise BowerbirdError(
+                        f"There is no Ray cluster at {self.address!r}.",
+                        hint="Start one with `ray start --head`, or leave out the address to have one on this machine.",
+                    ) from error
+                ray.init(
+                    LOCAL,
+                    num_cpus=settings().worker_threads,
+                    include_dashboard=False,
+                    object_store_memory=STORE_BYTES,
+                    **quiet,
+                )
+                _started = True
         _ours = True
 
 
@@ -334,8 +338,11 @@ def _answering(address: str) -> str:
     from ray._private.services import get_ray_address_from_environment
 
     # None, other than `auto`, does not take a cluster that merely runs on this machine, such as another program's own.
-    found: str | None = get_ray_address_from_environment(address or None, None)
-    if found is None:
+    # Ray lets the variable win over an address that is asked for.
+    found: str | None = (
+        get_ray_address_from_environment(address or None, None) if address in ("", "auto") else address
+    )
+    if found in (None, LOCAL):
         raise ConnectionError("no cluster")
     host, _, port = found.removeprefix("ray://").rpartition(":")
     if port.isdigit():

@@ -8,12 +8,14 @@ a row, or does not fit the columns that the table has, goes to the writer as it 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from bowerbird.errors import BowerbirdError
 from bowerbird.flow.plan import Chunk, Clock, Stateless
 from bowerbird.record import Record
-from bowerbird.search.rows import Attributes, Layout, arrow_rows
+from bowerbird.search.rows import Attributes, Layout, arrow_rows, place
 from bowerbird.store.table import VectorColumn
 
 if TYPE_CHECKING:
@@ -27,10 +29,12 @@ class Written:
     Attributes:
         record: without its vectors and its thumbnail.
         piece: what the table is given to commit the rows of a chunk; with the first record of each chunk only.
+        more: how many records follow whose rows lie in the same piece.
     """
 
     record: Record
     piece: bytes | None = None
+    more: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class WritePieces(Stateless):
         columns: vector columns of the table.
         names: by column, the vector of a record that it holds.
         attributes: columns of the table for what users know of their records.
-        replaced: says of which ids of users the table has rows.
+        replaced: says of which places (see `rows.place`) the table has rows.
     """
 
     write: Callable[[pa.Table], bytes]
@@ -57,32 +61,37 @@ class WritePieces(Stateless):
         """See `Step`."""
         return False
 
+    def for_worker(self, threads: int) -> WritePieces:
+        """See `Stateless`. What writing needs is imported now, while the first records are on their way."""
+        with suppress(BowerbirdError):  # said again, and to the user, when there are rows
+            self.write(arrow_rows([], self.columns, self.attributes))
+        return self
+
     def run(self, items: Chunk, clock: Clock) -> Chunk:
         """See `Stateless`."""
-        fresh = [place for place, item in enumerate(items) if isinstance(item, Record) and item.vectors]
-        named = [place for place in fresh if items[place].named]
-        old = {
-            place
-            for place, there in zip(named, self.replaced([items[place].id for place in named]), strict=True)
-            if there
-        }
+        fresh = [at for at, item in enumerate(items) if isinstance(item, Record) and item.vectors]
+        there = self.replaced([place(items[at]) for at in fresh])
         layout = Layout(self.columns, self.names, Attributes(self.attributes, quiet=True))
         rows: list[dict[str, Any]] = []
         places: list[int] = []
-        for place in fresh:
-            record = items[place]
-            if place not in old and layout.attributes.fit(record.attributes):
-                places.append(place)
-                id_ = record.id if record.named else record.content
-                rows.append(layout.row(record, layout.values(record), id_))
+        for at, old in zip(fresh, there, strict=True):
+            record = items[at]
+            if not old and layout.attributes.fit(record.attributes):
+                places.append(at)
+                rows.append(layout.row(record, layout.values(record), row_id(record)))
         if not rows:
             return items
         piece: bytes | None = self.write(arrow_rows(rows, self.columns, self.attributes))
         results = list(items)
-        for place in places:
-            results[place] = Written(light(items[place]), piece)
+        for number, at in enumerate(places, 1):
+            results[at] = Written(light(items[at]), piece, len(places) - number)
             piece = None
         return results
+
+
+def row_id(record: Record) -> str:
+    """The id of the row that a worker writes for a record: the user's, or its content."""
+    return record.id if record.named else record.content
 
 
 def light(record: Record) -> Record:

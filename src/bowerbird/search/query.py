@@ -213,6 +213,12 @@ def _indexed(index: Index, like: str, column: VectorColumn) -> tuple[str, NDArra
     where = f"id = {quoted[0]} OR uri IN ({', '.join(quoted)})"
     for batch in index.table.scan(["content", column.name], where=where):
         if batch.num_rows:
+            if not batch.column(1)[0].is_valid:
+                other = Modality.IMAGE if column.modality == Modality.TEXT else Modality.TEXT
+                raise QueryError(
+                    f"The record {printable(like)!r} has no {'text' if other == Modality.IMAGE else 'picture'}.",
+                    hint=f"Ask among {'pictures' if other == Modality.IMAGE else 'texts'} instead: {other}.",
+                )
             vector = batch.column(1).flatten().to_numpy()[: column.dimensions]
             return str(batch.column(0)[0].as_py()), vector
     raise QueryError(

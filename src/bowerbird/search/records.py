@@ -118,7 +118,7 @@ def only_new(steps: tuple[Step, ...], writer: Writer, executor: Executor, source
     known = writer.known
     embed = steps[-1]
     assert isinstance(embed, Embed)
-    claimed, replaced = executor.shared(Claims(known.by_content, known.named), "__call__", "replaced")
+    claimed, replaced = executor.shared(Claims(known.by_content, known.by_place), "__call__", "replaced")
     # The table is the cache here: what it holds is not embedded again.
     embed = replace(embed.with_known(claimed), cached=False)
     if not executor.distributed:

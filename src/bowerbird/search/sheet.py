@@ -13,6 +13,7 @@ import functools
 import hashlib
 import html
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
 
 from bowerbird.flow.files import from_uri, printable
+from bowerbird.flow.sources.addresses import is_remote
 
 if TYPE_CHECKING:
     from bowerbird.hits import Hit, Hits
@@ -79,7 +81,7 @@ def panel_of(index: Index, query: Query, hits: Hits) -> Panel:
         picture = index.model.image.open(query.image).thumbnail()
     return Panel(
         heading=str(query),
-        tiles=tuple(_tile_of(hit, pictures.get(hit.id, b"")) for hit in hits),
+        tiles=tuple(_tile_of(hit, pictures.get(hit.id) or b"") for hit in hits),
         note="" if hits else "Nothing matches.",
         query_image=picture,
     )
@@ -87,19 +89,22 @@ def panel_of(index: Index, query: Query, hits: Hits) -> Panel:
 
 def _tile_of(hit: Hit, thumbnail: bytes) -> Tile:
     facts = hit.attributes
-    details = [f"{facts['format']} {facts['width']} × {facts['height']}"]
+    details = [str(text).partition("\n")[0]] if (text := facts.get("text")) else []
+    if facts["width"]:
+        details.append(f"{facts['format'] or ''} {facts['width']} × {facts['height']}".lstrip())
     if isinstance(facts["taken_at"], datetime):
         details.append(f"{facts['taken_at']:%Y-%m-%d}")
     if facts["copies"] != 1:
         details.append(f"{facts['copies']} copies")
     path = from_uri(hit.uri)
     return Tile(
-        name=str(facts["name"]),
+        name=str(facts["name"] or printable(hit.id)),
         path=printable(path),
-        href=Path(path).as_uri(),
+        # A record that lies nowhere is called by its id, and what lies at an address has one already.
+        href=path if is_remote(path) else Path(path).as_uri() if os.path.isabs(path) else "",
         thumbnail=thumbnail,
-        width=int(str(facts["width"])),
-        height=int(str(facts["height"])),
+        width=int(str(facts["width"] or 0)),
+        height=int(str(facts["height"] or 0)),
         score=hit.score,
         details=tuple(details),
     )

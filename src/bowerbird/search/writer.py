@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -21,7 +22,7 @@ from bowerbird.flow.run import closed
 from bowerbird.media.reading import one_line
 from bowerbird.record import Failure, Modality, Record
 from bowerbird.search.known import Known
-from bowerbird.search.pieces import Written
+from bowerbird.search.pieces import Written, row_id
 from bowerbird.search.rows import ATTRIBUTE, Attributes, Layout, arrow_rows, place, stamp_of, uri_of
 from bowerbird.settings import settings
 from bowerbird.store.table import schema
@@ -105,13 +106,16 @@ class Writer:
         self.progress = progress
         self.refused = refused
         self.roots = roots
-        self.known = Known(index.table)
+        self.known = self._known()
         self.layout = self._layout()
         self.rows: list[dict[str, Any]] = []
         self.row_bytes = 0
         self.pieces: list[bytes] = []  # rows that workers have written by themselves
         self.written: list[tuple[str, Record]] = []  # which rows lie in them: id and record
-        self.doubles: set[str] = set()  # ids of which they hold several rows
+        self.opened = 0  # how many rows of the last of them have not been taken note of yet
+        self.written_ids: set[str] = set()  # ids of all rows that workers have written in this run
+        self.doubles: set[str] = set()  # ids of which there are several rows
+        self.early: list[Record] = []  # copies of records that are still on their way
         self.alone = True  # whether nobody else writes rows of the same run
         self.stale: set[int] = set()  # rows of `known` whose places now hold other bytes
         self.pending: set[str] = set()  # contents on their way to the table
@@ -133,6 +137,7 @@ class Writer:
                 for chunk in chunks:
                     for item in chunk:
                         self.take(item)
+            self._take_early()
             self.commit()
             if before_end:
                 before_end()
@@ -150,18 +155,33 @@ class Writer:
             self._take_written(item)
         else:
             self._take_one(item)
+        if self.opened:
+            return  # A piece is committed whole: what it holds has to be known by then.
         late = time.monotonic() - self.committed > self.commit_seconds
         if late or self.row_bytes > COMMIT_BYTES or len(self.waiting) >= MOST_WAITING:
             self.commit()
 
     def _take_one(self, item: Record | Failure) -> None:
-        if isinstance(item, Record) and not item.vectors and not self._is_held(item.content):
-            # The record that held these bytes has left the table since, or its twin failed.
-            ((item,), _) = worked((self.embed,), [item])
         if isinstance(item, Failure):
             self.report.failed.append(fault(item))
             self._advance()
         elif not self._is_taken(item):
+            if item.vectors or self._is_held(item.content):
+                self._take(item)
+            elif self.alone:
+                self._embed(item)
+            else:
+                # Another worker was asked to embed the same bytes, and what it gives comes later.
+                self.early.append(item)
+
+    def _embed(self, record: Record) -> None:
+        """Embed a copy: the record that held its bytes has left the table since, or failed."""
+        ((item,), _) = worked((self.embed,), [record])
+        if isinstance(item, Failure):
+            self.taken.discard(record.id)
+            self._refuse(item)
+            self._advance()
+        else:
             self._take(item)
 
     def _is_taken(self, record: Record) -> bool:
@@ -182,15 +202,31 @@ class Writer:
         record = item.record
         if item.piece is not None:
             self.pieces.append(item.piece)
+        self.opened = item.more
+        written, held = row_id(record), self._is_held(record.content)
+        if written in self.written_ids:
+            self.doubles.add(written)
+        self.written_ids.add(written)
         if self._is_taken(record):
-            self.doubles.add(record.id)
-            return
-        self.pending.add(record.content)
-        self._give_up(record)
-        id_, what = self._place(record)
-        self._count(what)
-        self.written.append((id_, record))
-        self._advance()
+            self.doubles.add(written)
+        elif held and not record.named:
+            self.waiting.append(record)  # Another record is that row.
+        else:
+            self.pending.add(record.content)
+            id_, what = self._place(record)
+            self._count(what)
+            self.written.append((id_, record))
+            self._advance()
+
+    def _take_early(self) -> None:
+        """All has come: of copies that are left over, the records that were to be embedded have failed."""
+        self.alone = True
+        early, self.early = self.early, []
+        for record in early:
+            if self._is_held(record.content):
+                self._take(record)
+            else:
+                self._embed(record)
 
     def _take(self, record: Record) -> None:
         if not record.vectors or self._is_held(record.content):
@@ -245,6 +281,8 @@ class Writer:
         """Write everything taken so far, and publish it to readers."""
         self.committed = time.monotonic()
         self._commit_pieces()
+        self.waiting += [record for record in self.early if self._is_held(record.content)]
+        self.early = [record for record in self.early if not self._is_held(record.content)]
         self._reuse()  # While the records that are about to leave are still in the table.
         refused = self._unfit() if self.rows or self.stale else []
         if self.rows or self.stale:
@@ -267,18 +305,8 @@ class Writer:
         """Make the rows that workers have written part of the table, where `_reuse` may look for vectors."""
         if not self.pieces:
             return
-        import pyarrow as pa
-
-        table = self.index.table
-        table.append(self.pieces)
-        for id_ in sorted(self.doubles):
-            quoted = id_.replace("'", "''")
-            # The rows are the same but for what is said of the record: the first one counts.
-            first = next(
-                batch for batch in table.scan(table.names, where=f"id = '{quoted}'") if batch.num_rows
-            )
-            table.delete([id_])
-            table.upsert(pa.Table.from_batches([first.slice(0, 1)]))
+        self.index.table.append(self.pieces)
+        self._single(self.doubles)
         for id_, record in self.written:
             self.known.add(id_, uri_of(record) or "", record.content, stamp_of(record))
         self.known.seen.extend(b"\1" * len(self.written))
@@ -286,6 +314,25 @@ class Writer:
         self.pieces, self.written, self.doubles = [], [], set()
         if not self.stale:
             self.publish()  # Else when those have left: a reader would see a file twice.
+
+    def _single(self, ids: Iterable[str]) -> None:
+        """Of several rows of one id keep the first."""
+        import pyarrow as pa
+
+        table = self.index.table
+        for id_ in sorted(ids):
+            found = table.scan(table.names, where=_is_one_of([id_]))
+            first = next(batch for batch in found if batch.num_rows)
+            table.delete([id_])
+            table.upsert(pa.Table.from_batches([first.slice(0, 1)]))
+
+    def _known(self) -> Known:
+        """What the index holds; of an id with several rows, which a killed run may leave behind, the first row."""
+        known = Known(self.index.table)
+        if len(known.used) == len(known.ids):
+            return known
+        self._single(id_ for id_, number in Counter(known.ids).items() if number > 1)
+        return Known(self.index.table)
 
     def _unfit(self) -> list[Failure]:
         """Make room for what the rows say of their records; those that say what cannot be kept are taken out.

@@ -27,7 +27,7 @@ def write_piece(
     Args:
         place: of the table, which exists.
         schema: of the table; Lance would accept rows that lack columns.
-        rows: any number; none give an empty piece.
+        rows: any number; none give an empty piece, and only import what writing needs, which takes a second.
         storage_options: as Lance takes them; None: those of the place.
 
     Returns:
@@ -40,11 +40,12 @@ def write_piece(
     """
     if not rows.schema.equals(schema):
         raise SpaceMismatchError(f"The rows for {place} are not of its columns.")
+    kind = _writer()
     if not rows.num_rows:
         return b"[]"
     import pickle
 
-    writer = _writer()(
+    writer = kind(
         place, schema=schema, use_legacy_format=None, storage_options=_options(place, storage_options)
     )
     with translated(place):

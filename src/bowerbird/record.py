@@ -38,7 +38,11 @@ def content_id(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:32]
 
 
-@dataclass(frozen=True)
+FACTS = frozenset({"width", "height", "format", "taken_at", "content"})
+"""Names of what a record tells once its picture has been decoded."""
+
+
+@dataclass(frozen=True, repr=False)
 class Record:
     """One thing to find: a picture, texts that say what it is, or both.
 
@@ -53,7 +57,7 @@ class Record:
         vectors: by name, each float32 (dim,), of length 1; of several texts (n, dim). `embed` says how it names them.
         norms: by the same names, the lengths before scaling to 1.
         content: content id of the bytes of its parts, once they have been read.
-        named: whether the id is the user's own.
+        named: whether the id is the user's own; sources that make it from a place say that it is not.
         facts: what decoding has told of its picture: `format`, `width`, `height`, `taken_at`, as of `Picture`.
         origin: (a file, the picture decoded from it). As long as `image` is that picture, models read the file
             itself, so that vectors do not depend on whether somebody has looked at the picture before.
@@ -67,10 +71,25 @@ class Record:
     vectors: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     norms: Mapping[str, Any] = field(default_factory=dict)
     content: str = ""
-    named: bool = False
+    named: bool = True
     facts: Mapping[str, Any] = field(default_factory=dict)
     origin: tuple[Any, Any] | None = field(default=None, repr=False)
     hits: Hits | None = None
+
+    def __repr__(self) -> str:
+        parts = [repr(self.id)]
+        if self.image is not None:
+            parts.append(f"image={_shortened(self.image)}")
+        if self.texts:
+            parts.append(f"texts={_shortened(self.texts)}")
+        if self.attributes:
+            parts.append(f"attributes={_shortened(dict(self.attributes))}")
+        if self.vectors:
+            shapes = ", ".join(f"{name} {vector.shape}" for name, vector in self.vectors.items())
+            parts.append(f"vectors: {shapes}")
+        if self.hits is not None:
+            parts.append(f"{len(self.hits)} hits")
+        return f"Record({', '.join(parts)})"
 
     @property
     def text(self) -> str | None:
@@ -139,7 +158,7 @@ class Record:
         return replace(self, attributes={**self.attributes, **attributes})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Failure:
     """What stands in the place of a record, or of any element of a collection, that could not be worked on.
 
@@ -155,10 +174,25 @@ class Failure:
     error: InputError
     value: Any = None
 
+    def __repr__(self) -> str:
+        return f"Failure({self.id!r}, {self.step}, {type(self.error).__name__}: {self.error.message})"
+
     @property
     def kind(self) -> str:
         """What it is counted as: the type of the error; of a function's, the type that it raised."""
         return getattr(self.error, "kind", "") or type(self.error).__name__
+
+
+def _shortened(value: object) -> str:
+    """How a value prints: pictures and bytes by what they are, other things cut."""
+    if isinstance(value, bytes):
+        return f"<{len(value):,} bytes>"
+    if hasattr(value, "shape"):
+        return f"<array {value.shape}>"
+    if type(value).__module__.startswith("PIL."):
+        return f"<picture {'x'.join(map(str, getattr(value, 'size', ())))}>"
+    shown = str(value) if hasattr(value, "__fspath__") else repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
 def name_of(value: object) -> str:

@@ -205,22 +205,38 @@ class TestOnACluster:
         plan = Plan(Parts(3000, 3), steps)
         assert shown(everything(plan, Ray(nodes.address, workers=2))) == shown(everything(plan, Local()))
 
-    def test_vectors_are_equal_to_the_last_bit(self, nodes, photographs):
-        recipe = ModelRecipe.of("mini")
+    @pytest.mark.parametrize("batch", [1, 3, 0])
+    def test_vectors_are_equal_to_the_last_bit(self, nodes, photographs, batch):
+        """However many others are in its batch: 35 records, some alone in a parcel, some with a part only."""
+        some = sorted(photographs.items())
         records = [
-            Record(name, path, (f"a photograph of {name}", name))
-            for name, path in sorted(photographs.items())
-        ] * 3
-        records.append(Record("gone", Path("no such file.jpg")))
-        plan = Plan(IterableSource(records), (Embed(recipe, "embed(mini)", cached=False),))
-        here, there = everything(plan, Local()), everything(plan, Ray(nodes.address, workers=2))
+            record
+            for turn in range(2)
+            for name, path in some
+            for record in (
+                Record(f"{name} {turn}", path, (f"a photograph of {name}, {turn}",)),
+                Record(f"text of {name} {turn}", texts=(f"{name} " * (1 + turn * len(name)),)),
+                Record(f"picture of {name} {turn}", path),
+            )
+        ][:34]
+        records.insert(20, Record("gone", Path("no such file.jpg")))
+        plan = Plan(IterableSource(records), (Embed(ModelRecipe.of("mini"), "embed(mini)", cached=False),))
+        here, there = (
+            everything(plan, Local()),
+            everything(plan, Ray(nodes.address, workers=2, batch=batch)),
+        )
         assert [record.id for record in there] == [record.id for record in here]
-        assert shown(there)[-1] == shown(here)[-1]
-        for one, other in zip(there[:-1], here[:-1], strict=True):
-            assert one.vectors.keys() == other.vectors.keys() >= {"image", "text"}
+        assert shown(there)[20] == shown(here)[20]
+        parts = set()
+        for one, other in zip(there, here, strict=True):
+            if isinstance(one, Failure):
+                continue
+            assert one.vectors.keys() == other.vectors.keys()
+            parts |= one.vectors.keys()
             for name, vector in one.vectors.items():
                 np.testing.assert_array_equal(vector, other.vectors[name])
                 assert vector.flags.writeable
+        assert parts >= {"image", "text"}
 
     def test_what_cannot_be_sent_is_read_here(self, nodes):
         plan = Plan(IterableSource(iter(range(500))), (Map(picky, "map(picky)"),))
@@ -274,7 +290,7 @@ class TestOnACluster:
         plan = Plan(Parts(3000, 3), (MapBatches(Large if kept else large, "large"),))
         chunks = carried_out(plan, Ray(nodes.address, workers=2, batch=8))
         taken = sum(len(next(chunks)) for _ in range(8))
-        time.sleep(5)
+        time.sleep(3)
         ahead = started_marks(tmp_path) - taken
         chunks.close()
         assert 0 < ahead < 600
@@ -352,19 +368,19 @@ class TestOnACluster:
         def where(batch: list[int]) -> list[Any]:
             return Where()(batch)
 
-        plan = Plan(Parts(6000, 12), (MapBatches(Where if kept else where, "where"),))
+        plan = Plan(Parts(2400, 12), (MapBatches(Where if kept else where, "where"),))
         found: list[Any] = []
         lost = ""
         try:
             for chunk in carried_out(plan, Ray(nodes.address, workers=4, batch=20)):
                 found.extend(chunk)
-                if len(found) > 1000 and not lost:
+                if len(found) > 400 and not lost:
                     lost = found[-1][2]
                     nodes.kill(lost)
         finally:
             if lost:
                 nodes.add()
-        assert [item[0] for item in found] == list(range(6000))
+        assert [item[0] for item in found] == list(range(2400))
         assert all((item[3] == item[0]).all() for item in found)
         assert {item[2] for item in found[-500:]}.isdisjoint({lost})
 

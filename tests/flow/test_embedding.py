@@ -328,7 +328,7 @@ def test_decode_takes_what_embed_takes(photographs, tmp_path, picture):
         Record("none", texts=("x",)),
         Record("broken", image=b"nothing"),
         Record("gone", image=tmp_path / "gone"),
-        "no record",
+        7,
     ]
     found = Collection.from_items(records).decode().to_list()
     assert [r.image.mode for r in found[:3]] == ["RGB"] * 3

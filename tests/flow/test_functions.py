@@ -14,7 +14,7 @@ from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from bowerbird import Collection, Failure, Local, Record
-from bowerbird.errors import FunctionError, UnsupportedInputError
+from bowerbird.errors import BowerbirdError, FunctionError, UnsupportedInputError
 from bowerbird.flow.functions import FRAMES
 
 
@@ -235,7 +235,7 @@ def test_a_class_that_cannot_be_made_stops_the_run():
         def __init__(self):
             raise RuntimeError("no licence")
 
-    with pytest.raises(RuntimeError, match="no licence"):
+    with pytest.raises(BowerbirdError, match="a Broken could not be made: RuntimeError: no licence"):
         Collection.range(3).map_batches(Broken).to_list()
 
 

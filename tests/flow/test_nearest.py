@@ -176,7 +176,7 @@ def test_failures_of_what_is_searched_are_reported(caplog, picture, model, tmp_p
 def test_what_cannot_be_searched_at_all_is_an_error():
     asked = Collection.from_items(records(np.eye(2, dtype=np.float32)))
     for data, said in (
-        ([], "no vectors"),
+        ([], "is empty"),
         ([Record("a"), {"id": 1}], "no vectors"),
         (
             [

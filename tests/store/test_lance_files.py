@@ -147,3 +147,22 @@ def test_a_damaged_fragment_is_a_failure_at_its_place(tmp_path):
 def test_nothing_at_all(tmp_path):
     write(tmp_path / "o.lance")
     assert list(LanceSource(tmp_path / "o.lance")) == []
+
+
+def test_a_writer_killed_while_it_widens_a_column_loses_nothing(tmp_path: Path):
+    from bowerbird.store.lance import WIDENING, LanceTable
+    from bowerbird.store.table import schema
+
+    place = tmp_path / "rows.lance"
+    table = LanceTable.create(place, pa.schema([*schema(()), pa.field("price", pa.int64())]))
+    rows = pa.table({"id": ["a"], "price": [3]}, schema=pa.schema([("id", pa.string()), ("price", pa.int64())]))
+    empty = [pa.nulls(1, field.type) for field in schema(()) if field.name != "id"]
+    names = [field.name for field in schema(()) if field.name != "id"]
+    table.upsert(pa.table([rows["id"], *empty, rows["price"]], names=["id", *names, "price"]))
+    dataset = lance.dataset(str(place))
+    dataset.add_columns({f"{WIDENING}price": "CAST(`price` AS DOUBLE)"})
+    dataset.drop_columns(["price"])  # and here it is killed
+    found = LanceTable.open(place)
+    found.extend(())
+    assert found.attributes().field("price").type == pa.float64()
+    assert [batch.column(0).to_pylist() for batch in found.scan(["price"])] == [[3.0]]

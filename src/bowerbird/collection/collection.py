@@ -36,8 +36,8 @@ from bowerbird.flow.order import (
 )
 from bowerbird.flow.pictures import Decode, default_policy
 from bowerbird.flow.plan import ERROR_POLICIES, Plan, Step
-from bowerbird.flow.recipe import ModelRecipe
-from bowerbird.flow.run import Executor, carried_out, closed
+from bowerbird.flow.recipe import ModelRecipe, encoder_of
+from bowerbird.flow.run import Executor, carried_out, closed, simplified
 from bowerbird.record import Failure
 
 if TYPE_CHECKING:
@@ -217,19 +217,25 @@ class Collection(Opening, Generic[T]):
 
         Raises:
             ModelError: there is no such model, or its files cannot be read.
+            UnsupportedInputError: the model has no such role.
 
         >>> cat = Collection.from_glob(samples() / "chelsea.jpg").embed("mini").to_list()[0]
         >>> sorted(cat.vectors), cat.vector.shape
         (['image', 'image.features'], (384,))
         """
-        recipe = ModelRecipe.of(model)
+        encoder = encoder_of(model)
+        if encoder.card.text is not None:
+            encoder.card.text.rules.prompt(role)  # a role that the model does not know is an error now
+        recipe = ModelRecipe.of(encoder)
         for other in self._embeds():
             if other.name == name:
                 raise BowerbirdError(
                     f"Vectors of {other.recipe.name} are called {name or 'image and text'!r} already.",
                     hint="Give the second model a name: .embed(MODEL, name='second').",
                 )
-        return self._then(Embed(recipe, f"embed({recipe.name})", name, role, cached=cache))
+        step = Embed(recipe, f"embed({recipe.name})", name, role, cached=cache)
+        step.local.get("model", lambda: encoder)  # every run of this collection uses it
+        return self._then(step)
 
     def _embeds(self) -> list[Embed]:
         return [step for step in self.plan.steps if isinstance(step, Embed)]
@@ -263,8 +269,12 @@ class Collection(Opening, Generic[T]):
         >>> cats.search(photos, k=2).select("ids", "scores").to_list()[0]["ids"][0].rsplit("/")[-1]
         'chelsea.jpg'
         """
-        if k < 1:
-            raise QueryError(f"{k} results were asked for.", hint="Ask for at least 1.")
+        _check_collection(data, "search", "An index is asked with its own `search`.")
+        _check_whole(k, "k", least=1)
+        if by is not None and not isinstance(by, str) and len(by) != 2:
+            raise QueryError(
+                f"by={by!r} is not two names.", hint="Give (looked for, looked among), or one name."
+            )
         if metric not in METRICS:
             raise QueryError(f"There is no metric {metric!r}.", hint=f"There are {', '.join(METRICS)}.")
         mine, theirs = self._embeds(), data._embeds()
@@ -294,6 +304,7 @@ class Collection(Opening, Generic[T]):
         >>> goods.join(prices).to_list()
         [{'id': 'text:1', 'price': 5, 'text': 'a hat'}]
         """
+        _check_collection(other, "join", "Make one of a table with Collection.from_arrow.")
         if how not in ("inner", "left"):
             raise BowerbirdError(f"how={how!r} is not known.", hint="Use 'inner' or 'left'.")
         return self._then(Join(other.plan, on, how == "left", f"join({on})"))
@@ -314,6 +325,10 @@ class Collection(Opening, Generic[T]):
         2
         """
         if threshold is not None:
+            if not -1 <= threshold <= 1:
+                raise BowerbirdError(
+                    f"threshold={threshold} is no cosine.", hint="Give a number from -1 to 1."
+                )
             if by is not None and not isinstance(by, str):
                 raise BowerbirdError(
                     "A threshold compares vectors.", hint="Give the name of a vector as `by`."
@@ -330,8 +345,7 @@ class Collection(Opening, Generic[T]):
         >>> Collection.range(5).batch(2).to_list()
         [[0, 1], [2, 3], [4]]
         """
-        if size < 1:
-            raise BowerbirdError(f"size={size} is not possible.", hint="Give at least 1.")
+        _check_whole(size, "size", least=1)
         return self._then(Batch(size, f"batch({size})"))
 
     def limit(self, count: int) -> Collection[T]:
@@ -340,8 +354,7 @@ class Collection(Opening, Generic[T]):
         >>> Collection.range(10**12).map(lambda n: n + 1).limit(2).to_list()
         [1, 2]
         """
-        if count < 0:
-            raise BowerbirdError(f"count={count} is negative.", hint="Give 0 or more.")
+        _check_whole(count, "count", least=0)
         return self._then(Limit(count, f"limit({count})"))
 
     def sample(self, size: int | float, *, seed: int = 0) -> Collection[T]:
@@ -436,6 +449,10 @@ class Collection(Opening, Generic[T]):
         >>> Collection.range(3).on(here).count(), here.report.done
         (3, 3)
         """
+        if not callable(getattr(executor, "stream", None)) or isinstance(executor, type):
+            raise BowerbirdError(
+                f"{executor!r} does not run collections.", hint="Give bowerbird.Local() or bowerbird.Ray()."
+            )
         return Collection(self.plan, executor)
 
     def explain(self) -> str:
@@ -444,7 +461,13 @@ class Collection(Opening, Generic[T]):
         >>> print(Collection.range(10).map(str).explain().splitlines()[1])
         one by one  map(str)
         """
-        return "\n".join(self.executor.explain(self.plan))
+        plan = simplified(self.plan, pictures=False)
+        lines = self.executor.explain(plan)
+        if len(plan.steps) < len(self.plan.steps):
+            lines.append(
+                f"{'left out':<12}decode: embed opens the files, unless the end of the chain gives pictures"
+            )
+        return "\n".join(lines)
 
     def __repr__(self) -> str:
         steps = "".join(f" > {step.label}" for step in self.plan.steps)
@@ -465,6 +488,14 @@ class Collection(Opening, Generic[T]):
         with logged(self.executor), closed(carried_out(self.plan, self.executor)) as chunks:
             for chunk in chunks:
                 yield from chunk
+
+    def take(self, count: int) -> list[T | Failure]:
+        """Run until there are so many elements, and give those.
+
+        >>> Collection.range(10**12).take(3)
+        [0, 1, 2]
+        """
+        return self.limit(count).to_list()
 
     def to_list(self) -> list[T | Failure]:
         """Run, and give all elements.
@@ -546,6 +577,16 @@ class Collection(Opening, Generic[T]):
 
         with logged(self.executor):
             return write(self.plan, self.executor, target, format, overwrite=overwrite)
+
+
+def _check_collection(value: object, step: str, hint: str) -> None:
+    if not isinstance(value, Collection):
+        raise BowerbirdError(f"{step} takes a Collection, not {type(value).__name__}.", hint=hint)
+
+
+def _check_whole(value: object, name: str, *, least: int) -> None:
+    if not isinstance(value, int) or value < least:
+        raise QueryError(f"{name}={value!r} is not possible.", hint=f"Give a whole number, at least {least}.")
 
 
 def _lanes(threads: int, processes: int) -> tuple[int, int]:

@@ -90,8 +90,6 @@ class Opening:
         sources += [StoredSource(str(pattern)) for pattern in patterns if is_remote(str(pattern))]
         return cls.of(sources[0] if len(sources) == 1 else Several(tuple(sources)))
 
-    from_files = from_glob
-
     @classmethod
     def from_folder(cls, folder: Place, *, text: str | Sequence[str] = "") -> Collection[Record]:
         """A folder of pictures in the layout of Hugging Face's `imagefolder`.

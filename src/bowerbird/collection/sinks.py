@@ -100,7 +100,7 @@ def write(
 def into(sink: Sink, plan: Plan, executor: Executor) -> None:
     """Run a plan into a sink. A run that ends in the middle leaves nothing that looks complete."""
     try:
-        with closed(carried_out(sink.adapt(plan), executor, pictures=False)) as chunks:
+        with closed(carried_out(sink.adapt(plan), executor, pictures=False, keep_failures=True)) as chunks:
             for chunk in chunks:
                 sink.write(chunk)
         sink.finish(executor.report)

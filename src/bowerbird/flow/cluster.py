@@ -20,8 +20,10 @@ import os
 import socket
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from functools import partial
 from itertools import chain
+from threading import Thread
 from typing import Any
 
 from bowerbird.errors import BowerbirdError, MissingExtraError
@@ -239,20 +241,24 @@ class Ray:
         self, parts: list[bytes], tasks: tuple[Stateless, ...], length: int, workers: int
     ) -> Iterator[Any]:
         """References of the parcels that Ray Data reads, and carries some steps out on."""
-        import ray
-
-        pipeline = dataset(parts, length, workers)
+        try:
+            # Only now: it takes a second, in which workers start.
+            import ray.data
+        except ImportError as error:
+            raise MissingExtraError("ray[data]", "ray") from error
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        runtime_env = self._options().get("runtime_env")
+        pipeline = dataset(parts, length, workers, runtime_env)
         if tasks:
             pipeline = mapped(
                 pipeline,
                 partial(worked, _shared([tasks]), self.threads),
                 num_cpus=1 if self.gpus_per_worker else self.cpus_per_worker,
                 compute=ray.data.TaskPoolStrategy(size=None if self.gpus_per_worker else workers),
-                runtime_env=self._options().get("runtime_env"),
+                runtime_env=runtime_env,
             )
-        for bundle in pipeline.iter_internal_ref_bundles():
-            for entry in bundle.blocks:
-                yield entry.ref
+        bundles = pipeline.iter_internal_ref_bundles()
+        return _begun(entry.ref for bundle in bundles for entry in bundle.blocks)
 
     def _length(self, model: bool) -> int:
         return self.batch or (MODEL_LENGTH * self.threads if model else LENGTH)
@@ -261,7 +267,7 @@ class Ray:
         options: dict[str, Any] = {"num_cpus": self.cpus_per_worker}
         if self.gpus_per_worker:
             options["num_gpus"] = self.gpus_per_worker
-        if self.runtime_env and not _ours:
+        if self.runtime_env and self.runtime_env != _prepared:
             options["runtime_env"] = self.runtime_env
         return options
 
@@ -288,16 +294,14 @@ class Ray:
         return self.workers or room
 
     def _connect(self) -> None:
-        global _started, _ours  # noqa: PLW0603
+        global _started, _prepared  # noqa: PLW0603
         # Read when Ray is imported.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             import ray
-            import ray.data
         except ImportError as error:
             raise MissingExtraError("ray[data]", "ray") from error
-        for name in ("ray", "ray.data"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger("ray").setLevel(logging.ERROR)
         if ray.is_initialized():
             return
         quiet: dict[str, Any] = {
@@ -310,13 +314,17 @@ class Ray:
             # Ray forks to start programs, which is safe.
             warnings.filterwarnings("ignore", "lance is not fork-safe")
             try:
-                ray.init(_answering(self.address), **quiet)
+                found = _answering(self.address)
+                if found != LOCAL:
+                    ray.init(found, **quiet)
             except OSError as error:  # ConnectionError among them
-                if self.address not in ("", LOCAL):
+                if self.address:
                     raise BowerbirdError(
                         f"There is no Ray cluster at {self.address!r}.",
                         hint="Start one with `ray start --head`, or leave out the address to have one on this machine.",
                     ) from error
+                found = LOCAL
+            if found == LOCAL:
                 ray.init(
                     LOCAL,
                     num_cpus=settings().worker_threads,
@@ -325,11 +333,11 @@ class Ray:
                     **quiet,
                 )
                 _started = True
-        _ours = True
+        _prepared = self.runtime_env
 
 
 def _answering(address: str) -> str:
-    """The address of a cluster that is there.
+    """The address of a cluster that is there, or `LOCAL`.
 
     Raises:
         OSError: there is none, or nobody listens: Ray itself would go on trying for many minutes. It also remembers the
@@ -342,7 +350,7 @@ def _answering(address: str) -> str:
     found: str | None = (
         get_ray_address_from_environment(address or None, None) if address in ("", "auto") else address
     )
-    if found in (None, LOCAL):
+    if found is None:
         raise ConnectionError("no cluster")
     host, _, port = found.removeprefix("ray://").rpartition(":")
     if port.isdigit():
@@ -352,8 +360,8 @@ def _answering(address: str) -> str:
 
 _started = False
 """Whether the cluster was started here."""
-_ours = False
-"""Whether the connection was made here, and so with our runtime_env."""
+_prepared: dict[str, Any] = {}
+"""The runtime_env that everything gets, since the connection was made with it."""
 
 
 def _stages(steps: tuple[Step, ...]) -> list[tuple[Stateless, ...] | Sequential]:
@@ -368,6 +376,25 @@ def _stages(steps: tuple[Step, ...]) -> list[tuple[Stateless, ...] | Sequential]
             else:
                 stages.append((step,))
     return stages
+
+
+def _begun(given: Iterator[Any]) -> Iterator[Any]:
+    """The same, of which the first is fetched from now on, while the caller does something else."""
+    first: Future[Any] = Future()
+
+    def fetch() -> None:
+        try:
+            first.set_result(next(given, None))
+        except BaseException as error:  # noqa: BLE001  raised where it is waited for
+            first.set_exception(error)
+
+    def fetched() -> Iterator[Any]:
+        if (found := first.result()) is not None:
+            yield found
+            yield from given
+
+    Thread(target=fetch, name="bowerbird", daemon=True).start()
+    return fetched()
 
 
 def _shared(stages: Sequence[tuple[Stateless, ...]]) -> Any:

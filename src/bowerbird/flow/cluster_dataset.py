@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
@@ -60,7 +60,9 @@ def _one_by_one() -> dict[str, Any]:
     return {"batch_size": None, "batch_format": "pyarrow"}
 
 
-def dataset(parts: list[bytes], length: int, workers: int) -> Any:
+def dataset(
+    parts: list[bytes], length: int, workers: int, runtime_env: Mapping[str, Any] | None = None
+) -> Any:
     """Parcels of what is in the parts, one in each block."""
     import ray
     from ray.data import DataContext, TaskPoolStrategy
@@ -83,6 +85,7 @@ def dataset(parts: list[bytes], length: int, workers: int) -> Any:
             partial(_read, length, workers),
             **_one_by_one(),
             num_cpus=0,
+            runtime_env=runtime_env,
             compute=TaskPoolStrategy(size=max(1, min(len(rows), -(-workers // READERS)))),
         )
 

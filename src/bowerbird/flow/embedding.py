@@ -16,6 +16,7 @@ from bowerbird.flow.cache import Entry, VectorCache
 from bowerbird.flow.functions import failed
 from bowerbird.flow.pictures import (
     address,
+    as_record,
     facts,
     opened,
     picture_content,
@@ -50,7 +51,6 @@ class _Work:
         contents: content ids of the parts: of the picture, if there is one, then of the texts.
         image: what became of the picture.
         texts: what became of each text.
-        facts: of the picture.
     """
 
     place: int
@@ -98,6 +98,8 @@ class Embed(Stateless):
 
     def for_worker(self, threads: int) -> Embed:
         """See `Stateless`."""
+        if self.recipe.threads == threads:
+            return self  # and the model that it has loaded
         return replace(self, recipe=self.recipe.for_worker(threads), local=WorkerLocal())
 
     def with_known(self, known: Known) -> Embed:
@@ -136,10 +138,10 @@ class Embed(Stateless):
 
     def run(self, items: Chunk, clock: Clock) -> Chunk:
         """See `Stateless`."""
-        results = list(items)
+        results = list(map(as_record, items))
         work: list[_Work] = []
         encoder = self._loaded(clock)
-        for place, item in enumerate(items):
+        for place, item in enumerate(results):
             if item.__class__ is Failure:
                 continue
             one = _Work(place, item)
@@ -165,8 +167,8 @@ class Embed(Stateless):
     def _check(self, encoder: Encoder, item: Any) -> None:
         if not isinstance(item, Record):
             raise UnsupportedInputError(
-                f"embed takes records, not {type(item).__name__}.",
-                hint="Map to bowerbird.Record, or use Collection.from_files or Collection.from_texts.",
+                f"embed takes records, texts and paths, not {type(item).__name__}.",
+                hint="Map to bowerbird.Record, or use Collection.from_glob or Collection.from_texts.",
             )
         texts: object = item.texts  # of whatever type the user has given
         if not isinstance(texts, (tuple, list)) or not all(isinstance(text, str) for text in texts):
@@ -177,7 +179,12 @@ class Embed(Stateless):
         card = encoder.card
         takes_image, takes_texts = card.image and item.image is not None, card.text and item.texts
         if not (takes_image or takes_texts):
-            has = "a picture" if item.image is not None else "a text" if item.texts else "no part"
+            if item.image is None and not item.texts:
+                raise UnsupportedInputError(
+                    f"{item.id} has neither a picture nor a text.",
+                    hint="Name their columns with image= and text=, or leave it out with drop_missing.",
+                )
+            has = "a picture" if item.image is not None else "a text"
             raise UnsupportedInputError(
                 f"{item.id} has {has}, which {card.name} does not take.", hint="Use a model that does."
             )
@@ -300,7 +307,7 @@ class Embed(Stateless):
             for output, vector in one.image.vectors.items():
                 name = self.vector_name("image" if output == shared else f"image.{output}")
                 vectors[name], norms[name] = vector, one.image.norms[output]
-            told = {**_with_time(one.image.facts), **told}
+            told = {**told, **_with_time(one.image.facts)}
             if one.image.thumbnail is not None:
                 told["thumbnail"] = one.image.thumbnail
         if one.texts:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from bowerbird.errors import FunctionError, InputError
+from bowerbird.errors import BowerbirdError, FunctionError, InputError, UnsupportedInputError
 from bowerbird.flow.plan import Chunk, Clock, Stateless
 from bowerbird.flow.recipe import ModelRecipe, WorkerLocal
-from bowerbird.record import Failure, Record, name_of
+from bowerbird.record import FACTS, Failure, Record, name_of
 
 FRAMES = 12
 """Frames of a user's traceback that are kept, the innermost ones."""
@@ -26,7 +27,13 @@ def function_name(function: object) -> str:
 
 
 def failed(item: Any, label: str, error: Exception) -> Failure:
-    """What stands in the place of an element on which a step raised."""
+    """What stands in the place of an element on which a step raised.
+
+    Raises:
+        MemoryError: that was the error; the executor tries again with fewer elements at once.
+    """
+    if isinstance(error, MemoryError):
+        raise error
     if not isinstance(error, InputError):
         error = _of_function(label, error)
     return Failure(name_of(item), label, error, item)
@@ -148,7 +155,12 @@ class Select(Stateless):
     @property
     def uses_picture(self) -> bool:
         """See `Step`."""
-        return bool({"image", "width", "height", "format", "taken_at"} & set(self.names))
+        return bool((FACTS | {"image"}) & set(self.names))
+
+    @property
+    def hides_picture(self) -> bool:
+        """See `Step`: the dictionaries have only what was asked for."""
+        return True
 
     def run(self, items: Chunk, clock: Clock) -> Chunk:
         """See `Stateless`."""
@@ -191,8 +203,8 @@ class DropMissing(Stateless):
 
     @property
     def uses_picture(self) -> bool:
-        """See `Step`: whether there is one can be told from its file."""
-        return False
+        """See `Step`: whether there is a picture can be told from its file, but not what decoding tells of it."""
+        return bool(FACTS & set(self.parts))
 
     def run(self, items: Chunk, clock: Clock) -> Chunk:
         """See `Stateless`."""
@@ -262,7 +274,7 @@ class MapBatches(Stateless):
     def _call(self) -> Callable[[list[Any]], Any]:
         function = self.function
         if _is_made(function):
-            function = self.local.get("function", function)
+            function = self.local.get("function", partial(_made, function, self.label))
         if self.model is None:
             return function  # type: ignore[no-any-return]
         model = self.local.get("model", self.model.build)
@@ -270,20 +282,32 @@ class MapBatches(Stateless):
 
     def _answers(self, call: Callable[[list[Any]], Any], batch: list[Any]) -> Sequence[Any]:
         try:
-            return self._checked(call(batch), batch)
+            answers = list(call(batch))
         except Exception as error:  # noqa: BLE001
             if len(batch) == 1:
                 return [failed(batch[0], self.label, error)]
+        else:
+            return self._checked(answers, batch)
         return [answer for item in batch for answer in self._answers(call, [item])]
 
-    def _checked(self, answers: Any, batch: list[Any]) -> list[Any]:
-        listed = list(answers)
-        if len(listed) != len(batch):
-            raise InputError(
-                f"{self.label} returned {len(listed)} results for {len(batch)} elements.",
-                hint="Return one for each; flat_map may return any number.",
-            )
-        return listed
+    def _checked(self, answers: list[Any], batch: list[Any]) -> list[Any]:
+        if len(answers) == len(batch):
+            return answers
+        error = UnsupportedInputError(
+            f"{self.label} returned {len(answers)} results for {len(batch)} elements.",
+            hint="Return one for each; flat_map may return any number.",
+        )
+        return [failed(item, self.label, error) for item in batch]
+
+
+def _made(function: type, label: str) -> Any:
+    try:
+        return function()
+    except Exception as error:
+        raise BowerbirdError(
+            f"{label}: a {function.__name__} could not be made: {type(error).__name__}: {error}.",
+            hint="It is made without arguments, once in each worker.",
+        ) from error
 
 
 def _is_made(function: Any) -> bool:

@@ -157,12 +157,17 @@ def _paced(source: Iterable[Any], paces: list[Pace]) -> Iterator[Chunk]:
     """The elements in chunks as long as the slowest part of the run takes them."""
     chunk: Chunk = []
     length, started = 1, time.perf_counter()
-    for item in source:
-        chunk.append(item)
-        if len(chunk) >= length:
-            paces[0].took(len(chunk), time.perf_counter() - started, chunk)
-            yield chunk
-            chunk, length, started = [], min(pace.length for pace in paces), time.perf_counter()
+    try:
+        for item in source:
+            chunk.append(item)
+            if len(chunk) >= length:
+                paces[0].took(len(chunk), time.perf_counter() - started, chunk)
+                yield chunk
+                chunk, length, started = [], min(pace.length for pace in paces), time.perf_counter()
+    except Exception:
+        if chunk:
+            yield chunk  # what came before goes on
+        raise
     if chunk:
         yield chunk
 

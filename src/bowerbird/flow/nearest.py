@@ -14,7 +14,7 @@ from bowerbird.flow.functions import failed
 from bowerbird.flow.pictures import address
 from bowerbird.flow.plan import Chunk, Clock, Plan, Stateless
 from bowerbird.hits import Hits
-from bowerbird.record import Failure, Record
+from bowerbird.record import FACTS, Failure, Record
 
 METRICS = ("cosine", "dot", "l2")
 
@@ -29,11 +29,20 @@ class Gallery:
         vectors: float32 (n, dim).
         ids: of the records.
         uris: where their pictures lie; their ids where they lie nowhere.
+        attributes: what else is known of them, each by its name.
     """
 
     vectors: NDArray[np.float32]
     ids: tuple[str, ...]
     uris: tuple[str, ...]
+    attributes: tuple[Mapping[str, Any], ...]
+
+    def hits(self, rows: NDArray[np.int64], scores: NDArray[np.float32], scale: str) -> Hits:
+        """Some of the rows as results."""
+        found = [int(row) for row in rows]
+        names = dict.fromkeys(name for row in found for name in self.attributes[row])
+        told = {name: [self.attributes[row].get(name) for row in found] for name in names}
+        return Hits([self.ids[row] for row in found], scores, scale, [self.uris[row] for row in found], told)
 
 
 def galleries(chunks: Iterator[Chunk]) -> dict[str, Gallery]:
@@ -43,18 +52,21 @@ def galleries(chunks: Iterator[Chunk]) -> dict[str, Gallery]:
         BowerbirdError: there are no vectors at all, or vectors of one name have several widths.
     """
     rows: dict[str, list[NDArray[np.float32]]] = {}
-    ids: dict[str, list[str]] = {}
-    uris: dict[str, list[str]] = {}
+    whose: dict[str, list[Record]] = {}
+    seen = False
     for chunk in chunks:
         for item in chunk:
+            seen = True
             for name, vector in getattr(item, "vectors", {}).items():
                 if vector.ndim == 1:
                     rows.setdefault(name, []).append(vector)
-                    ids.setdefault(name, []).append(item.id)
-                    uris.setdefault(name, []).append(address(item.source) or item.id)
+                    # Without what takes memory: the gallery is held as long as it is searched.
+                    light = replace(item, image=item.source, origin=None, vectors={}, norms={})
+                    whose.setdefault(name, []).append(light)
     if not rows:
         raise BowerbirdError(
-            "The collection to be searched has no vectors.", hint="Embed it first: .embed(MODEL)."
+            f"The collection to be searched {'has no vectors' if seen else 'is empty'}.",
+            hint="Embed it first: .embed(MODEL)." if seen else "Look at what it gives: .to_list().",
         )
     for name, vectors in rows.items():
         if len(widths := sorted({len(vector) for vector in vectors})) > 1:
@@ -62,7 +74,16 @@ def galleries(chunks: Iterator[Chunk]) -> dict[str, Gallery]:
                 f"The collection to be searched has vectors {name!r} of {' and '.join(map(str, widths))} dimensions.",
                 hint="Embed all of it with the same model.",
             )
-    return {name: Gallery(np.stack(rows[name]), tuple(ids[name]), tuple(uris[name])) for name in rows}
+    return {name: _gallery(rows[name], whose[name]) for name in rows}
+
+
+def _gallery(rows: list[NDArray[np.float32]], whose: list[Record]) -> Gallery:
+    uris = tuple(address(record.image) or record.id for record in whose)
+    told = tuple(
+        {**record.facts, **record.attributes, **({"text": record.text} if record.texts else {})}
+        for record in whose
+    )
+    return Gallery(np.stack(rows), tuple(record.id for record in whose), uris, told)
 
 
 @dataclass(frozen=True)
@@ -115,8 +136,7 @@ class Search(Stateless):
                 found = nearest(questions, gallery.vectors, self.k, self.metric)
             scale = f"{self.model}/{among} {name}->{among}, {self.metric}"
             for place, (rows, scores) in zip(places, found, strict=True):
-                ids, uris = [gallery.ids[row] for row in rows], [gallery.uris[row] for row in rows]
-                results[place] = replace(items[place], hits=Hits(ids, scores, scale, uris))
+                results[place] = replace(items[place], hits=gallery.hits(rows, scores, scale))
         return results
 
     @property
@@ -136,7 +156,9 @@ class Search(Stateless):
             raise RowError(
                 f"{item.id} has the vectors {', '.join(item.vectors) or 'none'}, and the collection that is searched "
                 f"{', '.join(self._galleries)}: there is nothing to compare.",
-                hint="Embed both with the same model, or name the two with `by`.",
+                hint=f"There is no {name if name not in item.vectors else among!r}: see `by`."
+                if self.by
+                else "Embed both with the same model, or name the two with `by`.",
             )
         vector, width = item.vectors[name], self._galleries[among].vectors.shape[1]
         if vector.ndim != 1:
@@ -147,7 +169,7 @@ class Search(Stateless):
         if len(vector) != width:
             raise UnsupportedInputError(
                 f"{item.id} has {len(vector)} dimensions in {name!r}, and what is searched {width} in {among!r}.",
-                hint="Embed both with the same model.",
+                hint="Compare two outputs of one space, or embed both with the same model.",
             )
         return name, among
 
@@ -231,7 +253,7 @@ class Join(Stateless):
     @property
     def uses_picture(self) -> bool:
         """See `Step`."""
-        return False
+        return self.on in FACTS
 
     def prepared(self, run: Run) -> Join:
         """See `Step`: the other collection is run, once, and held in memory."""

@@ -7,14 +7,14 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bowerbird.errors import InputError, UnsupportedInputError
+from bowerbird.errors import InputError, UnreadableError, UnsupportedInputError
 from bowerbird.flow.functions import failed
 from bowerbird.flow.pictures import (
     default_policy,
@@ -33,10 +33,33 @@ PROGRESS_SECONDS = 5.0
 
 
 def share_of(value: object, seed: int) -> float:
-    """A number in [0, 1) that depends on the seed and a record's id alone, or how another element prints in full."""
-    name = value.id if isinstance(value, Record) else repr(value)
-    digest = hashlib.sha256(f"{seed}\0{name}".encode("utf-8", "surrogatepass")).digest()
+    """A number in [0, 1) that depends on the seed and a record's id alone, or on the value of another element.
+
+    Raises:
+        UnsupportedInputError: the element has no value that is the same in every run.
+    """
+    digest = hashlib.sha256(f"{seed}\0{_lasting(value)}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:7], "big") / (1 << 56)
+
+
+def _lasting(value: object) -> str:
+    """A name of an element that is the same in every run and process."""
+    if isinstance(value, Record):
+        return value.id
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}{value.shape}{hashlib.sha256(value.tobytes()).hexdigest()}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_lasting, value))}]"
+    if isinstance(value, (set, frozenset)):
+        return f"{{{', '.join(sorted(map(_lasting, value)))}}}"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(sorted(f'{_lasting(key)}: {_lasting(value[key])}' for key in value))}}}"
+    if type(value).__repr__ is object.__repr__:
+        raise UnsupportedInputError(
+            f"A {type(value).__name__} has no name that is the same in every run.",
+            hint="Make records of them, each with an id, or give their class a __repr__ of their value.",
+        )
+    return repr(value)
 
 
 @dataclass(frozen=True)
@@ -211,12 +234,15 @@ class DedupeContent(Sequential):
 
 
 def _content(item: Any) -> Any:
-    if not isinstance(item, Record):
-        return item
-    if item.content:
-        return item.content
-    policy = default_policy()
-    parts = [] if item.image is None else [picture_content(read_picture(item.image, policy))]
+    """What must differ. The content that a record came with may be that of other parts than it has by now."""
+    if not isinstance(item, Record) or (item.image is None and not item.texts):
+        return getattr(item, "content", "") or item
+    try:
+        parts = [] if item.image is None else [picture_content(read_picture(item.source, default_policy()))]
+    except UnreadableError:
+        if item.content:  # read back from a file of vectors, without the pictures
+            return item.content
+        raise
     return record_content([*parts, *map(text_content, item.texts)])
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from bowerbird.errors import InputError, UnsupportedInputError
 from bowerbird.flow.files import printable
@@ -17,7 +17,7 @@ from bowerbird.flow.plan import CAPACITY, Chunk, Clock, Stateless
 from bowerbird.media.image import Picture, decode, from_array, from_pillow
 from bowerbird.media.policy import DecodePolicy
 from bowerbird.media.reading import Readable, read_bytes
-from bowerbird.record import Failure, Record, content_id
+from bowerbird.record import Failure, Record, content_id, name_of
 from bowerbird.settings import settings
 
 
@@ -39,6 +39,15 @@ def read_picture(image: Any, policy: DecodePolicy) -> Any:
     raise UnsupportedInputError(f"A picture cannot be given as {type(image).__name__}.", hint=hint)
 
 
+def as_record(item: Any) -> Any:
+    """A record of what is a part by itself: a `Path` is a picture, a `str` is a text; anything else as it is."""
+    if isinstance(item, Path):
+        return Record(str(item), item, named=False)
+    if isinstance(item, str):
+        return Record(name_of(item), texts=(item,), named=False)
+    return item
+
+
 def address(image: Any) -> str:
     """Where a picture lies, for people; empty for one that lies nowhere."""
     if isinstance(image, (bytes, Image.Image, np.ndarray)) or image is None:
@@ -51,9 +60,22 @@ def picture_content(picture: Any) -> str:
     if isinstance(picture, bytes):
         return content_id(picture)
     if isinstance(picture, Image.Image):
-        return content_id(f"{picture.mode}{picture.size}".encode() + picture.tobytes())
+        return content_id(repr(_look(picture)).encode() + picture.tobytes())
     array = np.ascontiguousarray(picture)
     return content_id(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+
+
+def _look(image: Image.Image) -> tuple[object, ...]:
+    """What else than its pixels decides how a Pillow image looks; see `bowerbird.media.pixels.to_rgb`."""
+    palette = image.getpalette("RGBA") if image.mode in ("P", "PA") else None
+    return (
+        image.mode,
+        image.size,
+        image.format,
+        palette,
+        image.info.get("transparency"),
+        image.getexif().get(ExifTags.Base.Orientation),
+    )
 
 
 def record_content(parts: Sequence[str]) -> str:
@@ -98,7 +120,7 @@ class Decode(Stateless):
         plain = self.policy == default_policy()
         return [
             self._one(item, clock, plain=plain) if isinstance(item, Record) else self._other(item)
-            for item in items
+            for item in map(as_record, items)
         ]
 
     def _other(self, item: Any) -> Any:
@@ -106,7 +128,7 @@ class Decode(Stateless):
             return item
         error = UnsupportedInputError(
             f"decode takes records, not {type(item).__name__}.",
-            hint="Make records of pictures with Collection.from_files, or map to bowerbird.Record.",
+            hint="Make records of pictures with Collection.from_glob, or map to bowerbird.Record.",
         )
         return failed(item, self.label, error)
 

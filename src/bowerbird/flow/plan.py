@@ -17,7 +17,7 @@ Chunk: TypeAlias = list[Any]
 """Elements and failures, in order."""
 
 CAPACITY = 512
-"""What a chunk may cost at the most; see `Step.cost`."""
+"""What a chunk may cost at the most; see `Stateless.cost`."""
 
 ERROR_POLICIES = ("keep", "drop", "raise")
 
@@ -93,6 +93,11 @@ class Step(ABC):
     def uses_picture(self) -> bool:
         """Whether it may look at the pictures of records; a decoded picture that nobody looks at is not kept."""
         return True
+
+    @property
+    def hides_picture(self) -> bool:
+        """Whether nothing after it can look at pictures."""
+        return False
 
     def prepared(self, run: Callable[[Plan], Iterator[Chunk]]) -> Step:
         """The step made ready, once before a run starts; `run` carries out another plan it depends on."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from bowerbird.errors import SpaceMismatchError
+from bowerbird.errors import BowerbirdError, SpaceMismatchError
 
 if TYPE_CHECKING:
     from bowerbird.models.card import ModelCard, Options
@@ -62,12 +62,7 @@ class ModelRecipe:
         Raises:
             ModelError: there is no such model, or its files cannot be read.
         """
-        from bowerbird.models.card import ModelCard
-        from bowerbird.models.encoder import Encoder, load
-
-        if isinstance(model, ModelCard):
-            model = Encoder(model)
-        encoder = load(model) if isinstance(model, str) else model
+        encoder = encoder_of(model)
         card = encoder.card
         recipe = cls(
             card.name,
@@ -109,6 +104,27 @@ class ModelRecipe:
             encoder = Encoder(card, precision=self.precision, engine=self.engine, threads=self.threads)
             _keep(self, encoder)
             return encoder
+
+
+def encoder_of(model: str | ModelCard | Encoder) -> Encoder:
+    """A model however it is given: by a name as `load` takes it, as a card, or as an encoder.
+
+    Raises:
+        ModelError: there is no such model, or its files cannot be read.
+    """
+    from bowerbird.models.card import ModelCard
+    from bowerbird.models.encoder import Encoder, load
+
+    if isinstance(model, ModelCard):
+        return Encoder(model)
+    if isinstance(model, str):
+        return load(model)
+    if isinstance(model, Encoder):
+        return model
+    raise BowerbirdError(
+        f"A model cannot be given as {type(model).__name__}.",
+        hint="Give its name, or what bowerbird.load returned.",
+    )
 
 
 _LOCK = threading.RLock()

@@ -44,7 +44,12 @@ class Executor(Protocol):
 
 
 def carried_out(
-    plan: Plan, executor: Executor, *, pictures: bool = True, report: RunReport | None = None
+    plan: Plan,
+    executor: Executor,
+    *,
+    pictures: bool = True,
+    keep_failures: bool = False,
+    report: RunReport | None = None,
 ) -> Iterator[Chunk]:
     """Run a plan; what becomes of failures is as its `on_error` says.
 
@@ -52,6 +57,7 @@ def carried_out(
         plan: what to run.
         executor: what runs it.
         pictures: whether the caller looks at the pictures of records.
+        keep_failures: whether the caller gets failures even where the plan drops them: to list them.
         report: filled in; it is the executor's `report` from the start.
 
     Raises:
@@ -61,10 +67,11 @@ def carried_out(
     report = report or RunReport()
     executor.report = report
     started = time.monotonic()
+    policy = "keep" if keep_failures and plan.on_error == "drop" else plan.on_error
     try:
         ready = _prepared(simplified(plan, pictures=pictures), executor, report)
         for chunk in executor.stream(ready, report):
-            settled, fatal = _settled(chunk, plan.on_error, report)
+            settled, fatal = _settled(chunk, policy, report)
             if settled:
                 yield settled
             if fatal is not None:
@@ -123,7 +130,7 @@ def simplified(plan: Plan, *, pictures: bool) -> Plan:
     for step in reversed(plan.steps):
         if isinstance(step, Decode) and not seen and embeds and step.policy == plain:
             continue
-        seen = seen or step.uses_picture
+        seen = (seen and not step.hides_picture) or step.uses_picture
         embeds = embeds or isinstance(step, Embed)
         steps.append(step)
     return replace(plan, steps=tuple(reversed(steps)))

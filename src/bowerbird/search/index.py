@@ -262,6 +262,7 @@ class Index:
             self.manifest = manifests.read(self.location)
             # The newest version, not the manifest's: a killed writer may have committed rows after its manifest.
             self.table = LanceTable.open(self.location.child(TABLE))
+            self.table.extend(())  # what an earlier version of the format lacks, or a killed writer left half made
             yield
 
     def publish(self, *, failed: int, roots: tuple[str, ...], embedded: bool) -> None:

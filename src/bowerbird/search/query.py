@@ -183,7 +183,7 @@ def _asked(index: Index, query: Query) -> VectorColumn:
     """
     image, text = index.model.card.image, index.model.card.text
     have = {column.modality for column in index.columns}
-    part = query.among or (Modality.IMAGE if Modality.IMAGE in have else Modality.TEXT)
+    part = query.among or (Modality.IMAGE if _has_pictures(index) else Modality.TEXT)
     if part not in have:
         raise QueryError(
             f"The index at {index.path} has no {'texts' if part == Modality.TEXT else 'pictures'}.",
@@ -194,6 +194,14 @@ def _asked(index: Index, query: Query) -> VectorColumn:
         return index.column(text.output, Modality.TEXT)
     assert image is not None
     return index.column(image.similarity_output if query.modality == Modality.IMAGE else image.output)
+
+
+def _has_pictures(index: Index) -> bool:
+    """Whether pictures are searched where nobody names a part: not in an index that holds texts alone."""
+    columns = {column.modality: column for column in index.columns}
+    if Modality.TEXT not in columns or Modality.IMAGE not in columns:
+        return Modality.IMAGE in columns
+    return index.table.count(f"`{columns['image'].norm}` IS NOT NULL") > 0
 
 
 def _embedded(index: Index, part: str | Path, output: str, notes: list[str]) -> NDArray[np.float32]:
@@ -231,13 +239,19 @@ def _distinct(found: pa.Table, exclude: str) -> tuple[list[int], dict[str, int]]
     """The rows to show, exact copies of one picture shown as one, and how many copies there are of each."""
     rows: list[int] = []
     copies: dict[str, int] = {}
-    for row, content in enumerate(found["content"].to_pylist()):
+    for row, (same, content) in enumerate(zip(_sameness(found), found["content"].to_pylist(), strict=True)):
         if content == exclude:
             continue  # The record asked about, and its copies, are not its own neighbours.
-        if content not in copies:
+        if same not in copies:
             rows.append(row)
-        copies[content] = copies.get(content, 0) + 1
+        copies[same] = copies.get(same, 0) + 1
     return rows, copies
+
+
+def _sameness(found: pa.Table) -> list[str]:
+    """What exact copies have in common: their content; a record to which the user gave an id is like no other."""
+    pairs = zip(found["id"].to_pylist(), found["content"].to_pylist(), strict=True)
+    return [content if id_.startswith(content) else id_ for id_, content in pairs]
 
 
 def _is_past(found: pa.Table, row: int) -> bool:
@@ -256,7 +270,7 @@ def _hits(
 ) -> Hits:
     shown = found.take(np.asarray(rows, np.int64))
     attributes: dict[str, Any] = {name: shown[name].to_pylist() for name in told}
-    attributes["copies"] = [copies[content] for content in shown["content"].to_pylist()]
+    attributes["copies"] = [copies[same] for same in _sameness(shown)]
     name = index.manifest.models[0].name
     return Hits(
         ids=shown["id"].to_pylist(),

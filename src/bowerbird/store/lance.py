@@ -39,6 +39,9 @@ REFINE = 5
 """Partitions read, and candidates scored exactly for each result: recall@10 of 1.000 on 100,000 and 1,000,000 rows
 (benchmarks/LOG.md)."""
 
+WIDENING = "widening:"
+"""Put before the name of a column while it is given another type."""
+
 FRAGMENTS_BEFORE_COMPACTION = 32
 
 KEEP_VERSIONS = timedelta(hours=1)
@@ -142,17 +145,28 @@ class LanceTable(Table):
         """See `Table`."""
         import pyarrow as pa
 
-        have = set(self.names)
-        lacking = [field for field in schema(()) if field.name not in have]
         with translated(self._path):
+            self._finish_widening()
+            have = set(self.names)
+            lacking = [field for field in schema(()) if field.name not in have]
             if new := [*lacking, *fields]:
                 self._dataset.add_columns(pa.schema(new))
             for field in wider:
-                # Lance does not change the type of a column in its place.
-                self._dataset.add_columns({f"{field.name}_wider": f"CAST(`{field.name}` AS DOUBLE)"})
+                # Lance does not change the type of a column in its place, nor all of this in one commit.
+                self._dataset.add_columns({WIDENING + field.name: f"CAST(`{field.name}` AS DOUBLE)"})
                 self._dataset.drop_columns([field.name])
-                self._dataset.alter_columns({"path": f"{field.name}_wider", "name": field.name})
+                self._finish_widening()
             self._dataset.checkout_latest()
+
+    def _finish_widening(self) -> None:
+        """Give a widened column its name; one that a killed writer left half made is made again when it is needed."""
+        for name in self.names:
+            if name.startswith(WIDENING):
+                wanted = name.removeprefix(WIDENING)
+                if wanted in self.names:
+                    self._dataset.drop_columns([name])
+                else:
+                    self._dataset.alter_columns({"path": name, "name": wanted})
 
     def refresh(self) -> None:
         """See `Table`."""

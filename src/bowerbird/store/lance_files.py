@@ -26,6 +26,7 @@ from bowerbird.flow.sources.columnar import BATCH_ROWS, Layout, first_places, re
 from bowerbird.flow.sources.rows import Columns
 from bowerbird.media.reading import one_line
 from bowerbird.record import Failure, Record
+from bowerbird.store.lance import storage_options
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -254,7 +255,8 @@ class LanceSource(Source):
     def _opened(self, version: int | None = None) -> Iterator[Any]:
         lance = _lance()
         try:
-            yield lance.dataset(str(self.path), version=version)
+            place = str(self.path)
+            yield lance.dataset(place, version=version, storage_options=storage_options(place))
         except BowerbirdError:
             raise
         except (OSError, ValueError, RuntimeError) as error:

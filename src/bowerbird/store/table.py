@@ -51,8 +51,9 @@ def schema(vectors: Sequence[VectorColumn]) -> pa.Schema:
     """The Arrow schema of a table: one row for each record.
 
     `uri` is where the picture lies: a path, or a `file://` URI when the path is not valid Unicode. `content` is
-    the content id of its bytes; exact copies share it. `mtime_ns` is the file's modification time; it and `size` are
-    null for records that are not just a file. `text` is what is said of the picture, one text on a line.
+    the content id of its bytes; exact copies share it. `mtime_ns` is the file's modification time, 0 where nobody
+    looked, -1 for a file that came with texts; it and `size` are null for rows
+    of tables. `text` is what is said of the picture, one text on a line.
     What users know of their records has columns of its own beside these; see `Table.attributes`.
     """
     import pyarrow as pa

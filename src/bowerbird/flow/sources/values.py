@@ -12,7 +12,13 @@ from bowerbird.flow.plan import Source
 from bowerbird.record import Failure, Record
 
 PART_ITEMS = 1024
-"""Elements in a part of a sequence."""
+"""Elements in a part of a sequence; more where there would be more than `MOST_PARTS`."""
+
+MOST_PARTS = 4096
+
+
+def _part_size(items: Sequence[Any]) -> int:
+    return max(PART_ITEMS, -(-len(items) // MOST_PARTS))
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,8 @@ class RangeSource(Source):
     def parts(self) -> Sequence[Source]:
         """Slices of `PART_ITEMS` numbers."""
         numbers = self._range
-        slices = (numbers[place : place + PART_ITEMS] for place in range(0, len(numbers), PART_ITEMS))
+        size = _part_size(numbers)
+        slices = (numbers[place : place + size] for place in range(0, len(numbers), size))
         return [RangeSource(part.start, part.stop, part.step) for part in slices]
 
     def count(self) -> int:
@@ -126,9 +133,9 @@ class IterableSource(Source):
         items = self.items
         if not isinstance(items, Sequence) or len(items) <= PART_ITEMS:
             return (self,)
+        size = _part_size(items)
         return [
-            IterableSource(items[start : start + PART_ITEMS], self.name)
-            for start in range(0, len(items), PART_ITEMS)
+            IterableSource(items[start : start + size], self.name) for start in range(0, len(items), size)
         ]
 
     def count(self) -> int | None:

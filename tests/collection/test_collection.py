@@ -542,3 +542,80 @@ def test_searches_that_cannot_be_asked(model):
 def test_a_model_that_does_not_exist_is_an_error_when_the_step_is_added():
     with pytest.raises(bb.BowerbirdError, match="no-such-model"):
         Collection.range(3).embed("no-such-model")
+
+
+def test_steps_that_ask_what_decoding_tells_do_not_lose_it(model):
+    photos = Collection.from_glob(bb.samples())
+    for steps in (
+        photos.decode().drop_missing("width").embed(model),
+        photos.decode().embed(model).drop_missing("height"),
+    ):
+        assert steps.count() == len(steps.to_list()) == 6
+
+
+def test_facts_are_those_of_the_picture_that_was_embedded(model):
+    from dataclasses import replace
+
+    def corner(record):
+        return replace(record, image=record.image.crop((0, 0, 50, 40)))
+
+    (found,) = Collection.from_glob(bb.samples() / "coffee.jpg").decode().map(corner).embed(model).to_list()
+    assert (found["width"], found["height"]) == (50, 40)
+
+
+def test_what_is_dropped_is_listed_in_the_errors_file(tmp_path):
+    report = (
+        Collection.from_texts(["a", "b"])
+        .map(lambda record: 1 / 0 if record.text == "b" else record)
+        .on_error("drop")
+        .write(tmp_path / "out.parquet")
+    )
+    assert (report.done, dict(report.failed)) == (1, {"ZeroDivisionError": 1})
+    (errors,) = tmp_path.glob("*errors.jsonl")
+    assert "ZeroDivisionError" in errors.read_text()
+
+
+def test_hits_of_a_collection_say_what_is_known_of_them(model):
+    data = Collection.from_glob(bb.samples()).map(
+        lambda record: record.with_attributes(kind=record.image.stem)
+    )
+    (cat,) = Collection.from_texts(["a cat"]).embed(model).search(data.embed(model), k=1).to_list()
+    assert cat.hits[0].attributes["kind"] == "chelsea"
+    assert cat.hits[0].attributes["width"] == 320
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda c: c.search("near.bower"), "search takes a Collection, not str"),
+        (lambda c: c.join([1, 2]), "join takes a Collection, not list"),
+        (lambda c: c.on("ray"), "'ray' does not run collections"),
+        (lambda c: c.on(bb.Local), "does not run collections"),
+        (lambda c: c.embed(5), "cannot be given as int"),
+        (lambda c: c.limit("a"), "count='a'"),
+        (lambda c: c.batch("a"), "size='a'"),
+        (lambda c: c.search(c, k=5.0), "k=5.0"),
+        (lambda c: c.search(c, by=("image",)), "is not two names"),
+        (lambda c: c.dedupe(threshold=95), "threshold=95 is no cosine"),
+    ],
+)
+def test_what_cannot_be_meant_is_said_at_once(wrong, said):
+    with pytest.raises(bb.BowerbirdError, match=said):
+        wrong(Collection.range(3))
+
+
+def test_map_batches_says_when_results_are_too_few():
+    found = Collection.range(5).map_batches(lambda numbers: [sum(numbers)], size=5).to_list()
+    assert all(
+        "returned 1 results for" in failure.error.message
+        for failure in found
+        if isinstance(failure, bb.Failure)
+    )
+    assert sum(isinstance(item, bb.Failure) for item in found) >= 4
+
+
+def test_records_and_failures_print_short(model):
+    (record,) = Collection.from_glob(bb.samples() / "coffee.jpg").decode().embed(model).to_list()
+    assert len(repr(record)) < 400
+    (failure,) = Collection.from_items([bb.Record("x", image=b"x" * 10_000)]).embed(model).to_list()
+    assert len(repr(failure)) < 400

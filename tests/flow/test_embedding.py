@@ -14,6 +14,7 @@ from PIL import Image
 import bowerbird as bb
 from bowerbird import Collection, DecodePolicy, Failure, Local, Record
 from bowerbird.flow.plan import Clock
+from bowerbird.flow.recipe import WorkerLocal
 from bowerbird.flow.run import simplified
 from bowerbird.media.reading import Readable
 
@@ -237,7 +238,7 @@ def test_a_part_the_model_does_not_take_is_left_alone_if_there_is_another(photog
         (text_only, {"text"}, "picture"),
     ):
         # An encoder whose card was changed by hand has no recipe that a worker could follow: the step is given it.
-        step = Collection.range(0).embed(model).plan.steps[0]
+        step = replace(Collection.range(0).embed(model).plan.steps[0], local=WorkerLocal())
         step.local.get("model", lambda encoder=encoder: encoder)
         results = step.run(list(records), Clock())
         assert set(results[0].vectors) == names
@@ -337,5 +338,47 @@ def test_decode_takes_what_embed_takes(photographs, tmp_path, picture):
     assert [(r.id, r.step) for r in found[4:]] == [
         ("broken", "decode"),
         ("gone", "read"),
-        ("'no record'", "decode"),
+        ("7", "decode"),
     ]
+
+
+def test_pillow_pictures_that_look_different_are_not_taken_for_each_other(model):
+    indices = Image.effect_noise((64, 64), 80)
+
+    def colored(*palette):
+        picture = Image.new("P", (64, 64))
+        picture.putdata(
+            [value % 2 for value in indices.getdata()]
+            if not hasattr(indices, "get_flattened_data")
+            else [value % 2 for value in indices.get_flattened_data()]
+        )
+        picture.putpalette(list(palette))
+        return picture
+
+    pictures = [colored(255, 0, 0, 0, 255, 0), colored(0, 0, 255, 255, 255, 0)]
+    turned = pictures[0].convert("RGB")
+    turned.getexif()[0x0112] = 6
+    records = [Record(str(n), image=picture) for n, picture in enumerate([*pictures, turned])]
+    found = Collection.from_items(records).embed(model).to_list()
+    alone = [model.embed(picture)[0] for picture in (*pictures, turned)]
+    for record, vector in zip(found, alone, strict=True):
+        assert np.abs(record.vector - vector).max() < 1e-6
+    assert len({record.content for record in found}) == 3
+
+
+def test_paths_and_words_are_parts_by_themselves(photographs, model):
+    found = Collection.from_items([photographs["coffee"], "a cup of coffee"]).embed(model).to_list()
+    assert [sorted(record.vectors)[0] for record in found] == ["image", "text"]
+
+
+def test_a_model_is_loaded_once_for_all_runs_of_a_collection(photographs):
+    made = Collection.from_glob(photographs["coffee"]).embed("mini", cache=False)
+    here = bb.Local()
+    made.on(here).count()
+    made.on(here).count()
+    assert "load" not in here.report.stages
+
+
+def test_a_role_the_model_does_not_have_is_an_error_at_once(model):
+    with pytest.raises(bb.BowerbirdError, match="no prompt 'nonsense'"):
+        Collection.from_texts(["a"]).embed(model, role="nonsense")

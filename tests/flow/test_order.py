@@ -216,3 +216,36 @@ def test_the_vector_that_is_compared_can_be_named():
     assert [
         r.id for r in Collection.from_items([replace(records[1], id="c"), *records]).dedupe(threshold=1)
     ] == ["c"]
+
+
+def test_what_has_no_lasting_name_cannot_be_shared_out():
+    class Thing:
+        pass
+
+    train, test = Collection.from_items([Thing(), Thing()]).split(0.5, 0.5)
+    assert {failure.kind for failure in train.to_list() + test.to_list()} == {"UnsupportedInputError"}
+
+
+def test_arrays_sets_and_mappings_are_shared_out_by_their_values():
+    arrays = [np.full(5000, number) for number in range(40)]
+    one, other = Collection.from_items(arrays).split(0.5, 0.5)
+    first = {int(array[0]) for array in one.to_list()}
+    second = {int(array[0]) for array in other.to_list()}
+    assert first | second == set(range(40))
+    assert first and second and not first & second
+    sets = Collection.from_items([{"a", "b", str(n)} for n in range(40)])
+    assert sets.split(0.5, 0.5)[0].count() + sets.split(0.5, 0.5)[1].count() == 40
+
+
+def test_dedupe_looks_at_what_records_have_now(photographs):
+    from dataclasses import replace
+
+    def halves(record):
+        width, height = record.image.size
+        for left in (0, width // 2):
+            yield replace(record, image=record.image.crop((left, 0, left + width // 2, height)))
+
+    tiles = Collection.from_glob(photographs["coffee"]).decode().flat_map(halves)
+    assert tiles.dedupe().count() == 2
+    renamed = Collection.from_texts(["a", "b"]).map(lambda record: replace(record, texts=("same",)))
+    assert renamed.dedupe().count() == 1

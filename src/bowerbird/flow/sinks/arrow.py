@@ -10,6 +10,8 @@ A record becomes these columns:
 `texts`               list<string>
 `content`             string: content id
 attributes            by their names; `attribute:NAME` where the name is one of the others
+`width`, `height`     int64: of the picture in pixels, once it has been decoded
+`format`, `taken_at`  string, timestamp: likewise. An attribute of one of these four names stands in its stead
 `vector:NAME`         fixed_size_list<float32>; where some record has several: list of those
 `norm:NAME`           float32, or list<float32> likewise
 `ids`, `scores`       list<string>, list<float>: what a search found
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 ATTRIBUTE = "attribute:"
 _TAKEN = frozenset(("id", "image", "image_bytes", "texts", "content", "ids", "scores"))
 _PREFIXES = (VECTOR, NORM, ATTRIBUTE)
+_FACTS = ("width", "height", "format", "taken_at")
 
 
 def to_arrow(items: Iterable[Any]) -> pa.Table:
@@ -72,6 +75,15 @@ def address(image: Any) -> str | None:
     return None
 
 
+def facts(record: Record) -> dict[str, Any]:
+    """What decoding has told of the picture of a record, by column; not what an attribute of the name says."""
+    return {
+        name: record.facts[name]
+        for name in _FACTS
+        if name in record.facts and name not in record.attributes
+    }
+
+
 def _cells_of_record(record: Record) -> dict[str, Any]:
     row: dict[str, Any] = {
         "id": record.id,
@@ -84,6 +96,7 @@ def _cells_of_record(record: Record) -> dict[str, Any]:
     for name, value in record.attributes.items():
         taken = name in _TAKEN or name.startswith(_PREFIXES)
         row[ATTRIBUTE + name if taken else name] = value
+    row.update(facts(record))
     for name, vector in record.vectors.items():
         row[VECTOR + name] = np.asarray(vector, np.float32)
     for name, norm in record.norms.items():
@@ -117,4 +130,6 @@ def _empty(name: str) -> pa.DataType | None:
 
     if name in ("id", "image", "content"):
         return pa.string()
+    if name == "taken_at":
+        return pa.timestamp("us")
     return pa.list_(pa.string()) if name == "texts" else None

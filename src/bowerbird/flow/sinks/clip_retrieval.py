@@ -23,18 +23,19 @@ from bowerbird.errors import BowerbirdError, UnsupportedInputError
 from bowerbird.flow.plan import Chunk, Plan
 from bowerbird.flow.report import RunReport
 from bowerbird.flow.sinks import errors as errors_file
-from bowerbird.flow.sinks.arrow import ATTRIBUTE, address, to_arrow
+from bowerbird.flow.sinks.arrow import ATTRIBUTE, address, facts, to_arrow
 from bowerbird.flow.sinks.errors import ErrorsFile
 from bowerbird.flow.sinks.parquet import ParquetFormat
 from bowerbird.flow.sinks.parts import TableParts
 from bowerbird.flow.sinks.sink import Sink
 from bowerbird.flow.sinks.unfinished import Unfinished, writing
-from bowerbird.flow.sinks.vectors import NpyFile
+from bowerbird.flow.sinks.vectors import NpyFile, nothing_embedded
 from bowerbird.record import Record, name_of
 
 ROWS = 100_000
 
 _FOLDERS = {"image": "img_emb", "text": "text_emb"}
+_PARTS = {"image": "picture", "text": "text"}
 _METADATA = "metadata"
 
 
@@ -46,8 +47,8 @@ class ClipRetrievalSink(Sink):
     correspond (clip-retrieval leaves such records out). So is one that has more than the folder, unless that was
     asked for. A record with several captions becomes a row for each, with its picture's vector repeated.
 
-    The metadata have `image_path` (the address; the id where the picture lies nowhere), `caption`, `id`, and the
-    attributes; `attribute:NAME` where the name is one of these.
+    The metadata have `image_path` (the address; the id where the picture lies nowhere), `caption`, `id`, the
+    attributes (`attribute:NAME` where the name is one of these), and what decoding has told of the picture.
 
     Args:
         directory: for the output; it must not exist, or be empty.
@@ -58,7 +59,8 @@ class ClipRetrievalSink(Sink):
         overwrite: whether output that is there already may be replaced.
 
     Raises:
-        BowerbirdError: something is there already, or there are no vectors of that name.
+        BowerbirdError: something is there already, there are no vectors of that name, or, at the end, no record has
+            had any.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class ClipRetrievalSink(Sink):
         self._rows = rows
         self._names = tuple(vectors)
         self._given = bool(vectors)
+        self._met = False
         self._dims: dict[str, int] = {}
         self._arrays: dict[str, NpyFile] = {}
         self._arrays_done = 0
@@ -98,6 +101,7 @@ class ClipRetrievalSink(Sink):
         """See `Sink`."""
         parts = self._begun()
         items = self._errors.take_from(chunk)
+        self._met = self._met or bool(items)
         if not self._names:
             found = {name for item in items if isinstance(item, Record) for name in item.vectors}
             self._names = tuple(name for name in _FOLDERS if name in found)
@@ -113,6 +117,8 @@ class ClipRetrievalSink(Sink):
     def finish(self, report: RunReport) -> None:
         """See `Sink`."""
         parts = self._begun()
+        if self._met and not self._names:
+            raise nothing_embedded()
         output = self._place.output
         with writing(self._place.target):
             self._close_arrays()
@@ -180,7 +186,9 @@ class ClipRetrievalSink(Sink):
             return "is not a record"
         missing = [name for name in self._names if name not in item.vectors]
         if missing or not self._names:
-            return f"has no vector {' or '.join(missing) or 'image or text'}"
+            parts = " and a ".join(_PARTS[name] for name in missing)
+            needed = f", and this layout needs a {parts} in every row" if parts else ""
+            return f"has no vector of a {parts or 'picture or a text'}{needed}"
         more = [name for name in _FOLDERS if name in item.vectors and name not in self._names]
         if more and not self._given:
             return f"has a vector {more[0]}, which none of the first records had"
@@ -204,7 +212,7 @@ def _metadata(record: Record, row: int) -> dict[str, Any]:
     for name, value in record.attributes.items():
         taken = name in metadata or name.startswith(ATTRIBUTE)
         metadata[ATTRIBUTE + name if taken else name] = value
-    return metadata
+    return {**metadata, **facts(record)}
 
 
 def _padded(number: int, count: int) -> str:

@@ -99,8 +99,8 @@ class ParquetSink(Sink):
 
 
 def beside(path: Path) -> Path:
-    """Where the errors file of an output goes that cannot hold it: `fashion.parquet` -> `fashion.errors.jsonl`."""
-    return path.parent / f"{path.stem}.errors.jsonl"
+    """Where the errors file of an output goes that cannot hold it: `a.parquet` -> `a.parquet.errors.jsonl`."""
+    return path.parent / f"{path.name}.errors.jsonl"
 
 
 def is_decoded(item: Any) -> bool:

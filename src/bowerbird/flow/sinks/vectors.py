@@ -11,7 +11,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from bowerbird.errors import UnsupportedInputError
+from bowerbird.errors import BowerbirdError, UnsupportedInputError
 from bowerbird.flow.plan import Chunk, Plan
 from bowerbird.flow.report import RunReport
 from bowerbird.flow.sinks import errors as errors_file
@@ -85,7 +85,7 @@ class NpySink(Sink):
         overwrite: whether output that is there already may be replaced.
 
     Raises:
-        BowerbirdError: something is there already.
+        BowerbirdError: something is there already, or, at the end, nothing of what was written has had a vector.
     """
 
     def __init__(self, directory: Path, *, errors: Path | None = None, overwrite: bool = False) -> None:
@@ -95,6 +95,7 @@ class NpySink(Sink):
         self._arrays: dict[str, NpyFile] = {}
         self._parts: TableParts | None = None
         self._pictures = 0
+        self._met = False
 
     def adapt(self, plan: Plan) -> Plan:
         """See `Sink`."""
@@ -107,6 +108,7 @@ class NpySink(Sink):
         rows = []
         items = self._errors.take_from(chunk)
         self._pictures += sum(map(is_decoded, items))
+        self._met = self._met or bool(items)
         with writing(self._place.target):
             for item in items:
                 row = self._written(item)
@@ -117,6 +119,8 @@ class NpySink(Sink):
     def finish(self, report: RunReport) -> None:
         """See `Sink`."""
         parts = self._begun()
+        if self._met and not self._arrays:
+            raise nothing_embedded()
         with writing(self._place.target):
             for array in self._arrays.values():
                 array.close()
@@ -164,6 +168,14 @@ class NpySink(Sink):
             row[f"rows:{name}"] = len(vector)
             array.append(vector)
         return row
+
+
+def nothing_embedded() -> BowerbirdError:
+    """Make the error of a run into a format of vectors that has not met any."""
+    return BowerbirdError(
+        "Nothing was embedded, so there are no vectors to write.",
+        hint="Embed first: .embed(MODEL); or write Parquet, which needs none.",
+    )
 
 
 def _vectors(row: dict[str, Any], *, alone: bool) -> dict[str, NDArray[np.float32]]:

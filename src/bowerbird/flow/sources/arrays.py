@@ -317,7 +317,7 @@ class _Rows(Source):
                 vectors[name], norms[name] = unit(array[row], place)
         except InputError as error:
             return Failure(place, self.label, error)
-        record = known if isinstance(known, Record) else Record(place)
+        record = known if isinstance(known, Record) else Record(place, named=False)
         return replace(record, vectors={**record.vectors, **vectors}, norms={**record.norms, **norms})
 
     def parts(self) -> Sequence[Source]:

@@ -31,8 +31,10 @@ class ArrowSource(Source):
     rows counting from 1. A file that is damaged in the middle gives its first rows, then one `Failure`.
 
     Attributes:
-        data: a `pyarrow.Table`; a `pyarrow.RecordBatchReader`, which can be gone through once; or a local path to a
-            file in Arrow's IPC format, of either kind (Feather version 2 is one of them).
+        data: a `pyarrow.Table`; a `pyarrow.RecordBatchReader`, which can be gone through once; a local path to a
+            file in Arrow's IPC format, of either kind (Feather version 2 is one of them); or anything that gives its
+            rows by Arrow's C stream interface, as data frames of pandas and polars do. The index of a pandas frame
+            is left out, unless it has a name.
         image: column of the picture.
         text: column of the text, or several.
         id: column of the id; those of a reader are all kept in memory, to find the ones that stand twice.
@@ -58,10 +60,7 @@ class ArrowSource(Source):
             object.__setattr__(self, "data", place)
             root = root or folder_of(place)
         elif not self._is_table() and not hasattr(self.data, "read_next_batch"):
-            raise BowerbirdError(
-                f"{type(self.data).__name__} is not an Arrow table.",
-                hint="Give a pyarrow.Table, a RecordBatchReader, or the path of an .arrow or .feather file.",
-            )
+            object.__setattr__(self, "data", _table(self.data))
         object.__setattr__(self, "root", root or located("."))
 
     def _is_table(self) -> bool:
@@ -204,6 +203,29 @@ class _Slice(Source):
         with pa.ipc.new_stream(sink, self.table.schema) as writer:
             writer.write_table(self.table)
         return (_slice, (sink.getvalue().to_pybytes(), self.rows))
+
+
+def _table(data: Any) -> pa.Table:
+    """The rows of a data frame, or of whatever else speaks Arrow's C interface.
+
+    Raises:
+        BowerbirdError: it does not.
+    """
+    import pyarrow as pa
+
+    if not any(hasattr(data, f"__arrow_c_{kind}__") for kind in ("stream", "array")):
+        raise BowerbirdError(
+            f"{type(data).__name__} is not an Arrow table.",
+            hint="Give a pyarrow.Table, a RecordBatchReader, a data frame, or the path of an .arrow or .feather file.",
+        )
+    try:
+        table = pa.table(data)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise BowerbirdError(
+            f"This {type(data).__name__} cannot become an Arrow table: {one_line(error, 200)}.",
+            hint="Give each column values of one type.",
+        ) from error
+    return table.drop_columns([name for name in table.column_names if name.startswith("__index_level_")])
 
 
 def _slice(stream: bytes, rows: _Rows) -> _Slice:

@@ -169,7 +169,7 @@ class _Place:
         id = name if stored == path else stored
         if isinstance(found, Unreachable):
             return Failure(id, label, found.error)
-        return Record(id, image=Path(path))
+        return Record(id, image=Path(path), named=False)
 
 
 def _metadata(root: str, text: str | Sequence[str], label: str) -> tuple[dict[str, Record], list[Failure]]:
@@ -213,11 +213,12 @@ def _rows(table: str, text: str | Sequence[str]) -> Iterator[Any]:
     if table.endswith(".parquet"):
         image = _file_column(ParquetSource(table).names(), table)
         return iter(ParquetSource(table, image=image, text=text))
-    kind = CsvSource if table.endswith(".csv") else JsonLinesSource
-    first = next((row for row in kind(table) if isinstance(row, Record)), None)
+    if table.endswith(".csv"):
+        return iter(CsvSource(table, image=_file_column(CsvSource(table).names(), table), text=text))
+    first = next((row for row in JsonLinesSource(table) if isinstance(row, Record)), None)
     if first is None:
-        return iter(kind(table))
-    return iter(kind(table, image=_file_column(list(first.attributes), table), text=text))
+        return iter(JsonLinesSource(table))
+    return iter(JsonLinesSource(table, image=_file_column(list(first.attributes), table), text=text))
 
 
 def _file_column(names: Sequence[str], table: str) -> str:
@@ -274,7 +275,10 @@ class _Files(Source):
 
     def __iter__(self) -> Iterator[Record | Failure]:
         for item in self.items:
-            yield item if isinstance(item, Failure) else Record(item[0], Path(item[1]), *item[2:])
+            if isinstance(item, Failure):
+                yield item
+            else:
+                yield Record(item[0], Path(item[1]), *item[2:], named=False)
 
     def count(self) -> int:
         return len(self.items)

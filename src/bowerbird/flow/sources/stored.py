@@ -72,4 +72,4 @@ class _Listed(Source):
 def _element(found: StoredFile | UnlistedFolder) -> Record | Failure:
     if isinstance(found, UnlistedFolder):
         return Failure(found.uri, "read", found.error)
-    return Record(id=found.uri, image=found)
+    return Record(id=found.uri, image=found, named=False)

@@ -199,7 +199,7 @@ class _Shard(Source):
                     attributes[suffix] = content
         except InputError as error:
             return Failure(id, WebDatasetSource.label, error)
-        return Record(id, image=image, texts=texts, attributes=attributes)
+        return Record(id, image=image, texts=texts, attributes=attributes, named=True)
 
     def _members(self) -> Iterator[tuple[str, Any]]:
         """Names of the regular files, and what they hold: bytes, or a `TarMember`, or why that cannot be had.

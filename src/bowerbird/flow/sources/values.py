@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bowerbird.errors import BowerbirdError, UnsupportedInputError
-from bowerbird.flow.functions import failed
 from bowerbird.flow.plan import Source
+from bowerbird.media.reading import one_line
 from bowerbird.record import Failure, Record
 
 PART_ITEMS = 1024
@@ -69,7 +69,7 @@ class IterableSource(Source):
     """The elements of a Python iterable, as they are.
 
     An iterator, such as a generator, can be gone through once; a function that returns a new one can be gone through
-    any number of times. When it raises, what came before is kept and one `Failure` stands at the place it raised.
+    any number of times. When it raises, so does the run: what is cut off in the middle must not look complete.
 
     Attributes:
         items: a sequence or any other iterable; or a function without arguments that returns one.
@@ -106,7 +106,7 @@ class IterableSource(Source):
         """See `Source`.
 
         Raises:
-            BowerbirdError: an iterator is gone through for the second time.
+            BowerbirdError: an iterator is gone through for the second time, or raises.
         """
         if isinstance(self.items, Iterator):
             if self._used:
@@ -124,9 +124,12 @@ class IterableSource(Source):
             for element in elements:
                 yield element
                 place += 1
-        except Exception as error:  # noqa: BLE001  whatever a user's iterator raises stands at its place
-            at = failed(None, self.label, error)
-            yield Failure(f"element {place}", at.step, at.error)
+        except Exception as error:
+            said = f"{type(error).__name__} after {place:,} element{'' if place == 1 else 's'}"
+            raise BowerbirdError(
+                f"{self.label}: the iterator raised {said}: {one_line(error, 500)}",
+                hint="Catch it where the elements are made, and leave out what cannot be.",
+            ) from error
 
     def parts(self) -> Sequence[Source]:
         """Slices of a sequence; everything else is one part."""
@@ -148,9 +151,19 @@ class IterableSource(Source):
 
 @dataclass(frozen=True)
 class TextSource(Source):
-    """A record for each of some texts, with the ids `text:0`, `text:1` and so on."""
+    """A record for each of some texts, with the ids `text:0`, `text:1` and so on.
+
+    Raises:
+        BowerbirdError: the texts are one string.
+    """
 
     texts: IterableSource
+
+    def __post_init__(self) -> None:
+        if isinstance(self.texts.items, (str, bytes)):
+            raise BowerbirdError(
+                "from_texts takes several texts, and this is one string.", hint="Give a list: [text]."
+            )
 
     @property
     def once(self) -> bool:
@@ -163,7 +176,7 @@ class TextSource(Source):
             if isinstance(text, Failure):
                 yield text
             elif isinstance(text, str):
-                yield Record(id_, texts=(text,))
+                yield Record(id_, texts=(text,), named=False)
             else:
                 error = UnsupportedInputError(
                     f"{id_} is of type {type(text).__name__}, not a text.", hint="Give a str."

@@ -27,7 +27,8 @@ class WebSource(Source):
     """Pictures by a list of `http://` or `https://` addresses.
 
     ``WebSource(["https://host/a.jpg"])``, or ``WebSource("urls.txt")``: a file, local or in a store, of one address
-    a line; empty lines and lines that begin with # are left out. Records have the address as id, and are fetched when
+    a line; empty lines and lines that begin with # are left out. One string that is itself such an address is a list
+    of one. Records have the address as id, and are fetched when
     they are read. What is no such address is a failure at its place.
 
     Attributes:
@@ -45,6 +46,8 @@ class WebSource(Source):
     limits: WebLimits = field(default_factory=WebLimits)
 
     def __post_init__(self) -> None:
+        if isinstance(self.urls, str) and is_web(self.urls):
+            object.__setattr__(self, "urls", (self.urls,))
         if self.texts is None:
             return
         if isinstance(self.urls, str | Path):
@@ -71,7 +74,7 @@ class WebSource(Source):
             )
             return Failure(place, "read", error)
         several = (texts,) if isinstance(texts, str) else tuple(texts or ())
-        return Record(id=url, image=WebFile(url, self.limits), texts=several)
+        return Record(id=url, image=WebFile(url, self.limits), texts=several, named=False)
 
     def describe(self) -> str:
         """See `Source`."""

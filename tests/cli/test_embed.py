@@ -5,7 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
+import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -100,7 +105,9 @@ def test_what_failed_is_listed(run: Command, folder: Path, table: Path) -> None:
     assert re.search(r"  failed: captions\.csv:5: .*gone\.jpg does not exist", done.err)
     assert re.search(r"  failed: captions\.csv:6: .*bad\.jpg", done.err)
     assert "  failed: captions.csv:7 has 1 fields where the header has 3" in done.err
-    listed = [json.loads(line) for line in (folder.parent / "out.errors.jsonl").read_text().splitlines()]
+    listed = [
+        json.loads(line) for line in (folder.parent / "out.parquet.errors.jsonl").read_text().splitlines()
+    ]
     assert [entry["id"] for entry in listed] == ["captions.csv:5", "captions.csv:6", "captions.csv:7"]
     strict = run("embed", table, *TABLE, "-o", "out.parquet", "--overwrite", "--strict", code=1)
     assert strict.err.count("  failed: ") == 3
@@ -144,7 +151,11 @@ BAD = [
     (("photos", "-o", "out", "--workers", "-2"), ["--workers"]),
     (("photos", "-o", "out", "--model", "no-such"), ["no-such"]),
     (("photos", "-o", "out", "--precision", "sloppy"), ["sloppy"]),
-    (("photos", "-o", "captions.csv"), ["captions.csv"]),
+    (("photos", "-o", "captions.csv"), ["What to write cannot be told from captions.csv", "--format"]),
+    (("photos", "-o", "out.npz"), ["cannot be told from out.npz"]),
+    (("photos", "-o", "out.npy"), ["npy writes a folder", "Name a folder"]),
+    (("photos", "-o", "out.npy", "--format", "npy"), ["npy writes a folder"]),
+    (("photos", "-o", "out.bower"), ["bowerbird index"]),
 ]
 
 
@@ -157,7 +168,7 @@ def test_bad_options_write_nothing(
     refused = run("embed", *options, code=2)
     for part in said:
         assert part in refused.err
-    assert not (folder.parent / "out").exists()
+    assert not list(folder.parent.glob("out*"))
     assert table.read_bytes() == before
 
 
@@ -166,3 +177,44 @@ def test_progress_is_for_terminals(run: Command, folder: Path) -> None:
     assert "\r" not in piped.err
     assert "\x1b" not in piped.err
     assert "embedding" not in piped.err
+
+
+@pytest.mark.slow
+def test_an_address(run: Command, folder: Path, photographs: dict[str, Path]) -> None:
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_port}/chelsea.jpg"
+        try:
+            done = run("embed", url, "-o", "out.parquet")
+            indexed = run("index", url, "--index", "web.bower")
+        finally:
+            server.shutdown()
+    assert "1 done" in done.err
+    (record,) = Collection.from_parquet(folder.parent / "out.parquet")
+    assert (record.id, record["width"]) == (url, 320)
+    assert re.search(r"1 picture in .*web\.bower", indexed.err)
+    assert "1 vector from the cache" in run("embed", folder / "chelsea.jpg", "-o", "again").err
+
+
+def test_stopped(run: Command, folder: Path) -> None:
+    asked, stopped = Event(), Event()
+
+    class Slow(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.set()
+            stopped.wait(60)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        Thread(target=server.serve_forever).start()
+        try:
+            process = run.start("embed", f"http://127.0.0.1:{server.server_port}/a.jpg", "-o", "out")
+            assert asked.wait(50)
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+        finally:
+            stopped.set()
+            server.shutdown()
+        done = run.finish(process, code=130)
+    assert "what was embedded is in the cache, and the same command continues" in done.err
+    assert not (folder.parent / "out").exists()

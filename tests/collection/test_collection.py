@@ -259,15 +259,16 @@ def test_what_failed_is_logged_once_and_by_kind(caplog):
     assert caplog.records == []
 
 
-def test_a_source_that_breaks_off_is_a_failure_at_the_end():
+def test_a_source_that_breaks_off_stops_the_run_after_what_it_gave():
     def source():
         yield from (1, 2)
         raise OSError("the disk is gone")
 
-    *numbers, last = Collection.from_items(source).map(lambda n: n + 1).to_list()
-    assert numbers == [2, 3]
-    assert last.kind == "OSError"
-    assert last.step == "from_items"
+    given = []
+    with pytest.raises(bb.BowerbirdError, match="raised OSError after 2 elements: the disk is gone"):
+        for number in Collection.from_items(source).map(lambda n: n + 1):
+            given.append(number)
+    assert given == [2, 3]
 
 
 def test_a_failure_passes_every_step_untouched(model):

@@ -108,13 +108,60 @@ def test_what_is_written_by_suffix_or_format_is_read_back(records, tmp_path, nam
         )  # clip-retrieval keeps float16
 
 
-@pytest.mark.parametrize(("name", "format"), [("out.npy", ""), ("out", "npy")])
+@pytest.mark.parametrize(("name", "format"), [("out", ""), ("out", "npy"), ("out.v2", "npy")])
 def test_npy(records, tmp_path, name, format):
     records.write(tmp_path / name, format=format)
     written = sorted(path.name for path in tmp_path.rglob("*.npy") if path.is_file())
     assert written
     rows = np.load(next(path for path in tmp_path.rglob("image.npy") if path.is_file()))
     assert (rows == np.stack([record.vector for record in records])).all()
+    back = Collection.from_npy(tmp_path / name).to_list()
+    assert [(record.id, record.text, record["n"]) for record in back] == [
+        ("r0", "text 0", 0),
+        ("r1", "text 1", 1),
+        ("r2", "text 2", 2),
+    ]
+    assert (rows == np.stack([record.vector for record in back])).all()
+
+
+@pytest.mark.parametrize("format", ["", "npy"])
+def test_npy_is_a_folder(records, tmp_path, format):
+    with pytest.raises(BowerbirdError, match=r"npy writes a folder with an array.*Name a folder"):
+        records.write(tmp_path / "odd.NPY", format=format)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("format", ["npy", "clip-retrieval"])
+def test_vectors_of_nothing(tmp_path, format):
+    with pytest.raises(BowerbirdError, match=r"Nothing was embedded.*\.embed\(MODEL\)"):
+        Collection.from_texts(["a"]).write(tmp_path / "out", format=format)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "reader"),
+    [
+        ("out.parquet", "", "from_parquet"),
+        ("out.lance", "", "from_lance"),
+        ("out", "npy", "from_npy"),
+        ("out", "clip-retrieval", "from_clip_retrieval"),
+    ],
+)
+def test_what_was_told_of_pictures_is_written(photographs, model, tmp_path, name, format, reader):
+    records = Collection.from_glob(photographs["chelsea"]).embed(model)
+    (before,) = records
+    assert before["width"] == 320
+    records.write(tmp_path / name, format=format)
+    (after,) = getattr(Collection, reader)(tmp_path / name)
+    for fact in ("width", "height", "format", "taken_at"):
+        assert after[fact] == before[fact]
+    assert records.to_arrow().column("width").to_pylist() == [320]
+
+
+def test_errors_files_of_several_outputs(records, tmp_path):
+    for name in ("x.parquet", "x.lance"):
+        broken(records).write(tmp_path / name)
+        assert (tmp_path / f"{name}.errors.jsonl").is_file()
 
 
 def test_an_index(records, tmp_path):
@@ -126,7 +173,7 @@ def test_an_index(records, tmp_path):
 
 
 def test_a_suffix_that_says_nothing_or_a_format_there_is_none(records, tmp_path):
-    for target in ("out", "out.txt", "photos/"):
+    for target in ("out.txt", "photos.2024/", "out.npz"):
         with pytest.raises(BowerbirdError, match="cannot be told") as caught:
             records.write(tmp_path / target)
         assert ".parquet" in caught.value.hint
@@ -135,7 +182,7 @@ def test_a_suffix_that_says_nothing_or_a_format_there_is_none(records, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["out.parquet", "out.lance", "out.npy"])
+@pytest.mark.parametrize("name", ["out.parquet", "out.lance", "out"])
 def test_what_is_there_is_not_replaced_unasked(records, tmp_path, name):
     records.write(tmp_path / name)
     with pytest.raises(BowerbirdError):
@@ -143,7 +190,7 @@ def test_what_is_there_is_not_replaced_unasked(records, tmp_path, name):
     assert records.limit(2).write(tmp_path / name, overwrite=True).done == 2
 
 
-@pytest.mark.parametrize("name", ["out.parquet", "out.lance", "out.npy"])
+@pytest.mark.parametrize("name", ["out.parquet", "out.lance", "out"])
 def test_failures_are_listed_beside_the_output(records, tmp_path, name):
     report = broken(records).write(tmp_path / name)
     assert (report.done, dict(report.failed)) == (2, {"ValueError": 1})
@@ -153,7 +200,7 @@ def test_failures_are_listed_beside_the_output(records, tmp_path, name):
     assert "in fail" in line["trace"]
 
 
-@pytest.mark.parametrize("name", ["out.parquet", "out.lance", "out.npy"])
+@pytest.mark.parametrize("name", ["out.parquet", "out.lance", "out"])
 def test_a_run_that_stops_leaves_nothing_that_looks_complete(records, tmp_path, name):
     with pytest.raises(RecordError, match="r1"):
         broken(records).on_error("raise").write(tmp_path / name)

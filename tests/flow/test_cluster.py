@@ -341,7 +341,7 @@ class TestOnACluster:
 
         plan = Plan(RangeSource(3), (MapBatches(Unmakable, "unmakable"),))
         with pytest.raises(
-            BowerbirdError, match=r"unmakable failed on a worker.*RuntimeError: no weights"
+            BowerbirdError, match=r"Unmakable could not be made: RuntimeError: no weights"
         ) as caught:
             everything(plan, Ray(nodes.address, workers=1))
         assert "in __init__" in str(caught.value)

@@ -235,6 +235,9 @@ def test_a_class_that_cannot_be_made_stops_the_run():
         def __init__(self):
             raise RuntimeError("no licence")
 
+        def __call__(self, items):
+            return items
+
     with pytest.raises(BowerbirdError, match="a Broken could not be made: RuntimeError: no licence"):
         Collection.range(3).map_batches(Broken).to_list()
 

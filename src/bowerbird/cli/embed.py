@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -71,15 +73,14 @@ def embed(
     from bowerbird.collection.sinks import write
     from bowerbird.models.encoder import load
 
-    chosen = format or _by_suffix(output)
-    _check(chosen)
+    chosen = _format(format, output)
     options = TableOptions(image, tuple(text or ()), id, delimiter, root)
     place = executor(on, address, workers, cpus, gpus)
     records = some(sources, together([collection(source, options) for source in sources]))
     encoder = load(model, precision=precision)
     with native_libraries_silent(), Display("embedding") as display:
         display.start(records.plan.source.count() or 0)
-        seen = 0
+        seen, stopped = 0, False
 
         def advance(progress: Progress) -> None:
             nonlocal seen
@@ -88,24 +89,37 @@ def embed(
             seen = now
 
         steps = records.embed(encoder).progress(advance)
-        report = write(steps.plan, place, output, chosen, overwrite=overwrite)
+        try:
+            report = write(steps.plan, place, output, chosen, overwrite=overwrite)
+        except KeyboardInterrupt:
+            stopped = True
+    if stopped:
+        say("Stopped early; what was embedded is in the cache, and the same command continues from there.")
+        raise SystemExit(130)
     _summary(report, output)
     if strict and report.failed:
         raise typer.Exit(1)
 
 
-def _by_suffix(output: str) -> str:
-    for suffix in ("parquet", "lance"):
-        if output.rstrip("/").lower().endswith(f".{suffix}"):
-            return suffix
-    return "npy"
-
-
-def _check(format: str) -> None:
+def _format(format: str, output: str) -> str:
+    """What is written: as asked for, or by the suffix of the output."""
     from bowerbird.errors import BowerbirdError
 
-    if format not in FORMATS:
-        raise BowerbirdError(f"--format {format} is not known.", hint=f"Use {', '.join(FORMATS)}.")
+    if format:
+        if format not in FORMATS:
+            raise BowerbirdError(f"--format {format} is not known.", hint=f"Use {', '.join(FORMATS)}.")
+        return format
+    suffix = os.path.splitext(os.path.basename(output.rstrip("/")))[1].lower().removeprefix(".")
+    if suffix in ("parquet", "lance"):
+        return suffix
+    if suffix == "bower":
+        raise BowerbirdError(f"{output} would be an index.", hint="bowerbird index makes it: --index PATH.")
+    if suffix not in ("", "npy"):
+        raise BowerbirdError(
+            f"What to write cannot be told from {output}.",
+            hint=f"Name a folder, or .parquet or .lance; or give --format, one of {', '.join(FORMATS)}.",
+        )
+    return "npy"
 
 
 def _summary(report: RunReport, output: str) -> None:
@@ -117,7 +131,8 @@ def _summary(report: RunReport, output: str) -> None:
     if (more := report.failed.total() - SHOWN_FAILURES) > 0:
         say(f"  ... and {more:,} more, in the errors file beside the output.")
     for what, number in report.counts.items():
-        say(f"  {number:,} {what}")
+        # The first word is what is counted.
+        say(f"  {number:,} {re.sub(r's ', ' ', what, count=1) if number == 1 else what}")
     for note in report.notes:
         say(f"  {note}")
     if report.verdict:

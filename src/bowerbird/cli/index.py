@@ -232,4 +232,6 @@ def _summary(opened: Index, report: Report, every: bool) -> None:
         for tower, numerics in opened.model.numerics().items():
             say(f"fast: {tower} tower in {numerics_line(numerics)}")
     kind = "records" if any(column.modality == "text" for column in opened.columns) else "pictures"
+    if len(opened) == 1:
+        kind = kind.removesuffix("s")
     say(f"{len(opened):,} {kind} in {opened.path}")

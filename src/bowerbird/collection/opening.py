@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from os import fspath
+from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from bowerbird.errors import BowerbirdError
 from bowerbird.flow.plan import Plan, Source
 from bowerbird.record import Record
 
@@ -71,23 +72,36 @@ class Opening:
         return cls.of(TextSource(IterableSource(texts)))
 
     @classmethod
-    def from_glob(cls, *patterns: Place) -> Collection[Record]:
+    def from_glob(cls, *patterns: Place | Sequence[Place]) -> Collection[Record]:
         """A record for each picture that some patterns, folders or files lead to, on disk or in an object store.
 
-        `**` crosses folders. A folder is walked whole. What lies in object stores comes last. The path, as it is
-        found, is the record's id.
+        `**` crosses folders. A folder is walked whole. What lies in object stores comes after what lies here, and
+        then what http and https addresses lead to. The path, as it is found, is the record's id.
+
+        Args:
+            patterns: one or several, or lists of them.
 
         >>> Collection.from_glob(samples() / "*.jpg").count()
         6
         """
-        from bowerbird.flow.sources.addresses import is_remote
+        from bowerbird.flow.sources.addresses import is_remote, is_web
         from bowerbird.flow.sources.folders import GlobSource
         from bowerbird.flow.sources.several import Several
         from bowerbird.flow.sources.stored import StoredSource
+        from bowerbird.flow.sources.web import WebSource
 
-        here = [fspath(pattern) for pattern in patterns if not is_remote(str(pattern))]
+        wanted = [
+            fspath(pattern)
+            for group in patterns
+            for pattern in ((group,) if isinstance(group, (str, PathLike)) else group)
+        ]
+        if not wanted:
+            raise BowerbirdError("from_glob was given nothing.", hint="Give a pattern, a folder or a file.")
+        here = [pattern for pattern in wanted if not is_remote(pattern)]
+        web = [pattern for pattern in wanted if is_web(pattern)]
         sources: list[Source] = [GlobSource(here)] if here else []
-        sources += [StoredSource(str(pattern)) for pattern in patterns if is_remote(str(pattern))]
+        sources += [StoredSource(place) for place in wanted if is_remote(place) and not is_web(place)]
+        sources += [WebSource(web)] if web else []
         return cls.of(sources[0] if len(sources) == 1 else Several(tuple(sources)))
 
     @classmethod
@@ -179,7 +193,8 @@ class Opening:
     ) -> Collection[Record]:
         """A record for each row of an Arrow table, a reader of record batches, or an `.arrow` or `.feather` file.
 
-        Tables of pandas and polars are taken as well. The arguments are those of `from_csv`.
+        Data frames of pandas and polars are taken as well, and all else that speaks Arrow's C interface. The
+        arguments are those of `from_csv`.
 
         >>> import pyarrow as pa
         >>> Collection.from_arrow(pa.table({"note": ["a cat"]}), text="note").select("text").to_list()
@@ -224,15 +239,15 @@ class Opening:
         return cls.of(WebDatasetSource([fspath(shard) for shard in shards]))
 
     @classmethod
-    def from_npy(
-        cls, path: Place, *, metadata: Place | None = None, name: str = "image"
-    ) -> Collection[Record]:
+    def from_npy(cls, path: Place, *, metadata: Place | None = None, name: str = "") -> Collection[Record]:
         """A record with a vector for each row of a NumPy array (n, dim).
 
         Args:
-            path: of the `.npy` file.
-            metadata: a table with a row for each vector: `.parquet`, `.jsonl` or `.csv`.
-            name: what the vectors are called.
+            path: of the `.npy` file, or of a folder that `write` made.
+            metadata: a table with a row for each vector: `.parquet`, `.jsonl` or `.csv`; of what `write` made, its
+                `records.parquet` is found.
+            name: what the vectors are called, and of a folder which of them are read; empty: `image`, or of what
+                `write` made the name that they had.
 
         >>> import numpy as np
         >>> np.save(tmp / "rows.npy", np.eye(3, dtype=np.float32))
@@ -269,7 +284,7 @@ class Opening:
         An address that cannot be reached, or answers with something else, is a `Failure` at its place.
 
         Args:
-            urls: addresses, or a file with one on each line.
+            urls: addresses, one or several, or a file with one on each line.
             timeout: seconds that one picture may take.
             retries: how often a failure that may pass is tried again.
             public_only: refuse addresses of private networks, also after redirects.

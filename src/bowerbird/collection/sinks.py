@@ -25,7 +25,7 @@ LOG = logging.getLogger("bowerbird")
 
 FORMATS = {
     "index": ".bower",
-    "npy": ".npy",
+    "npy": "",
     "parquet": ".parquet",
     "lance": ".lance",
     "clip-retrieval": "",
@@ -88,6 +88,10 @@ def write(
         from bowerbird.search.records import write_index
 
         return write_index(plan, executor, str(target))
+    if str(target).rstrip("/").lower().endswith(".npy"):
+        raise BowerbirdError(
+            f"{target}: npy writes a folder with an array for each kind of vector.", hint="Name a folder."
+        )
     if is_remote(str(target)):
         raise BowerbirdError(
             f"{kind} is written to this machine only, not to {target}.",
@@ -111,12 +115,14 @@ def into(sink: Sink, plan: Plan, executor: Executor) -> None:
 
 def _by_suffix(target: str) -> str:
     suffix = Path(target.rstrip("/")).suffix.lower()
+    if suffix in ("", ".npy"):
+        return "npy"
     for kind, known in FORMATS.items():
         if known and suffix == known:
             return kind
     raise BowerbirdError(
         f"What to write cannot be told from {target}.",
-        hint=f"Give format=, one of {', '.join(FORMATS)}, or a suffix: .bower, .npy, .parquet, .lance.",
+        hint=f"Give format=, one of {', '.join(FORMATS)}, or a suffix: .bower, .parquet, .lance.",
     )
 
 

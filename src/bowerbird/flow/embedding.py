@@ -106,10 +106,7 @@ class Embed(Stateless):
         """The step for a table that has some contents already."""
         return replace(self, known=known)
 
-    @property
-    def uses_picture(self) -> bool:
-        """It opens pictures by itself, at the scale that the model needs."""
-        return False
+    looks = False  # it opens pictures by itself, at the scale that the model needs
 
     def cost(self, item: Any) -> int:
         """So that a chunk holds one batch of pictures, or many texts, which are sorted by length."""

@@ -109,10 +109,7 @@ class Search(Stateless):
     model: str = ""
     against: Mapping[str, Gallery] | None = None
 
-    @property
-    def uses_picture(self) -> bool:
-        """See `Step`."""
-        return False
+    looks = False
 
     def prepared(self, run: Run) -> Search:
         """See `Step`: the collection that is searched is run, once."""

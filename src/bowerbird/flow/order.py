@@ -69,10 +69,7 @@ class Batch(Sequential):
     size: int
     label: str
 
-    @property
-    def uses_picture(self) -> bool:
-        """See `Step`."""
-        return False
+    looks = False
 
     def stream(self, chunks: Iterator[Chunk], clock: Clock) -> Iterator[Chunk]:
         """See `Sequential`."""
@@ -99,10 +96,7 @@ class Limit(Sequential):
     count: int
     label: str
 
-    @property
-    def uses_picture(self) -> bool:
-        """See `Step`."""
-        return False
+    looks = False
 
     def stream(self, chunks: Iterator[Chunk], clock: Clock) -> Iterator[Chunk]:
         """See `Sequential`."""
@@ -129,10 +123,7 @@ class Sample(Sequential):
     seed: int
     label: str
 
-    @property
-    def uses_picture(self) -> bool:
-        """See `Step`."""
-        return False
+    looks = False
 
     def stream(self, chunks: Iterator[Chunk], clock: Clock) -> Iterator[Chunk]:
         """See `Sequential`."""
@@ -257,10 +248,7 @@ class DedupeVectors(Sequential):
     vector: str
     label: str
 
-    @property
-    def uses_picture(self) -> bool:
-        """See `Step`."""
-        return False
+    looks = False
 
     def stream(self, chunks: Iterator[Chunk], clock: Clock) -> Iterator[Chunk]:
         """See `Sequential`."""
@@ -353,10 +341,7 @@ class Report(Sequential):
     total: int | None
     label: str
 
-    @property
-    def uses_picture(self) -> bool:
-        """See `Step`."""
-        return False
+    looks = False
 
     def stream(self, chunks: Iterator[Chunk], clock: Clock) -> Iterator[Chunk]:
         """See `Sequential`."""

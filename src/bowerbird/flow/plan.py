@@ -89,10 +89,13 @@ class Step(ABC):
         """A line for people."""
         return self.label
 
+    looks: ClassVar[bool] = True
+    """Whether it may look at the pictures of records."""
+
     @property
     def uses_picture(self) -> bool:
-        """Whether it may look at the pictures of records; a decoded picture that nobody looks at is not kept."""
-        return True
+        """Whether this one looks at pictures; one that is decoded and that nobody looks at is not kept."""
+        return self.looks
 
     @property
     def hides_picture(self) -> bool:

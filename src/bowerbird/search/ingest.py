@@ -71,7 +71,7 @@ class Ingest:
         if self.progress:
             self.progress.start(total)
         source = _Changed(self)
-        steps = only_new((self.writer.embed,), self.writer, self.executor, source)
+        steps = only_new((self.writer.embed,), self.writer, self.executor)
         results = carried_out(Plan(source, steps), self.executor, pictures=False)
         self.writer.write(results, before_end=self._forget_missing)
         self.report.seconds = time.monotonic() - started
@@ -93,7 +93,7 @@ class Ingest:
                         self.progress.advance(1)
                     continue
             stamp = {"size": entry.size, "mtime_ns": entry.mtime_ns}
-            yield Record(entry.path, Path(entry.path), facts=stamp)
+            yield Record(entry.path, Path(entry.path), named=False, facts=stamp)
 
     def _forget_missing(self) -> None:
         gone = [

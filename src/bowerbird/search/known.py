@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bowerbird.search.rows import TOLD
-from bowerbird.store.table import Table
+import numpy as np
+
+from bowerbird.search.rows import TOLD, UNSEEN
+from bowerbird.store.table import VECTOR_MARK, Table
 
 
 class Known:
@@ -19,6 +21,7 @@ class Known:
         by_place: what a record is found again by (see `rows.place`) -> its newest row.
         by_content: content id -> the first row that holds it; `copies` has the others.
         seen: 1 for a row whose file the run has met.
+        empty: content id -> rows that have its bytes and no vector at all: runs embed those again.
         used: every id that is taken.
     """
 
@@ -30,12 +33,17 @@ class Known:
         self.by_place: dict[str, int] = {}
         self.by_content: dict[str, int] = {}
         self.copies: dict[str, list[int]] = {}
-        for batch in table.scan(["id", "uri", "content", "size", "mtime_ns"]):
-            columns = [
-                batch.column(name).to_pylist() for name in ("id", "uri", "content", "size", "mtime_ns")
-            ]
-            for id_, uri, content, size, mtime in zip(*columns, strict=True):
-                self.add(id_, uri, content, (size, mtime))
+        self.empty: dict[str, list[int]] = {}
+        names = ["id", "uri", "content", "size", "mtime_ns"]
+        # Their lengths say which vectors there are, and are read in no time.
+        norms = [name for name in table.names if name.endswith(f"{VECTOR_MARK}norm")]
+        for batch in table.scan([*names, *norms]):
+            columns = [batch.column(name).to_pylist() for name in names]
+            held = np.zeros(batch.num_rows, bool)
+            for name in norms:
+                held |= batch.column(name).is_valid().to_numpy(zero_copy_only=False)
+            for has, id_, uri, content, size, mtime in zip(held.tolist(), *columns, strict=True):
+                self.add(id_, uri, content, (size, mtime), held=has)
         self.seen = bytearray(len(self.ids))
         self.used = set(self.ids)
 
@@ -60,9 +68,22 @@ class Known:
         """Whether a row is just a file, rather than a row of a table that may have a picture."""
         return self.is_placed(row) and self.stamps[row][1] != TOLD
 
-    def add(self, id_: str, uri: str, content: str, stamp: tuple[int | None, int | None]) -> None:
-        """Take note of a row. A row at the same place, read or written before, is superseded."""
+    def add(
+        self, id_: str, uri: str, content: str, stamp: tuple[int | None, int | None], *, held: bool = True
+    ) -> None:
+        """Take note of a row. A row at the same place, read or written before, is superseded.
+
+        Args:
+            id_: of the record.
+            uri: where its file lies.
+            content: content id of its bytes.
+            stamp: of its file; see `rows.stamp_of`.
+            held: whether the row has vectors; nothing takes them from one that has none.
+        """
         row = len(self.ids)
+        if not held:
+            self.empty.setdefault(content, []).append(row)
+            stamp = (stamp[0], UNSEEN if stamp[1] and stamp[1] != TOLD else stamp[1])
         self.ids.append(id_)
         self.uris.append(uri)
         self.contents.append(content)
@@ -71,7 +92,7 @@ class Known:
             self.by_place[f"id:{id_}"] = row
         elif self.is_placed(row):
             self.by_place[uri if self.is_file(row) else f"told:{uri}"] = row
-        if self.by_content.setdefault(content, row) != row:
+        if held and self.by_content.setdefault(content, row) != row:
             self.copies.setdefault(content, []).append(row)
 
     def drop(self, row: int) -> None:

@@ -46,7 +46,8 @@ class WritePieces(Stateless):
         columns: vector columns of the table.
         names: by column, the vector of a record that it holds.
         attributes: columns of the table for what users know of their records.
-        replaced: says of which places (see `rows.place`) the table has rows.
+        replaced: says of which places (see `rows.place`) the table has rows; `id:ID` asks for a row by its id.
+        lacking: vectors that the table may be given columns for, and has none yet.
     """
 
     write: Callable[[pa.Table], bytes]
@@ -54,12 +55,10 @@ class WritePieces(Stateless):
     names: Mapping[str, str]
     attributes: pa.Schema
     replaced: Callable[[Sequence[str]], Sequence[bool]]
+    lacking: frozenset[str] = frozenset()
     label: str = "write"
 
-    @property
-    def uses_picture(self) -> bool:
-        """See `Step`."""
-        return False
+    looks = False
 
     def for_worker(self, threads: int) -> WritePieces:
         """See `Stateless`. What writing needs is imported now, while the first records are on their way."""
@@ -70,13 +69,15 @@ class WritePieces(Stateless):
     def run(self, items: Chunk, clock: Clock) -> Chunk:
         """See `Stateless`."""
         fresh = [at for at, item in enumerate(items) if isinstance(item, Record) and item.vectors]
-        there = self.replaced([place(items[at]) for at in fresh])
+        # By the id too: a row of that id that has lost its vectors may lie at another place.
+        there = self.replaced([key for at in fresh for key in (place(items[at]), f"id:{row_id(items[at])}")])
         layout = Layout(self.columns, self.names, Attributes(self.attributes, quiet=True))
         rows: list[dict[str, Any]] = []
         places: list[int] = []
-        for at, old in zip(fresh, there, strict=True):
+        for at, *old in zip(fresh, there[::2], there[1::2], strict=True):
             record = items[at]
-            if not old and layout.attributes.fit(record.attributes):
+            fits = self.lacking.isdisjoint(record.vectors) and layout.attributes.fit(record.attributes)
+            if fits and not any(old):
                 places.append(at)
                 rows.append(layout.row(record, layout.values(record), row_id(record)))
         if not rows:

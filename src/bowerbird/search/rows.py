@@ -240,14 +240,21 @@ class Attributes:
         )
 
     def settle(
-        self, rows: Sequence[Mapping[str, Any]], table: Table, *, widen: bool = True
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        table: Table,
+        *,
+        first: bool = True,
+        fixed: frozenset[str] = frozenset(),
     ) -> dict[int, InputError]:
         """Add and widen columns of a table, so that the rows fit.
 
         Args:
             rows: with attributes put in by `add`.
             table: gets the columns.
-            widen: whether a column may change its type; not while others write rows of the old one.
+            first: whether these are the first rows of a run: new columns then take a type that holds all of them.
+                Later it is that of their first value, so that nothing depends on which rows come together.
+            fixed: columns that may not change their type: others write rows of it.
 
         Returns:
             errors by row, for what cannot be made to fit.
@@ -263,18 +270,20 @@ class Attributes:
         refused: dict[int, InputError] = {}
         new, wider = [], []
         for name, type_ in typed.items():
-            if name not in known:
-                new.append(pa.field(name, _stored(type_)))
-                continue
-            wanted = unify(pa.schema([(name, known[name])]), pa.schema([(name, type_)])).field(0).type
-            if wanted.equals(known[name]):
-                continue
-            misfits = self._refused(rows, name, known[name])
-            if widen and pa.types.is_integer(known[name]):
+            have = known.get(name)
+            if have is None:
+                have = _stored(type_ if first else _first_type(rows, name))
+            wanted = unify(pa.schema([(name, have)]), pa.schema([(name, _stored(type_))])).field(0).type
+            misfits = {} if wanted.equals(have) else self._refused(rows, name, have)
+            if misfits and name not in fixed and pa.types.is_integer(have):
                 left = self._refused(rows, name, pa.float64())
-                if len(left) < len(misfits) and not table.count(f"abs(`{name}`) > {_EXACT}"):
-                    wider.append(pa.field(name, pa.float64()))
-                    misfits = left
+                exact = name not in known or not table.count(f"abs(`{name}`) > {_EXACT}")
+                if len(left) < len(misfits) and exact:
+                    have, misfits = pa.float64(), left
+            if name not in known:
+                new.append(pa.field(name, have))
+            elif not have.equals(known[name]):
+                wider.append(pa.field(name, have))
             refused.update(misfits)
         lacking = set(schema(()).names) - set(table.names)
         if new or wider or lacking:
@@ -317,6 +326,14 @@ def _plain(value: Any) -> Any:
 
 
 _KEPT = (str, int, float, datetime, date, bytes, list, tuple, Mapping, np.ndarray)
+
+
+def _first_type(rows: Sequence[Mapping[str, Any]], name: str) -> pa.DataType:
+    """The type of the first value that says something of it."""
+    import pyarrow as pa
+
+    found = (column(name, [value]).type for row in rows if (value := row.get(ATTRIBUTE + name)) is not None)
+    return next((type_ for type_ in found if not pa.types.is_null(type_)), pa.string())
 
 
 def _fits(name: str, value: Any, type_: pa.DataType) -> bool:

@@ -10,10 +10,12 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from bowerbird.errors import InputError, RecordError, RowError
+from bowerbird.errors import BowerbirdError, InputError, RowError, StoreError
 from bowerbird.flow.embedding import Embed
 from bowerbird.flow.files import from_uri, is_gone, printable
 from bowerbird.flow.local import worked
@@ -28,6 +30,8 @@ from bowerbird.settings import settings
 from bowerbird.store.table import schema
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from bowerbird.search.index import Index
 
 COMMIT_BYTES = 64 << 20
@@ -106,6 +110,7 @@ class Writer:
         self.progress = progress
         self.refused = refused
         self.roots = roots
+        self.single: pa.Table | None = None  # rows that have left the table to come back alone
         self.known = self._known()
         self.layout = self._layout()
         self.rows: list[dict[str, Any]] = []
@@ -115,22 +120,30 @@ class Writer:
         self.opened = 0  # how many rows of the last of them have not been taken note of yet
         self.written_ids: set[str] = set()  # ids of all rows that workers have written in this run
         self.doubles: set[str] = set()  # ids of which there are several rows
+        self.surplus: set[str] = set()  # ids of rows in pieces whose records were refused
         self.early: list[Record] = []  # copies of records that are still on their way
         self.alone = True  # whether nobody else writes rows of the same run
         self.stale: set[int] = set()  # rows of `known` whose places now hold other bytes
         self.pending: set[str] = set()  # contents on their way to the table
         self.waiting: list[Record] = []
-        self.taken: set[str] = set()  # ids of users that this run has met
+        self.taken: dict[str, int] = {}  # places that this run has met, and a hash of what was said there
+        self.refusals: list[Failure] = []  # reported when what waits for a commit is in the table
+        self.settled = False  # whether the first records have settled what attributes are
+        self.fixed: frozenset[str] = frozenset()  # attributes that others write, too
         self.committed = time.monotonic()
         # Once, not for every record: it parses the environment.
         self.commit_seconds = settings().commit_seconds
 
     def write(self, chunks: Iterator[Chunk], *, before_end: Callable[[], None] | None = None) -> None:
-        """Take all that a plan gives, and finish. Ctrl-C, or a failure that stops the run, keeps what was done.
+        """Take all that a plan gives, and finish. Ctrl-C, or an error that ends the run, keeps what was done.
 
         Args:
             chunks: embedded records, and failures.
             before_end: called when everything has been taken and committed.
+
+        Raises:
+            StoreError: the table cannot be written to; what was committed before stays.
+            BowerbirdError: whatever else ended the run.
         """
         try:
             with closed(chunks):
@@ -142,12 +155,14 @@ class Writer:
             if before_end:
                 before_end()
             self._finish()
-        except RecordError:
-            self.commit()
-            raise
         except KeyboardInterrupt:
             self.report.interrupted = True
             self.commit()
+        except StoreError:
+            raise
+        except BowerbirdError:
+            self.commit()
+            raise
 
     def take(self, item: Record | Written | Failure) -> None:
         """Take what came of a record."""
@@ -178,23 +193,31 @@ class Writer:
         """Embed a copy: the record that held its bytes has left the table since, or failed."""
         ((item,), _) = worked((self.embed,), [record])
         if isinstance(item, Failure):
-            self.taken.discard(record.id)
+            self.taken.pop(place(record), None)
             self._refuse(item)
             self._advance()
         else:
             self._take(item)
 
     def _is_taken(self, record: Record) -> bool:
-        """Whether the user's id has come before in this run; such a record is refused."""
-        if not record.named:
+        """Whether the user's id, or its file, has come before in this run.
+
+        Such a record is refused; a file that is the same as before is left alone.
+        """
+        where = place(record)
+        if not where:
             return False
-        if record.id not in self.taken:
-            self.taken.add(record.id)
+        says = hash((record.content, repr(sorted(record.attributes.items()))))
+        if where not in self.taken:
+            self.taken[where] = says
             return False
+        self._advance()
+        if not record.named and self.taken[where] == says:
+            self._count("unchanged")
+            return True
         hint = "Give each record an id of its own."
         error = RowError(f"{record.id} has come before in this run.", hint=hint)
         self._refuse(Failure(record.id, "index", error, record))
-        self._advance()
         return True
 
     def _take_written(self, item: Written) -> None:
@@ -204,12 +227,17 @@ class Writer:
             self.pieces.append(item.piece)
         self.opened = item.more
         written, held = row_id(record), self._is_held(record.content)
-        if written in self.written_ids:
+        # Before it is known whether the record is refused: that may raise.
+        there = record.named and self.known.at(place(record)) is not None
+        if there or written in self.written_ids or written in self.surplus:
             self.doubles.add(written)
-        self.written_ids.add(written)
+        elif place(record) in self.taken:
+            self.surplus.add(written)
+        else:
+            self.written_ids.add(written)
         if self._is_taken(record):
-            self.doubles.add(written)
-        elif held and not record.named:
+            return
+        if held and not record.named:
             self.waiting.append(record)  # Another record is that row.
         else:
             self.pending.add(record.content)
@@ -235,8 +263,8 @@ class Writer:
         if self.embed.vector_name("text") in record.vectors:
             self.make_room_for_texts()
         self.pending.add(record.content)
-        self._give_up(record)
         self._row(record, self.layout.values(record), *self._place(record))
+        self._give_up(record)  # After: if Ctrl-C comes between, nothing leaves without what takes its place.
         self._advance()
 
     def _layout(self) -> Layout:
@@ -247,7 +275,8 @@ class Writer:
         """Add the column for vectors of texts, if there is none."""
         if not any(column.modality == Modality.TEXT for column in self.layout.columns):
             self.index.make_room_for_texts()
-            self.layout = self._layout()
+            attributes, self.layout = self.layout.attributes, self._layout()
+            self.layout.attributes = attributes  # It knows which names it has warned of.
 
     def _is_held(self, content: str) -> bool:
         return content in self.known.by_content or content in self.pending
@@ -255,8 +284,23 @@ class Writer:
     def _place(self, record: Record) -> tuple[str, str]:
         """The id of the row for a record whose bytes are new at its place, and what it is counted as."""
         here = self.known.at(place(record))
+        again = None if record.named else self._empty(record, here)
+        if again is not None:
+            return self.known.ids[again], "changed"
         id_ = record.id if record.named else self.known.new_id(record.content)
         return id_, "changed" if here is not None else "added"
+
+    def _empty(self, record: Record, here: int | None) -> int | None:
+        """The row of a record that has lost its vectors; it is filled again, and keeps its id."""
+        empty = self.known.empty.get(record.content)
+        if not empty:
+            return None
+        if here is None and not place(record):
+            here = next((row for row in empty if not self.known.is_placed(row)), None)
+        if here not in empty:
+            return None
+        empty.remove(here)
+        return here
 
     def _count(self, what: str, by: int = 1) -> None:
         setattr(self.report, what, getattr(self.report, what) + by)
@@ -268,26 +312,32 @@ class Writer:
             self.stale.add(here)
 
     def _row(self, record: Record, values: Mapping[str, Any], id_: str, *counts: str) -> None:
-        for what in counts:
-            self._count(what)
         row = self.layout.row(record, values, id_)
         row["asked"] = _Asked(record.id, place(record), not record.attributes, counts)
         self.rows.append(row)
+        for what in counts:
+            self._count(what)
         self.row_bytes += len(values.get("thumbnail") or b"") + sum(
             4 * c.dimensions for c in self.layout.columns
         )
 
     def commit(self) -> None:
-        """Write everything taken so far, and publish it to readers."""
+        """Write everything taken so far, and publish it to readers.
+
+        Where it is interrupted it may be called again: each of its parts has then happened, or can be repeated.
+        """
         self.committed = time.monotonic()
+        self._put_back()
         self._commit_pieces()
-        self.waiting += [record for record in self.early if self._is_held(record.content)]
-        self.early = [record for record in self.early if not self._is_held(record.content)]
-        self._reuse()  # While the records that are about to leave are still in the table.
-        refused = self._unfit() if self.rows or self.stale else []
-        if self.rows or self.stale:
+        with self._whole():
+            self.waiting += [record for record in self.early if self._is_held(record.content)]
+            self.early = [record for record in self.early if not self._is_held(record.content)]
+            self._reuse()  # While the records that are about to leave are still in the table.
+            self._unfit()
+        if self.rows or self.stale or self.surplus:
             kept = {row["id"] for row in self.rows}
-            remove = [id_ for row in sorted(self.stale) if (id_ := self.known.ids[row]) not in kept]
+            leaving = {*(self.known.ids[row] for row in self.stale), *self.surplus}
+            remove = sorted(leaving - kept)
             table = arrow_rows(self.rows, self.layout.columns, self.layout.attributes.fields)
             self.index.table.upsert(table, remove=remove)
             for old in self.stale:
@@ -295,11 +345,26 @@ class Writer:
             for row in self.rows:
                 self.known.add(row["id"], row["uri"], row["content"], (row["size"], row["mtime_ns"]))
             self.known.seen.extend(b"\1" * len(self.rows))
-            self.rows, self.stale, self.row_bytes = [], set(), 0
+            self.rows, self.stale, self.surplus, self.row_bytes = [], set(), set(), 0
             self.publish()
         self.pending.clear()
-        for failure in refused:
+        refusals, self.refusals = self.refusals, []
+        for failure in refusals:
             self._refuse(failure)
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """A block that was interrupted has not happened: no row may leave without the one that takes its place."""
+        names = ("rows", "row_bytes", "stale", "waiting", "early", "refusals")
+        before = {name: copy(getattr(self, name)) for name in names}
+        seen, report = bytes(self.known.seen), dict(vars(self.report))
+        try:
+            yield
+        except BaseException:
+            vars(self).update(before)
+            self.known.seen[:] = seen
+            vars(self.report).update(report)
+            raise
 
     def _commit_pieces(self) -> None:
         """Make the rows that workers have written part of the table, where `_reuse` may look for vectors."""
@@ -312,7 +377,7 @@ class Writer:
         self.known.seen.extend(b"\1" * len(self.written))
         self.pending.difference_update(record.content for _, record in self.written)
         self.pieces, self.written, self.doubles = [], [], set()
-        if not self.stale:
+        if not (self.stale or self.surplus):
             self.publish()  # Else when those have left: a reader would see a file twice.
 
     def _single(self, ids: Iterable[str]) -> None:
@@ -323,8 +388,16 @@ class Writer:
         for id_ in sorted(ids):
             found = table.scan(table.names, where=_is_one_of([id_]))
             first = next(batch for batch in found if batch.num_rows)
+            # Two commits, since to `upsert` they are one row. Nobody has seen any of them, as nothing is published
+            # before: a process that is killed between loses a record that its next run adds.
+            self.single = pa.Table.from_batches([first.slice(0, 1)])
             table.delete([id_])
-            table.upsert(pa.Table.from_batches([first.slice(0, 1)]))
+            self._put_back()
+
+    def _put_back(self) -> None:
+        if self.single is not None:
+            self.index.table.upsert(self.single)
+            self.single = None
 
     def _known(self) -> Known:
         """What the index holds; of an id with several rows, which a killed run may leave behind, the first row."""
@@ -334,12 +407,15 @@ class Writer:
         self._single(id_ for id_, number in Counter(known.ids).items() if number > 1)
         return Known(self.index.table)
 
-    def _unfit(self) -> list[Failure]:
+    def _unfit(self) -> None:
         """Make room for what the rows say of their records; those that say what cannot be kept are taken out.
 
         What the index held of such a record before, it still holds.
         """
-        refused = self.layout.attributes.settle(self.rows, self.index.table, widen=self.alone)
+        refused = self.layout.attributes.settle(
+            self.rows, self.index.table, first=not self.settled, fixed=self.fixed
+        )
+        self.settled = self.settled or bool(self.rows)
         failures = []
         for at, error in sorted(refused.items(), reverse=True):
             asked: _Asked = self.rows.pop(at)["asked"]
@@ -349,7 +425,7 @@ class Writer:
             if here is not None:
                 self.stale.discard(here)
             failures.append(Failure(asked.id, "index", error))
-        return failures[::-1]
+        self.refusals += failures[::-1]
 
     def _reuse(self) -> None:
         """Records whose bytes are in the table, or about to be: moved, touched, or copies. They take the vectors."""
@@ -364,9 +440,10 @@ class Writer:
                 self._reuse_one(record, found[record.content])
             elif record.content not in self.pending:
                 copied = InputError("An exact copy of this record failed.", hint="See there.")
-                self._refuse(Failure(record.id, "index", copied, record))
-            self._advance()
+                self.refusals.append(Failure(record.id, "index", copied, record))
         self._keep_attributes(self.rows[start:])
+        for _ in waiting:
+            self._advance()
 
     def _keep_attributes(self, rows: Sequence[dict[str, Any]]) -> None:
         """A file says nothing of itself: what a plan said of it before stays, under a new path too."""

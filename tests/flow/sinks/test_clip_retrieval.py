@@ -106,7 +106,9 @@ def test_a_record_that_lacks_a_part_is_a_failure(tmp_path):
     ]
     report = write(ClipRetrievalSink(tmp_path / "o"), rows)
     assert [failure.id for failure in report.failures] == ["id1", "id2", "id3"]
-    assert report.failures[0].error.message == "id1 has no vector text."
+    assert report.failures[0].error.message == (
+        "id1 has no vector of a text, and this layout needs a text in every row."
+    )
     assert report.done == 2
     assert (tmp_path / "o/errors.jsonl").read_text().count("\n") == 3
     assert len(np.load(tmp_path / "o/img_emb/img_emb_0.npy")) == 2

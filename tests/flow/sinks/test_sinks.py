@@ -39,11 +39,11 @@ class Kind:
 
 
 KINDS = {
-    "parquet": Kind(ParquetSink, "o.parquet", lambda p: pq.read_table(p).num_rows, "o.errors.jsonl"),
+    "parquet": Kind(ParquetSink, "o.parquet", lambda p: pq.read_table(p).num_rows, "o.parquet.errors.jsonl"),
     "parquets": Kind(ParquetSink, "o", lambda p: pq.read_table(p).num_rows, "o.errors.jsonl"),
     "npy": Kind(NpySink, "o", lambda p: len(np.load(p / "image.npy", mmap_mode="r")), "o/errors.jsonl"),
     "clip": Kind(ClipRetrievalSink, "o", lambda p: pq.read_table(p / "metadata").num_rows, "o/errors.jsonl"),
-    "lance": Kind(LanceSink, "o.lance", lambda p: LanceSource(p).count(), "o.errors.jsonl"),
+    "lance": Kind(LanceSink, "o.lance", lambda p: LanceSource(p).count(), "o.lance.errors.jsonl"),
 }
 
 
@@ -338,3 +338,14 @@ def test_the_errors_file_by_itself(tmp_path):
     errors.follow(Plan(ParquetSource("x.parquet"), on_error="raise"))
     with pytest.raises(RecordError, match="b"):
         errors.refuse("b", RowError("cannot be held"))
+
+
+@pytest.mark.parametrize("name", ["npy", "clip"])
+def test_nothing_was_embedded(name, tmp_path):
+    kind = KINDS[name]
+    sink = kind.make(tmp_path / "o")
+    sink.write([Record("a", Path("/a.jpg"), ("x",)), Record("b", texts=("y",))])
+    with pytest.raises(BowerbirdError, match=r"Nothing was embedded.*\.embed\(MODEL\)"):
+        sink.finish(RunReport())
+    sink.abort()
+    assert names(tmp_path) == []

@@ -254,3 +254,62 @@ def test_what_our_own_clip_retrieval_sink_wrote_comes_back(tmp_path):
         assert {name: v.tobytes() for name, v in back.vectors.items()} == {
             name: v.tobytes() for name, v in record.vectors.items()
         }
+
+
+@pytest.fixture
+def ours(tmp_path):
+    def write(*names):
+        records = [
+            Record(
+                "a",
+                Path("/a.jpg"),
+                ("x",),
+                {"n": 1},
+                {name: units(2, seed=place)[0] for place, name in enumerate(names)},
+            ),
+            Record("b", None, (), {"n": 2}),
+        ]
+        sink = NpySink(tmp_path / "out", overwrite=True)
+        sink.write(records)
+        sink.finish(RunReport())
+        return tmp_path / "out", records
+
+    return write
+
+
+def test_a_folder_that_we_wrote(ours):
+    folder, records = ours("image", "text", "a/b")
+    for path, more, name in [
+        (folder, {}, "image"),
+        (folder, {"name": "text"}, "text"),
+        (folder, {"name": "a/b"}, "a/b"),
+        (folder / "text.npy", {}, "text"),
+        (folder / "a%2Fb.npy", {}, "a/b"),
+    ]:
+        source = NpySource(path, **more)
+        first, second = source
+        assert (first.id, first.text, second.id, dict(second.attributes)) == ("a", "x", "b", {"n": 2})
+        assert {name: vector.tobytes() for name, vector in first.vectors.items()} == {
+            name: records[0].vectors[name].tobytes()
+        }
+        assert not second.vectors
+        assert source.count() == 2
+    (renamed, _) = NpySource(folder / "text.npy", name="mine")
+    assert list(renamed.vectors) == ["mine"]
+    with pytest.raises(BowerbirdError, match="no vectors 'none', but a/b, image, text"):
+        NpySource(folder, name="none")
+
+
+def test_a_folder_with_one_array(ours):
+    folder, _ = ours("text")
+    assert list(next(iter(NpySource(folder))).vectors) == ["text"]
+
+
+def test_a_folder_that_we_did_not_write(saved, tmp_path):
+    saved(units(2), "out/image.npy")
+    with pytest.raises(UnreadableError, match=r"a folder without records\.parquet"):
+        NpySource(tmp_path / "out")
+    # A table beside the array that says nothing of it is somebody else's.
+    pq.write_table(pa.table({"n": [1, 2, 3]}), tmp_path / "out" / "records.parquet")
+    first, _ = NpySource(tmp_path / "out" / "image.npy")
+    assert (first.id, first.named, list(first.vectors)) == ("image.npy:1", False, ["image"])

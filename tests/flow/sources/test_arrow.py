@@ -39,8 +39,8 @@ def test_rows_of_a_table(table, tmp_path, monkeypatch):
         list(source)
         == list(source)
         == [
-            Record("table:1", tmp_path / "a.jpg", ("word",), {"sku": "s0", "n": 0}),
-            Record("table:2", None, ("word",), {"sku": "s1", "n": 1}),
+            Record("table:1", tmp_path / "a.jpg", ("word",), {"sku": "s0", "n": 0}, named=False),
+            Record("table:2", None, ("word",), {"sku": "s1", "n": 1}, named=False),
         ]
     )
     assert source.count() == 2
@@ -146,3 +146,47 @@ def test_columns_of_vectors(type_):
                 else:
                     assert record.vectors["fashion.image"].dtype == np.float32
                     assert np.array_equal(record.vectors["fashion.image"], row)
+
+
+def test_a_data_frame_of_pandas(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"sku": ["a", "b", "c"], "t": ["x", "y", "z"], "n": [1, 2, 3]})
+    source = ArrowSource(frame, text="t", id="sku")
+    assert source.count() == 3
+    assert [(record.id, record.text, record["n"]) for record in source] == [
+        ("a", "x", 1),
+        ("b", "y", 2),
+        ("c", "z", 3),
+    ]
+    # What pandas keeps of the rows of a frame that some were taken from is no attribute.
+    assert [dict(record.attributes) for record in ArrowSource(frame[frame.n > 1])] == [
+        {"sku": "b", "t": "y", "n": 2},
+        {"sku": "c", "t": "z", "n": 3},
+    ]
+    with pytest.raises(BowerbirdError, match="cannot become an Arrow table"):
+        ArrowSource(pandas.DataFrame({"mixed": [1, "a", object()]}))
+
+
+def test_a_data_frame_of_polars():
+    polars = pytest.importorskip("polars")
+    frame = polars.DataFrame({"t": ["x", None], "n": [1, 2], "vector:image": [[1.0, 0.0], [0.0, 1.0]]})
+    first, second = list(ArrowSource(frame, text="t"))
+    assert (first.id, first.texts, second.texts, dict(second.attributes)) == ("table:1", ("x",), (), {"n": 2})
+    assert second.vector.tolist() == [0, 1]
+
+
+def test_a_record_batch(table):
+    assert [record.id for record in ArrowSource(table.to_batches()[0], id="sku")] == [
+        f"s{n}" for n in range(10)
+    ]
+
+
+def test_a_c_stream_of_any_kind(table):
+    class Exporter:
+        def __arrow_c_stream__(self, requested_schema=None):
+            return table.__arrow_c_stream__(requested_schema)
+
+    source = ArrowSource(Exporter(), id="sku")
+    assert (
+        [record.id for record in source] == [record.id for record in source] == [f"s{n}" for n in range(10)]
+    )

@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 
+from bowerbird import Collection
 from bowerbird.errors import BowerbirdError, RowError, UnreadableError
 from bowerbird.flow.files import from_uri
 from bowerbird.flow.sources import folders
@@ -151,8 +152,9 @@ def test_metadata(tree, kind):
 
         path.write_text("\n".join(map(json.dumps, rows)))
     first, second, *failures = FolderSource("p", text="caption")
-    assert first == Record("p/cat/a.jpg", root / "p/cat/a.jpg", (), {"label": "cat"})
-    assert second == Record("p/cat/b.jpg", root / "p/cat/b.jpg", ("a cat",), {"label": "cat", "age": 3})
+    assert first == Record("p/cat/a.jpg", root / "p/cat/a.jpg", (), {"label": "cat"}, named=False)
+    told = {"label": "cat", "age": 3}
+    assert second == Record("p/cat/b.jpg", root / "p/cat/b.jpg", ("a cat",), told, named=False)
     start = 2 if kind == "csv" else 1
     assert {failure.id: type(failure.error) for failure in failures} == {
         f"metadata.{kind}:{start + 2}": RowError,
@@ -194,3 +196,20 @@ def test_metadata_without_file_names(tree):
     (root / "p/metadata.csv").write_text("file_name,caption\na.jpg,x\n")
     with pytest.raises(BowerbirdError, match="no column 'text'"):
         list(FolderSource("p", text="text"))
+
+
+def test_ids_are_not_the_users(tree):
+    tree("p/cat/a.jpg")
+    for source in (FolderSource("p"), GlobSource("p")):
+        assert [record.named for record in source] == [False]
+        assert [record.named for part in source.parts() for record in part] == [False]
+
+
+def test_globs_are_one_or_several_or_lists(tree):
+    root = tree("p/a.jpg", "p/b.jpg", "q/c.jpg")
+    for patterns in (["p", "q"], [["p", "q"]], [("p",), root / "q"], [[root / "p"], "q"]):
+        records = Collection.from_glob(*patterns).to_list()
+        assert [record.image.name for record in records] == ["a.jpg", "b.jpg", "c.jpg"]
+    for nothing in ([], [[]]):
+        with pytest.raises(BowerbirdError, match="given nothing"):
+            Collection.from_glob(*nothing)

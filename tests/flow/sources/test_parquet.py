@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bowerbird.errors import BowerbirdError, RowError, UnreadableError
@@ -35,9 +35,9 @@ def test_rows_become_records(table, tmp_path):
     path = table({"file": ["a.jpg", None, ""], "t": ["one", "", None], "n": [1, None, 3]})
     source = ParquetSource(path, image="file", text="t")
     assert list(source) == [
-        Record("photos.parquet:1", tmp_path / "a.jpg", ("one",), {"n": 1}),
-        Record("photos.parquet:2", None, (), {"n": None}),
-        Record("photos.parquet:3", None, (), {"n": 3}),
+        Record("photos.parquet:1", tmp_path / "a.jpg", ("one",), {"n": 1}, named=False),
+        Record("photos.parquet:2", None, (), {"n": None}, named=False),
+        Record("photos.parquet:3", None, (), {"n": 3}, named=False),
     ]
     assert next(iter(ParquetSource(path))).attributes == {"file": "a.jpg", "t": "one", "n": 1}
     assert source.count() == 3
@@ -254,6 +254,7 @@ def test_vectors_of_several_texts_come_back(tmp_path):
     assert np.array_equal(second.vectors["text"].ravel(), unit(1, 0, 0))
 
 
+@settings(deadline=None)  # The first to be written imports the writer.
 @given(
     st.lists(
         st.tuples(
@@ -287,3 +288,25 @@ def test_any_records_come_back(tmp_path_factory, rows):
         assert {name: vector.tobytes() for name, vector in back.vectors.items()} == {
             name: vector.tobytes() for name, vector in record.vectors.items()
         }
+
+
+def test_what_decoding_told_comes_back(tmp_path):
+    told = {"width": 320, "height": 200, "format": "JPEG", "taken_at": datetime(2020, 5, 1, 12, 30)}
+    records = [
+        Record("a", Path("/a.jpg"), facts={**told, "size": 77, "mtime_ns": 5, "thumbnail": b"x"}),
+        Record("b", Path("/b.jpg"), facts={**told, "taken_at": None}),
+        Record("c", texts=("no picture",)),
+        Record("d", Path("/d.jpg"), attributes={"width": "wide", "n": 1}, facts=told),
+    ]
+    path = written(tmp_path / "o.parquet", records)
+    names = pq.read_schema(path).names
+    assert {"width", "height", "format", "taken_at"} <= set(names)
+    assert not {"size", "mtime_ns", "thumbnail"} & set(names)
+    first, second, third, fourth = ParquetSource(written(tmp_path / "p.parquet", [*records[:3], records[0]]))
+    assert (first.facts, first.attributes) == (told, {})
+    assert (second.facts, second.attributes) == ({**told, "taken_at": None}, {})
+    assert (third.facts, third.attributes) == ({}, {})
+    assert fourth == first
+    # An attribute of the user's is never overridden.
+    *_, last = ParquetSource(path)
+    assert (last["width"], last["height"], last["format"], last["n"]) == ("wide", 200, "JPEG", 1)

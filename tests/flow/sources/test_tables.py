@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import logging
 import pickle
 import tracemalloc
 from datetime import datetime, timedelta, timezone
@@ -39,9 +40,9 @@ def test_rows_become_records(table):
     source = CsvSource(path, delimiter="#", image="image_path", text="caption", root="images")
     root = Path.cwd() / "images"
     assert list(source) == [
-        Record("annotations.csv:2", root / "a.jpg", ("a red hat",), {"price": 12.0}),
-        Record("annotations.csv:3", root / "sub" / "b.jpg", (), {"price": 7.5}),
-        Record("annotations.csv:4", None, ("only words",), {"price": None}),
+        Record("annotations.csv:2", root / "a.jpg", ("a red hat",), {"price": 12.0}, named=False),
+        Record("annotations.csv:3", root / "sub" / "b.jpg", (), {"price": 7.5}, named=False),
+        Record("annotations.csv:4", None, ("only words",), {"price": None}, named=False),
     ]
     assert list(pickle.loads(pickle.dumps(source))) == list(source)
     assert [list(part) for part in source.parts()] == [list(source)]
@@ -396,3 +397,48 @@ def test_a_key_that_no_line_has(table):
     assert len(list(JsonLinesSource(path, text=("a", "b")))) == 2
     with pytest.raises(BowerbirdError, match="no column 'c'; its columns: 'a', 'b'"):
         list(JsonLinesSource(path, text="c"))
+
+
+def warnings_of(source, caplog):
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "bowerbird"):
+        records = list(source)
+        list(source)
+    return records, [record.getMessage() for record in caplog.records]
+
+
+def test_a_cell_that_makes_text_of_a_column_of_numbers_is_named_once(table, caplog):
+    rows = "".join(f"{n},{n}.5,x{n},{n:03}\n" for n in range(20))
+    path = table(f"price,weight,word,code\n1,2,a,1\nn/a,3,b,2\n{rows}12 EUR,4,c,3\n")
+    records, (message,) = warnings_of(CsvSource(path), caplog)
+    assert message.startswith("annotations.csv:3: the cell 'n/a' makes text of the column 'price'")
+    assert (records[0]["price"], records[0]["weight"]) == ("1", 2.0)
+
+
+@pytest.mark.parametrize(
+    "cells", [["n/a", "1", "2"], ["1", "2", "n/a"], ["1", "n/a", "2.5", "", "3", "?", "4"]]
+)
+def test_wherever_it_stands(table, caplog, cells):
+    path = table("a,b\n" + "".join(f"{cell},x\n" for cell in cells))
+    (message,) = warnings_of(CsvSource(path), caplog)[1]
+    assert "'n/a'" in message
+    assert f":{cells.index('n/a') + 2}: " in message
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["a", "b", "c", "d", "1"],
+        ["1", "n/a"],
+        ["1", "2", "3", "4", "5", "6", "7", "8", "9", "a", "b", "c", "d"],
+        ["80331", "10115", "01067", "20095"],
+        ["true", "false"],
+        ["2020-01-01", "soon"],
+        ["1", "", "2"],
+    ],
+)
+def test_columns_that_are_meant_to_be_text_are_not(table, caplog, cells):
+    path = table("a,b\n" + "".join(f"{cell},x\n" for cell in cells))
+    assert warnings_of(CsvSource(path), caplog)[1] == []
+    odd = table("price,b\n1,x\n2,x\nn/a,x\n")
+    assert warnings_of(CsvSource(odd, text="price"), caplog)[1] == []

@@ -1,11 +1,13 @@
 """Values from Python."""
 
+import itertools
 import pickle
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bowerbird import Collection
 from bowerbird.errors import BowerbirdError, FunctionError
 from bowerbird.flow.sources.values import PART_ITEMS, IterableSource, RangeSource
 from bowerbird.record import Failure
@@ -57,24 +59,39 @@ def test_a_generator_only_once():
 
 def test_an_iterator_that_raises():
     def broken():
-        yield 1
-        yield 2
+        yield "one"
+        yield "two"
         raise KeyError("lost")
 
-    *before, failure = IterableSource(broken)
-    assert before == [1, 2]
-    assert failure.id == "element 2"
-    assert failure.step == "from_items"
-    assert failure.kind == "KeyError"
-    assert "in broken" in failure.error.trace
+    found = []
+    with pytest.raises(
+        BowerbirdError, match=r"from_items: .* raised KeyError after 2 elements: 'lost'"
+    ) as caught:
+        found.extend(IterableSource(broken))
+    assert isinstance(caught.value.__cause__, KeyError)
+    # A source that is cut off never looks complete, however it is run.
+    for collection in (Collection.from_items(broken), Collection.from_texts(broken)):
+        for policy in ("keep", "drop", "raise"):
+            with pytest.raises(BowerbirdError, match="KeyError after 2 elements"):
+                collection.on_error(policy).to_list()
 
 
-def test_a_function_that_raises_gives_one_failure():
+def test_a_function_that_raises():
     def refuses():
         raise ValueError("no")
 
-    (failure,) = IterableSource(refuses)
-    assert (failure.id, failure.kind) == ("element 0", "ValueError")
+    with pytest.raises(BowerbirdError, match="ValueError after 0 elements: no"):
+        list(IterableSource(refuses))
+    with pytest.raises(BowerbirdError, match="ValueError after 1 element: no"):
+        list(IterableSource(itertools.chain([1], (refuses() for _ in [2]))))
+
+
+def test_texts_are_several():
+    for wrong in ("abc", b"abc"):
+        with pytest.raises(BowerbirdError, match=r"one string.*Give a list"):
+            Collection.from_texts(wrong)
+    records = Collection.from_texts(["abc"]).to_list()
+    assert [(record.id, record.text, record.named) for record in records] == [("text:0", "abc", False)]
 
 
 def test_interrupting_is_not_a_failure():

@@ -7,6 +7,7 @@ import pickle
 import pytest
 from tests.flow.web_server import PICTURE, serving
 
+from bowerbird import Collection
 from bowerbird.errors import BowerbirdError, RowError, UnreadableError
 from bowerbird.flow.sources import web as module
 from bowerbird.flow.sources.web import LONGEST_LINE, WebSource
@@ -20,7 +21,7 @@ URLS = ["http://h/a.jpg", "https://h/b.jpg?x=1", "HTTP://h/c.jpg"]
 def test_a_list():
     limits = WebLimits(retries=7)
     source = WebSource(URLS, limits=limits)
-    assert list(source) == [Record(id=url, image=WebFile(url, limits)) for url in URLS]
+    assert list(source) == [Record(id=url, image=WebFile(url, limits), named=False) for url in URLS]
     assert list(source) == list(source)
     assert source.count() == 3
     assert "3 addresses" in source.describe()
@@ -93,3 +94,21 @@ def test_from_a_server():
         assert ok.image.read(DecodePolicy()) == PICTURE
         with pytest.raises(UnreadableError, match="404"):
             gone.image.read(DecodePolicy())
+
+
+def test_one_address_is_a_list_of_one():
+    for url in URLS:
+        assert [record.id for record in WebSource(url)] == [url]
+    assert [record.text for record in WebSource(URLS[0], texts=["words"])] == ["words"]
+    with serving() as server:
+        (record,) = Collection.from_urls(f"{server.url}/picture.png")
+        assert record.image.read(DecodePolicy()) == PICTURE
+
+
+def test_globs_of_addresses(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"")
+    with serving() as server:
+        url = f"{server.url}/picture.png"
+        here, there = Collection.from_glob([url, tmp_path / "*.jpg"])
+        assert (here.id, there.id) == (str(tmp_path / "a.jpg"), url)
+        assert there.image.read(DecodePolicy()) == PICTURE

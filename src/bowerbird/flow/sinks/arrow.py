@@ -78,9 +78,7 @@ def address(image: Any) -> str | None:
 def facts(record: Record) -> dict[str, Any]:
     """What decoding has told of the picture of a record, by column; not what an attribute of the name says."""
     return {
-        name: record.facts[name]
-        for name in _FACTS
-        if name in record.facts and name not in record.attributes
+        name: record.facts[name] for name in _FACTS if name in record.facts and name not in record.attributes
     }
 
 

@@ -117,7 +117,7 @@ class ClipRetrievalSink(Sink):
     def finish(self, report: RunReport) -> None:
         """See `Sink`."""
         parts = self._begun()
-        if self._met and not self._names:
+        if self._met and not self._dims:
             raise nothing_embedded()
         output = self._place.output
         with writing(self._place.target):

@@ -27,6 +27,15 @@ def is_remote(text: str) -> bool:
     return remote.is_remote(text)
 
 
+def is_web(text: str) -> bool:
+    """Whether a text is an `http://` or `https://` address."""
+    if "://" not in text:
+        return False
+    from bowerbird.flow import remote
+
+    return remote.is_web(text)
+
+
 def located(path: str | Path) -> str:
     """An absolute local path, or an address as it is; so a worker in another folder finds the same file."""
     text = os.fspath(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,9 @@ from bowerbird.record import Failure, Record
 
 PART_ROWS = 4096
 """Rows of an array in a part."""
+
+RECORDS = "records.parquet"
+"""The table in a folder of arrays that Bowerbird wrote."""
 
 UNIT = 1e-6
 """A vector whose length is 1 within this is taken as it is, bit for bit; others are scaled to length 1."""
@@ -76,22 +80,34 @@ class NpySource(Source):
     only zeros is a `Failure` at its place. The file is mapped, not loaded.
 
     Attributes:
-        path: local; floats (n, dim) of any precision.
-        metadata: a Parquet, CSV, TSV or JSON Lines file of n rows in the same order, or a source of n records. Of a
-            folder that Bowerbird wrote, give `records.parquet`: it says which rows of the array a record has.
-        name: of the vectors in the records.
+        path: local; floats (n, dim) of any precision. Or a folder that Bowerbird wrote, of which `NAME.npy` is read.
+        metadata: a Parquet, CSV, TSV or JSON Lines file of n rows in the same order, or a source of n records. None:
+            the `records.parquet` beside the array, if Bowerbird wrote both: it says which rows of the array are whose.
+        name: of the vectors in the records; empty: of what Bowerbird wrote, the name that it had there; otherwise
+            `image`. Of a folder with several arrays, `image.npy` is read then.
+
+    Raises:
+        BowerbirdError: the folder has no such array, or Bowerbird did not write it.
     """
 
     path: str | Path
     metadata: str | Path | Source | None = None
-    name: str = "image"
+    name: str = ""
 
     label = "from_npy"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "path", located(self.path))
+        path = located(self.path)
+        if os.path.isdir(path):
+            path = _array_in(Path(path), self.name)
+        object.__setattr__(self, "path", path)
         if isinstance(self.metadata, (str, Path)):
             object.__setattr__(self, "metadata", _table(located(self.metadata)))
+        ours = os.path.join(os.path.dirname(path), RECORDS)
+        if self.metadata is None and os.path.isfile(ours) and _is_told(path, table := ParquetSource(ours)):
+            object.__setattr__(self, "metadata", table)
+        if not self.name:
+            object.__setattr__(self, "name", _name(path) if _is_told(path, self.metadata) else "image")
 
     def describe(self) -> str:
         """See `Source`."""
@@ -119,7 +135,7 @@ class NpySource(Source):
     def _rows(self) -> Source:
         path, table = str(self.path), self.metadata
         vectors = len(open_array(path))
-        if isinstance(table, ParquetSource) and f"row:{_name(path)}" in table.names():
+        if isinstance(table, ParquetSource) and _is_told(path, table):
             return _Addressed(path, table, self.name)
         if isinstance(table, Source):
             rows = _count(table)
@@ -175,6 +191,35 @@ class _Addressed(Source):
 def _name(path: str) -> str:
     """What vectors are called by their file."""
     return unquote(base_name(path).removesuffix(".npy"))
+
+
+def _is_told(path: str, table: Any) -> bool:
+    """Whether a table says which rows of an array are whose."""
+    return isinstance(table, ParquetSource) and f"row:{_name(path)}" in table.names()
+
+
+def _array_in(folder: Path, name: str) -> str:
+    """The array of a folder that `bowerbird.flow.sinks.vectors` wrote.
+
+    Raises:
+        BowerbirdError: it is not such a folder, or has no array of that name.
+    """
+    arrays = sorted(folder.glob("*.npy"))
+    if not arrays or not (folder / RECORDS).is_file():
+        raise UnreadableError(
+            f"{shown(str(folder))} is a folder without {RECORDS} and arrays beside it.",
+            hint="Give the .npy file, or a folder that write(format='npy') has written.",
+        )
+    wanted = name or "image"
+    found = [path for path in arrays if _name(str(path)) == wanted]
+    if not found and not name and len(arrays) == 1:
+        found = arrays
+    if not found:
+        there = ", ".join(_name(str(path)) for path in arrays)
+        raise BowerbirdError(
+            f"{shown(str(folder))} has no vectors {wanted!r}, but {there}.", hint="Give name=, one of these."
+        )
+    return str(found[0])
 
 
 @dataclass(frozen=True)

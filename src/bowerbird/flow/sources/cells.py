@@ -45,6 +45,59 @@ def merged(one: str, other: str) -> str:
     return "float" if {one, other} == {"int", "float"} else "str"
 
 
+FEW = 3
+"""So many cells, and no more than one for two numbers, may be taken for slips in a column of numbers."""
+
+_DIGITS = re.compile(r"\+?[0-9]+")
+
+
+class Survey:
+    """Finds the types of columns, row by row.
+
+    Args:
+        count: of all columns.
+        places: of the columns to look at.
+
+    Attributes:
+        kinds: the types so far, as of `kind_of`.
+    """
+
+    def __init__(self, count: int, places: list[int]) -> None:
+        self.kinds = [""] * count
+        self._open = places
+        self._numbers = [0] * count
+        self._others = [0] * count
+        self._first: dict[int, tuple[str, int]] = {}
+
+    def look(self, row: list[str], line: int) -> None:
+        """Take the cells of a row, which starts in that line, into account."""
+        settled = False
+        for place in self._open:
+            cell = row[place]
+            kind = kind_of(cell)
+            self.kinds[place] = merged(self.kinds[place], kind)
+            if kind in ("int", "float"):
+                self._numbers[place] += 1
+            elif kind:
+                self._first.setdefault(place, (cell, line))
+                # Digits that are no number are codes, and meant to be text.
+                self._others[place] += FEW + 1 if _DIGITS.fullmatch(cell.strip()) else 1
+            # Text is looked at further only while it could be one of numbers with slips.
+            settled = settled or (self.kinds[place] == "str" and self._others[place] > FEW)
+        if settled:
+            self._open = [
+                place for place in self._open if self.kinds[place] != "str" or self._others[place] <= FEW
+            ]
+
+    def odd(self) -> dict[int, tuple[str, int]]:
+        """Columns that are text for the sake of a few cells: the first of these, and the line of its row."""
+        return {
+            place: first
+            for place, first in self._first.items()
+            if self.kinds[place] == "str" and self._others[place] <= min(FEW, self._numbers[place] // 2)
+        }
+
+
 def converter(kind: str) -> Callable[[str], Any]:
     """What turns the cells of a column of that type into values; an empty cell becomes None.
 

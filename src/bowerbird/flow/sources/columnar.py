@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ BATCH_ROWS = 1024
 
 VECTOR = "vector:"
 NORM = "norm:"
+FACTS = {"width": int, "height": int, "format": str}
 ATTRIBUTE = "attribute:"
 _OURS = frozenset(("id", "image", "texts", "content"))
 
@@ -105,7 +107,27 @@ def _record(row: dict[str, Any], layout: Layout, place: str, vectors: Mapping[st
     row["image"] = row.get("image_bytes") or row["image"]
     attributes = {column.removeprefix(ATTRIBUTE): row[column] for column in layout.attributes}
     content = row["content"] or ""
-    return layout.columns.record(row, place, attributes, vectors=vectors, norms=norms, content=content)
+    return layout.columns.record(
+        row, place, attributes, vectors=vectors, norms=norms, content=content, facts=_facts_of(attributes)
+    )
+
+
+def _facts_of(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Take what decoding had told of a picture out of the attributes of a row of our own files."""
+    facts = {name: attributes.get(name) for name in FACTS}
+    if any(type(value) is not FACTS[name] for name, value in facts.items()):
+        # There was no picture, or the user has attributes of these names.
+        if attributes.keys() >= FACTS.keys() and all(value is None for value in facts.values()):
+            for name in (*FACTS, "taken_at"):
+                if attributes.get(name, "") is None:
+                    del attributes[name]
+        return {}
+    for name in FACTS:
+        del attributes[name]
+    taken_at = attributes.get("taken_at")
+    if taken_at is None or isinstance(taken_at, datetime):
+        facts["taken_at"] = attributes.pop("taken_at", None)
+    return facts
 
 
 class _Damaged(str):

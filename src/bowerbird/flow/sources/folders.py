@@ -278,7 +278,8 @@ class _Files(Source):
             if isinstance(item, Failure):
                 yield item
             else:
-                yield Record(item[0], Path(item[1]), *item[2:], named=False)
+                id, path, texts, attributes = (*item, (), {})[:4]
+                yield Record(id, Path(path), texts, attributes, named=False)
 
     def count(self) -> int:
         return len(self.items)

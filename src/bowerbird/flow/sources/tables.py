@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bowerbird.errors import BowerbirdError, InputError, RowError
 from bowerbird.flow.plan import Source
 from bowerbird.flow.sources.addresses import base_name, folder_of, located, shown
-from bowerbird.flow.sources.cells import converter, kind_of, merged
+from bowerbird.flow.sources.cells import Survey, converter
 from bowerbird.flow.sources.lines import MAX_CHARACTERS, Lines, StoppedError, TooLongError, open_lines
 from bowerbird.flow.sources.rows import Columns, Repeats
 from bowerbird.media.reading import one_line
 from bowerbird.record import Failure, Record
+
+LOG = logging.getLogger("bowerbird")
 
 _OTHER_DELIMITERS = ",;\t|#:~^ "
 
@@ -32,7 +35,8 @@ class CsvSource(Source):
 
     The file is read twice: first for the types of its columns, which are the same in all rows, then for the rows.
     Attributes are int, float, bool (`true`, `false`), datetime (ISO 8601 dates and times) or else str; an empty cell
-    is None. The columns named here stay text, and become no attributes.
+    is None. The columns named here stay text, and become no attributes. When a few cells alone make a column of
+    numbers text, a warning is logged that names the first of them.
 
     A broken row is a `Failure` at its place. When a quote is not closed, the row that opens it is the broken one and
     reading goes on with the next line.
@@ -59,6 +63,7 @@ class CsvSource(Source):
     id: str = ""
     root: str | Path = ""
     quote: str = '"'
+    _warned: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
 
     label = "from_csv"
 
@@ -77,6 +82,11 @@ class CsvSource(Source):
     def describe(self) -> str:
         """See `Source`."""
         return f"rows of {shown(str(self.path))}"
+
+    def names(self) -> list[str]:
+        """The columns."""
+        with self._open(_columns(self)) as (header, _):
+            return header
 
     def __iter__(self) -> Iterator[Record | Failure]:
         """See `Source`.
@@ -112,22 +122,33 @@ class CsvSource(Source):
         """The first pass: types of the columns, and the ids."""
         repeats = Repeats()
         with self._open(columns) as (header, rows):
-            kinds = [""] * len(header)
-            open_places = [place for place, column in enumerate(header) if column not in columns.used]
+            survey = Survey(
+                len(header), [place for place, column in enumerate(header) if column not in columns.used]
+            )
             id_place = header.index(columns.id) if columns.id else -1
-            for _, row in rows:
+            for line, row in rows:
                 if isinstance(row, InputError) or len(row) != len(header):
                     continue
                 if columns.id:
                     repeats.note(row[id_place])
-                settled = False
-                for place in open_places:
-                    kinds[place] = merged(kinds[place], kind_of(row[place]))
-                    settled = settled or kinds[place] == "str"
-                if settled:
-                    open_places = [place for place in open_places if kinds[place] != "str"]
+                survey.look(row, line)
         repeats.settle()
-        return kinds, repeats
+        for place, (cell, line) in survey.odd().items():
+            self._warn(header[place], cell, line)
+        return survey.kinds, repeats
+
+    def _warn(self, column: str, cell: str, line: int) -> None:
+        """Say once what makes a column of numbers text, however often the file is read."""
+        if column not in self._warned:
+            self._warned.append(column)
+            LOG.warning(
+                "%s:%d: the cell %r makes text of the column %r, which otherwise holds numbers. Mend it, or leave it "
+                "empty.",
+                base_name(str(self.path)),
+                line,
+                one_line(cell, 60),
+                one_line(column, 60),
+            )
 
     @contextmanager
     def _open(

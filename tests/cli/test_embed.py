@@ -197,6 +197,7 @@ def test_an_address(run: Command, folder: Path, photographs: dict[str, Path]) ->
     assert "1 vector from the cache" in run("embed", folder / "chelsea.jpg", "-o", "again").err
 
 
+@pytest.mark.slow
 def test_stopped(run: Command, folder: Path) -> None:
     asked, stopped = Event(), Event()
 

@@ -77,7 +77,7 @@ def test_a_run_of_copies_runs_the_network_once_for_each(tmp_path, picture) -> No
     from bowerbird import Collection, Record
 
     pictures = [picture(seed) for seed in range(4)]
-    records = [Record(f"r{number}", pictures[number % 4], named=True) for number in range(400)]
+    records = [Record(f"r{number}", pictures[number % 4], named=False) for number in range(400)]
     executor = bb.Local(threads=4)
     report = Collection.from_items(records).on(executor).write(tmp_path / "copies.bower")
     assert {name: report.counts[name] for name in ("added", "copies")} == {"added": 400, "copies": 396}

@@ -18,7 +18,7 @@ from PIL import Image
 import bowerbird as bb
 from bowerbird.errors import IndexDamagedError, StoreError, UnreadableError
 from bowerbird.record import content_id
-from bowerbird.search.writer import Report
+from bowerbird.search.report import Report
 
 Picture = Callable[..., bytes]
 _clock = count(1_600_000_000)

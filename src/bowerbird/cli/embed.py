@@ -123,7 +123,7 @@ def _format(format: str, output: str) -> str:
 
 
 def _summary(report: RunReport, output: str) -> None:
-    from bowerbird.search.writer import fault
+    from bowerbird.search.report import fault
 
     say(f"{report.summary()} in {seconds_(report.seconds)}.")
     for failure in report.failures[:SHOWN_FAILURES]:

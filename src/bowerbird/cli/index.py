@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from bowerbird.collection.collection import Collection
     from bowerbird.flow.run import Executor
     from bowerbird.search.index import Index
-    from bowerbird.search.writer import Report
+    from bowerbird.search.report import Report
 
 SHOWN_FAILURES = 10
 

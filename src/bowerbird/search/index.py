@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bowerbird.flow.run import Executor
     from bowerbird.hits import Hits
     from bowerbird.search.query import Query
-    from bowerbird.search.writer import Progress, Report
+    from bowerbird.search.report import Progress, Report
 
 TABLE = "records.lance"
 ERRORS = "errors.jsonl"
@@ -138,7 +138,7 @@ class Index:
         Args:
             source: a folder, a glob such as `photos/**/*.jpg`, a file, or several of these.
             keep_missing: keep records whose files are gone.
-            progress: told about every file; see `bowerbird.search.writer.Progress`.
+            progress: told about every file; see `bowerbird.search.report.Progress`.
             executor: where pictures are embedded; None: on this machine.
 
         Raises:
@@ -262,7 +262,9 @@ class Index:
             self.manifest = manifests.read(self.location)
             # The newest version, not the manifest's: a killed writer may have committed rows after its manifest.
             self.table = LanceTable.open(self.location.child(TABLE))
-            self.table.extend(())  # what an earlier version of the format lacks, or a killed writer left half made
+            self.table.extend(
+                ()
+            )  # what an earlier version of the format lacks, or a killed writer left half made
             yield
 
     def publish(self, *, failed: int, roots: tuple[str, ...], embedded: bool) -> None:

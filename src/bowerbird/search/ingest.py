@@ -30,7 +30,8 @@ from bowerbird.flow.recipe import ModelRecipe
 from bowerbird.flow.run import carried_out
 from bowerbird.record import Failure, Record
 from bowerbird.search.records import only_new
-from bowerbird.search.writer import Progress, Report, Writer
+from bowerbird.search.report import Progress, Report
+from bowerbird.search.writer import Writer
 
 if TYPE_CHECKING:
     from bowerbird.flow.run import Executor

@@ -23,7 +23,8 @@ from bowerbird.record import Failure, Record
 from bowerbird.search.claims import Claims
 from bowerbird.search.index import Index
 from bowerbird.search.pieces import WritePieces
-from bowerbird.search.writer import Progress, Report, Writer
+from bowerbird.search.report import Progress, Report
+from bowerbird.search.writer import Writer
 from bowerbird.store import manifest as manifests
 from bowerbird.store.location import Location
 

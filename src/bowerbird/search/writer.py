@@ -12,19 +12,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bowerbird.errors import BowerbirdError, InputError, RowError, StoreError
 from bowerbird.flow.embedding import Embed
-from bowerbird.flow.files import from_uri, is_gone, printable
+from bowerbird.flow.files import from_uri, is_gone
 from bowerbird.flow.local import worked
 from bowerbird.flow.plan import Chunk
 from bowerbird.flow.run import closed
-from bowerbird.media.reading import one_line
 from bowerbird.record import Failure, Modality, Record
 from bowerbird.search.known import Known
 from bowerbird.search.pieces import Written, row_id
+from bowerbird.search.report import Progress, Report, fault
 from bowerbird.search.rows import ATTRIBUTE, Attributes, Layout, arrow_rows, place, stamp_of, uri_of
 from bowerbird.settings import settings
 from bowerbird.store.table import schema
@@ -39,56 +38,6 @@ COMMIT_BYTES = 64 << 20
 
 MOST_WAITING = 500
 """So many records whose bytes are known already are held back at the most, vectors and thumbnails included."""
-
-
-class Progress(Protocol):
-    """Told how a run goes. Calls come from one thread."""
-
-    def start(self, total: int) -> None:
-        """`total` records were found; 0: nobody knows how many there will be."""
-
-    def advance(self, count: int) -> None:
-        """`count` more records are done with, whatever became of them."""
-
-
-class Fault(NamedTuple):
-    """A file, folder or row that could not be indexed: one line says why, and one what to do about it."""
-
-    path: str
-    reason: str
-    hint: str
-    kind: str = ""
-
-
-@dataclass
-class Report:
-    """What a run did. All counts are records; of a folder, files.
-
-    Attributes:
-        added: new in the index.
-        changed: embedded again, since their bytes changed.
-        moved: kept their vectors under a new path.
-        unchanged: left alone.
-        removed: left the index, since their files are gone.
-        missing: kept although their files are gone.
-        failed: one for each file, folder or row that could not be indexed.
-        copies: how many of the added are exact copies of another record.
-        seconds: wall time.
-        interrupted: whether Ctrl-C ended the run early.
-        verdict: what took most of the time.
-    """
-
-    added: int = 0
-    changed: int = 0
-    moved: int = 0
-    unchanged: int = 0
-    removed: int = 0
-    missing: int = 0
-    copies: int = 0
-    failed: list[Fault] = field(default_factory=list)
-    seconds: float = 0.0
-    interrupted: bool = False
-    verdict: str = ""
 
 
 class Writer:
@@ -544,15 +493,6 @@ class _Asked(NamedTuple):
 def _is_one_of(ids: Iterable[str]) -> str:
     quoted = ", ".join("'" + id_.replace("'", "''") + "'" for id_ in sorted(ids))
     return f"id IN ({quoted})"
-
-
-def fault(failure: Failure) -> Fault:
-    """A failure as one line, which names the record."""
-    shown, said = one_line(printable(failure.id)), failure.error.message
-    named = shown in said or one_line(failure.id) in said
-    return Fault(
-        printable(failure.id), said if named else f"{shown}: {said}", failure.error.hint, failure.kind
-    )
 
 
 # Columns that belong to the record rather than to its bytes: a moved file has its own.

@@ -211,7 +211,7 @@ def test_what_failed_is_listed(run: Command, shop: Path) -> None:
     for record, why in [
         ("s4", "gone.jpg does not exist"),
         ("s5", "bad.jpg"),
-        ("s6", "s6 has no"),
+        ("s6", "s6 has neither"),
         ("goods.csv:8", "'s1' is taken by goods.csv:2"),
         ("goods.csv:9", "has 3 fields where the header has 4"),
     ]:

@@ -155,7 +155,9 @@ def test_a_writer_killed_while_it_widens_a_column_loses_nothing(tmp_path: Path):
 
     place = tmp_path / "rows.lance"
     table = LanceTable.create(place, pa.schema([*schema(()), pa.field("price", pa.int64())]))
-    rows = pa.table({"id": ["a"], "price": [3]}, schema=pa.schema([("id", pa.string()), ("price", pa.int64())]))
+    rows = pa.table(
+        {"id": ["a"], "price": [3]}, schema=pa.schema([("id", pa.string()), ("price", pa.int64())])
+    )
     empty = [pa.nulls(1, field.type) for field in schema(()) if field.name != "id"]
     names = [field.name for field in schema(()) if field.name != "id"]
     table.upsert(pa.table([rows["id"], *empty, rows["price"]], names=["id", *names, "price"]))

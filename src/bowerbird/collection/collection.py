@@ -558,7 +558,7 @@ class Collection(Opening, Generic[T]):
         Args:
             target: a path or, for indexes, an address in an object store.
             format: `index`, `npy`, `parquet`, `lance` or `clip-retrieval`; empty: by the suffix of the target:
-                `.bower`, `.npy`, `.parquet`, `.lance`.
+                `.bower`, `.parquet`, `.lance`, none for a folder of NumPy arrays.
             overwrite: replace files that are there. An index is never replaced: it is brought up to date, and what it
                 holds already is not embedded again.
 

@@ -196,7 +196,22 @@ class Attributes:
     def add(self, row: dict[str, Any], attributes: Mapping[str, Any]) -> None:
         """Put attributes into a row, under the names their columns have."""
         for name, value in zip(self._columns(attributes), attributes.values(), strict=True):
-            row[ATTRIBUTE + name] = _plain(value)
+            row[ATTRIBUTE + name] = self._as_held(name, _plain(value))
+
+    def _as_held(self, name: str, value: Any) -> Any:
+        """A number that came as text, for a column of numbers: one bad cell makes text of a whole column of a CSV."""
+        import pyarrow as pa
+
+        place = self.fields.get_field_index(name) if isinstance(value, str) else -1
+        if place < 0:
+            return value
+        type_ = self.fields.field(place).type
+        try:
+            if pa.types.is_integer(type_):
+                return int(value)
+            return float(value) if pa.types.is_floating(type_) else value
+        except ValueError:
+            return value
 
     def _columns(self, attributes: Mapping[str, Any]) -> list[str]:
         """The column of each attribute; two attributes of one record never share one."""

@@ -181,7 +181,11 @@ def test_a_shard_that_is_damaged_in_the_middle(shard, packed):
     assert "is damaged, or cut off" in failure.error.message
 
 
-@pytest.mark.parametrize("content", [b"", b"not a tar at all" * 100, gzip.compress(b"x" * 5000)])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not a tar at all" * 100, gzip.compress(b"x" * 5000)],
+    ids=["empty", "text", "packed"],
+)
 def test_what_is_no_tar(tmp_path, content):
     path = tmp_path / "t.tar"
     path.write_bytes(content)

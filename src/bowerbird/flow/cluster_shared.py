@@ -40,12 +40,13 @@ class Remote:
 def kept(value: Any, methods: tuple[str, ...]) -> tuple[Callable[..., Any], ...]:
     """Send an object to an actor beside this process, and give some of its methods.
 
-    The actor lives as long as the methods are held. It is placed on the machine the run was started on: when that dies,
-    the run does too.
+    The actor lives as long as the methods are held. It is on the machine the run was started on: when that dies, the
+    run does too.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    # Nowhere else, however busy it is: the object could not be had again.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     keeper = ray.remote(Keeper).options(num_cpus=0, scheduling_strategy=here, max_concurrency=8).remote(value)
     return tuple(Remote(keeper, method) for method in methods)

@@ -193,7 +193,10 @@ def test_a_class_that_cannot_be_made_there_stops_the_run_with_its_own_error():
         def __init__(self):
             raise TypeError("no licence")
 
-    with pytest.raises(TypeError, match="no licence"):
+        def __call__(self, items):
+            return items
+
+    with pytest.raises(BowerbirdError, match="a Broken could not be made: TypeError: no licence"):
         Collection.range(3).map_batches(Broken, processes=1).to_list()
 
 

@@ -24,7 +24,9 @@ def example(kind: type[BowerbirdError]) -> BowerbirdError:
     if kind is MissingExtraError:
         return MissingExtraError("pillow-heif", "heic")
     if kind is errors.RecordError:
-        return errors.RecordError("a.jpg", "decode", errors.DecodeError("a.jpg is cut", hint="Copy it again."))
+        return errors.RecordError(
+            "a.jpg", "decode", errors.DecodeError("a.jpg is cut", hint="Copy it again.")
+        )
     return kind("It broke.", hint="Mend it.")
 
 

@@ -307,7 +307,9 @@ def test_another_model_is_refused(run: Command, shop: Path) -> None:
 @pytest.mark.slow
 def test_ray_is_another_place_for_the_same_work(run: Command, shop: Path) -> None:
     pytest.importorskip("ray")
-    done = run.finish(run.start(*words(shop, "--id", "sku", "--on", "ray", "--workers", 1)), seconds=240)
+    # A cluster of its own, whatever runs on this machine.
+    command = words(shop, "--id", "sku", "--on", "ray", "--address", "local", "--workers", 1)
+    done = run.finish(run.start(*command), seconds=240)
     assert "3 added" in done.err
     assert "3 unchanged" in run(*words(shop, "--id", "sku")).err
 

@@ -29,8 +29,9 @@ from typing import Any
 from bowerbird.errors import BowerbirdError, MissingExtraError
 from bowerbird.flow.cluster_dataset import RETRIES, dataset, mapped, parcels, worked
 from bowerbird.flow.cluster_workers import Crew, Parcel, data_of, defect
-from bowerbird.flow.plan import Chunk, Clock, Plan, Sequential, Source, Stateless, Step
+from bowerbird.flow.plan import Chunk, Plan, Sequential, Source, Stateless, Step
 from bowerbird.flow.report import RunReport
+from bowerbird.flow.run import in_order
 from bowerbird.settings import settings
 
 MODEL_LENGTH = 64
@@ -174,7 +175,7 @@ class Ray:
         flow = _in_lists(source)
         for number, stage in enumerate(stages):
             if isinstance(stage, Sequential):
-                flow = _sequential(stage, flow, report)
+                flow = in_order(stage, flow, report)
                 continue
             length = self._length(any(step.actor for step in stage))
             if parts is None or number:
@@ -425,14 +426,6 @@ def _in_lists(source: Iterable[Any]) -> Iterator[Chunk]:
     # One by one: a step that wants only the first few lets nothing more be read.
     for item in source:
         yield [item]
-
-
-def _sequential(step: Sequential, flow: Iterator[Chunk], report: RunReport) -> Iterator[Chunk]:
-    clock = Clock()
-    try:
-        yield from step.stream(flow, clock)
-    finally:
-        report.time(clock)
 
 
 def _opened(parcels: Iterator[Parcel], report: RunReport) -> Iterator[Chunk]:

@@ -12,7 +12,7 @@ from bowerbird.flow.memory import available, weigh
 from bowerbird.flow.plan import CAPACITY, Chunk, Clock, Plan, Sequential, Stateless
 from bowerbird.flow.processes import in_processes
 from bowerbird.flow.report import RunReport
-from bowerbird.flow.run import lane, segments
+from bowerbird.flow.run import in_order, lane, segments
 from bowerbird.lookahead import ordered_map
 from bowerbird.record import Failure, name_of
 from bowerbird.settings import settings
@@ -72,7 +72,7 @@ class Local:
         chunks: Iterator[Chunk] = _paced(plan.source, paces)
         for part in segments(plan.steps):
             if isinstance(part, Sequential):
-                chunks = _sequential(part, chunks, report)
+                chunks = in_order(part, chunks, report)
             else:
                 paces.append(Pace(most))
                 chunks = self._stateless(part, chunks, report, paces[-1])
@@ -213,14 +213,6 @@ def _one_by_one(
 ) -> Iterator[tuple[Chunk, Chunk, Clock]]:
     for chunk in chunks:
         yield (chunk, *worked(steps, chunk))
-
-
-def _sequential(step: Sequential, chunks: Iterator[Chunk], report: RunReport) -> Iterator[Chunk]:
-    clock = Clock()
-    try:
-        yield from step.stream(chunks, clock)
-    finally:
-        report.time(clock)
 
 
 def worked(steps: tuple[Stateless, ...], chunk: Chunk) -> tuple[Chunk, Clock]:

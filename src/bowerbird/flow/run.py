@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from bowerbird.errors import RecordError
 from bowerbird.flow.embedding import Embed
 from bowerbird.flow.pictures import Decode, default_policy
-from bowerbird.flow.plan import Chunk, Plan, Sequential, Stateless, Step
+from bowerbird.flow.plan import Chunk, Clock, Plan, Sequential, Stateless, Step
 from bowerbird.flow.report import RunReport
 from bowerbird.record import Failure
 
@@ -153,6 +153,15 @@ def segments(steps: tuple[Step, ...]) -> list[tuple[Stateless, ...] | Sequential
         else:
             found.append((step,))
     return found
+
+
+def in_order(step: Sequential, chunks: Iterator[Chunk], report: RunReport) -> Iterator[Chunk]:
+    """What a sequential step makes of some chunks; its time goes to the report when it ends."""
+    clock = Clock()
+    try:
+        yield from step.stream(chunks, clock)
+    finally:
+        report.time(clock)
 
 
 def lane(step: Stateless) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from bowerbird.store.lance import LanceTable
 from bowerbird.store.location import LOCK, Directory, Held, Location, Place
 from bowerbird.store.location import writable as writable  # noqa: PLC0414  for what was written against it here
 from bowerbird.store.manifest import Manifest, ModelEntry
-from bowerbird.store.table import Table, VectorColumn, schema
+from bowerbird.store.table import Table, VectorColumn, among, schema
 
 if TYPE_CHECKING:
     from bowerbird.flow.run import Executor
@@ -211,8 +211,7 @@ class Index:
 
     def thumbnails(self, ids: Sequence[str]) -> dict[str, bytes]:
         """Small JPEG files of records, by id."""
-        quoted = ", ".join("'" + id_.replace("'", "''") + "'" for id_ in ids)
-        batches = self.table.scan(["id", "thumbnail"], where=f"id IN ({quoted})") if ids else ()
+        batches = self.table.scan(["id", "thumbnail"], where=among("id", ids)) if ids else ()
         return {
             id_: data
             for batch in batches

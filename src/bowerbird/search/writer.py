@@ -26,7 +26,7 @@ from bowerbird.search.pieces import Written, row_id
 from bowerbird.search.report import Progress, Report, fault
 from bowerbird.search.rows import ATTRIBUTE, Attributes, Layout, arrow_rows, place, stamp_of, uri_of
 from bowerbird.settings import settings
-from bowerbird.store.table import schema
+from bowerbird.store.table import among, schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -335,7 +335,7 @@ class Writer:
 
         table = self.index.table
         for id_ in sorted(ids):
-            found = table.scan(table.names, where=_is_one_of([id_]))
+            found = table.scan(table.names, where=among("id", [id_]))
             first = next(batch for batch in found if batch.num_rows)
             # Two commits, since to `upsert` they are one row. Nobody has seen any of them, as nothing is published
             # before: a process that is killed between loses a record that its next run adds.
@@ -400,7 +400,7 @@ class Writer:
         bare = {row["id"]: row for row in rows if row["asked"].bare and row["mtime_ns"] is not None}
         if not (names and bare):
             return
-        for batch in self.index.table.scan(["id", *names], where=_is_one_of(bare)):
+        for batch in self.index.table.scan(["id", *names], where=among("id", sorted(bare))):
             for told in batch.to_pylist():
                 row = bare[told.pop("id")]
                 row.update({ATTRIBUTE + name: value for name, value in told.items()})
@@ -415,7 +415,7 @@ class Writer:
         }
         ids = [self.known.ids[self.known.by_content[c]] for c in contents if c in self.known.by_content]
         if ids:
-            for batch in self.index.table.scan(["content", *names], where=_is_one_of(ids)):
+            for batch in self.index.table.scan(["content", *names], where=among("id", sorted(ids))):
                 found.update({row.pop("content"): row for row in batch.to_pylist()})
         return found
 
@@ -488,11 +488,6 @@ class _Asked(NamedTuple):
     place: str
     bare: bool
     counts: tuple[str, ...]
-
-
-def _is_one_of(ids: Iterable[str]) -> str:
-    quoted = ", ".join("'" + id_.replace("'", "''") + "'" for id_ in sorted(ids))
-    return f"id IN ({quoted})"
 
 
 # Columns that belong to the record rather than to its bytes: a moved file has its own.

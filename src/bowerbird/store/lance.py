@@ -25,7 +25,7 @@ from bowerbird.errors import (
 )
 from bowerbird.flow.remote import is_remote
 from bowerbird.store.location import Location, refusal
-from bowerbird.store.table import SCORE, VECTOR_MARK, Table, VectorColumn, schema
+from bowerbird.store.table import SCORE, VECTOR_MARK, Table, VectorColumn, among, schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,7 +48,8 @@ KEEP_VERSIONS = timedelta(hours=1)
 """Versions younger than this stay on disk, so that open readers can finish."""
 
 
-def _lance() -> Any:
+def lance_library() -> Any:
+    """The package, loaded when it is first needed."""
     # Its warnings about the training of an index would land between our lines on a user's terminal.
     os.environ.setdefault("LANCE_LOG", "error")
     import lance
@@ -78,7 +79,7 @@ class LanceTable(Table):
         Raises:
             StoreError: the place cannot be written to, or is full.
         """
-        lance = _lance()
+        lance = lance_library()
         with translated(place):
             dataset = lance.write_dataset(
                 columns.empty_table(),
@@ -97,7 +98,7 @@ class LanceTable(Table):
             IndexDamagedError: it is not there, or cannot be read.
             StoreError: the store cannot be reached, or refuses.
         """
-        lance = _lance()
+        lance = lance_library()
         with translated(place):
             return cls(
                 lance.dataset(str(place), version=version, storage_options=storage_options(place)), place
@@ -183,7 +184,7 @@ class LanceTable(Table):
         with translated(self._path):
             merge = self._dataset.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
             if remove:
-                merge = merge.when_not_matched_by_source_delete(_among("id", remove))
+                merge = merge.when_not_matched_by_source_delete(among("id", remove))
             merge.execute(_last_of_each(rows))
             self._dataset.checkout_latest()
 
@@ -205,7 +206,7 @@ class LanceTable(Table):
         before = self.count()
         with translated(self._path):
             if ids:
-                self._dataset.delete(_among("id", ids))
+                self._dataset.delete(among("id", ids))
         return before - self.count()
 
     def scan(self, columns: Sequence[str], where: str = "") -> Iterator[pa.RecordBatch]:
@@ -357,11 +358,6 @@ def _last_of_each(rows: pa.Table) -> pa.Table:
     return rows if len(last) == rows.num_rows else rows.take(list(last.values()))
 
 
-def _among(column: str, values: Sequence[str]) -> str:
-    quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
-    return f"{column} IN ({quoted})"
-
-
 @contextmanager
 def translated(path: str | Path, where: str = "") -> Iterator[None]:
     """Turn Lance's errors into ours; whatever fails while a filter is given and names it is the filter's."""
@@ -392,7 +388,7 @@ _DAMAGE = (
 _ASKED_WRONGLY = ("Schema error", "FieldNotFound", "does not exist in schema", "already exists")
 
 
-_SOURCE = re.compile(r",? ?\S+\.rs:\d+:\d+")
+PLACE_IN_LANCE = re.compile(r",? ?\S+\.rs:\d+:\d+")
 
 
 _NO_BUCKET = "NoSuchBucket"
@@ -406,7 +402,7 @@ _NO_CREDENTIALS = re.compile(r"credentials", re.IGNORECASE)
 
 def _translate(error: BaseException, place: str | Path, where: str) -> StoreError | QueryError:
     # Lance ends its messages with the place in its own source.
-    text = _SOURCE.sub("", " ".join(str(error).split()))[:600].rstrip(". ") + "."
+    text = PLACE_IN_LANCE.sub("", " ".join(str(error).split()))[:600].rstrip(". ") + "."
     refused = refusal(error, place, text) or (_refusal_of_a_store(place, text) if is_remote(place) else None)
     if refused:
         return refused

@@ -6,7 +6,6 @@ An index is a Lance dataset too, with a manifest beside it; see `bowerbird.store
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -26,7 +25,7 @@ from bowerbird.flow.sources.columnar import BATCH_ROWS, Layout, first_places, re
 from bowerbird.flow.sources.rows import Columns
 from bowerbird.media.reading import one_line
 from bowerbird.record import Failure, Record
-from bowerbird.store.lance import storage_options
+from bowerbird.store.lance import PLACE_IN_LANCE, lance_library, storage_options
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,19 +33,8 @@ if TYPE_CHECKING:
 _DATASET = ("data", "_versions", "_transactions", "_indices", "_deletions", "_refs")
 """What the folder of a Lance dataset may hold."""
 
-_RUST = re.compile(r",? ?\S+\.rs:\d+:\d+")
-"""Lance ends its messages with the place in its own source."""
-
 _ASKED_WRONGLY = ("Invalid user input", "Schema error", "syntax", "Syntax")
 """Signs of a filter that cannot be used: Lance has no type of error for that."""
-
-
-def _lance() -> Any:
-    # Its warnings would land between our lines on a user's terminal.
-    os.environ.setdefault("LANCE_LOG", "error")
-    import lance
-
-    return lance
 
 
 class LanceSink(Sink):
@@ -128,7 +116,7 @@ class LanceFormat:
         """See `TableFormat`."""
         import pyarrow as pa
 
-        for batch in _lance().dataset(str(path)).scanner(scan_in_order=True).to_batches():
+        for batch in lance_library().dataset(str(path)).scanner(scan_in_order=True).to_batches():
             yield pa.Table.from_batches([_as_named(batch)])
 
 
@@ -155,14 +143,14 @@ class _LanceWriter:
         self._fragments: list[Any] = []
 
     def write(self, table: pa.Table) -> None:
-        _lance()
+        lance_library()
         from lance.fragment import write_fragments
 
         table = table.rename_columns(self._schema.names) if table.num_columns else table
         self._fragments += write_fragments(table, str(self._path), schema=self._schema, mode="create")
 
     def close(self) -> None:
-        lance = _lance()
+        lance = lance_library()
         if self._fragments:
             made = lance.LanceOperation.Overwrite(self._schema, self._fragments)
             lance.LanceDataset.commit(str(self._path), made)
@@ -253,7 +241,7 @@ class LanceSource(Source):
 
     @contextmanager
     def _opened(self, version: int | None = None) -> Iterator[Any]:
-        lance = _lance()
+        lance = lance_library()
         try:
             place = str(self.path)
             yield lance.dataset(place, version=version, storage_options=storage_options(place))
@@ -267,7 +255,7 @@ class LanceSource(Source):
             raise self._translated(error) from error
 
     def _translated(self, error: Exception) -> QueryError | UnreadableError:
-        reason = one_line(_RUST.sub("", str(error)), 300).rstrip(". ")
+        reason = one_line(PLACE_IN_LANCE.sub("", str(error)), 300).rstrip(". ")
         if self.where and any(sign in reason for sign in _ASKED_WRONGLY):
             return QueryError(
                 f"The filter {self.where!r} cannot be used: {reason}.",

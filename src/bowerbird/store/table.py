@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -78,6 +78,12 @@ def schema(vectors: Sequence[VectorColumn]) -> pa.Schema:
         fields.append(pa.field(column.name, pa.list_(pa.float32(), column.dimensions)))
         fields.append(pa.field(column.norm, pa.float32()))
     return pa.schema(fields)
+
+
+def among(column: str, values: Iterable[str]) -> str:
+    """A filter: the column holds one of some texts, whatever signs are in them."""
+    quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
+    return f"{column} IN ({quoted})"
 
 
 class Table(ABC):

@@ -1,16 +1,10 @@
 """The contact sheet: what searches found, as one HTML file that needs nothing else.
 
-The file may be mailed, archived or opened from a memory stick, and shows names that strangers chose. So
-it makes no request of any kind (pictures are ``data:`` URIs, fonts are the system's), a content security
-policy allows exactly its own style and script, by hash, and every string is escaped. Because the policy
-refuses ``style=`` attributes as well, all that varies from tile to tile is a class or an SVG attribute.
+See `page` for what such a file may hold. All that varies from tile to tile is a class or an SVG attribute.
 """
 
 from __future__ import annotations
 
-import base64
-import functools
-import hashlib
 import html
 import math
 import os
@@ -18,12 +12,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
 
 from bowerbird.flow.files import from_uri, printable
 from bowerbird.flow.sources.addresses import is_remote
+from bowerbird.search.page import attribute, clean, data_uri, document, escaped, icon, safe_href, style_with
 
 if TYPE_CHECKING:
     from bowerbird.hits import Hit, Hits
@@ -121,31 +115,18 @@ def contact_sheet(panels: Sequence[Panel], *, title: str, subtitle: str = "") ->
     Returns:
         the page. It holds no lone surrogate, so encoding it as UTF-8 cannot fail.
     """
-    style = _stylesheet()
-    policy = (
-        f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(_SCRIPT)}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    below = f'<p class="subtitle" dir="auto">{_text(subtitle)}</p>\n' if subtitle else ""
-    parts = [
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n',
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n',
-        '<meta name="color-scheme" content="light dark">\n<meta name="referrer" content="no-referrer">\n',
-        f"<title>{_text(title)}</title>\n",
-        # Without an icon of its own a page that is served would make browsers ask for /favicon.ico.
-        f'<link rel="icon" href="data:,">\n<style>{style}</style>\n<script>{_SCRIPT}</script>\n'
-        f"</head>\n<body>\n{_ICONS}",
-        f'<header class="head wrap">\n<p class="brand">{_icon("bower")}Bowerbird contact sheet</p>\n',
-        f'<h1 dir="auto">{_text(title)}</h1>\n{below}</header>\n',
+    body = [
+        _ICONS,
         _navigation(panels) if len(panels) > 1 else "",
         "<main>\n",
         *(_panel(number, panel) for number, panel in enumerate(panels, 1)),
         "</main>\n",
         _footer(panels),
-        '<p id="live" class="vh" role="status"></p>\n</body>\n</html>\n',
+        '<p id="live" class="vh" role="status"></p>\n',
     ]
-    return "".join(parts)
+    style = style_with(("bowerbird.search", "sheet.css"))
+    brand = "Bowerbird contact sheet"
+    return document(title, "".join(body), style=style, script=_SCRIPT, brand=brand, subtitle=subtitle)
 
 
 # Parts of the page
@@ -153,7 +134,7 @@ def contact_sheet(panels: Sequence[Panel], *, title: str, subtitle: str = "") ->
 
 def _navigation(panels: Sequence[Panel]) -> str:
     items = "".join(
-        f'<li><a href="#q{number}"><bdi>{_text(panel.heading)}</bdi><span class="count">{len(panel.tiles)}'
+        f'<li><a href="#q{number}"><bdi>{escaped(panel.heading)}</bdi><span class="count">{len(panel.tiles)}'
         f'<span class="vh"> {_results(panel.tiles)}</span></span></a></li>\n'
         for number, panel in enumerate(panels, 1)
     )
@@ -162,22 +143,22 @@ def _navigation(panels: Sequence[Panel]) -> str:
 
 def _panel(number: int, panel: Panel) -> str:
     picture = ""
-    if source := _data_uri(panel.query_image):
+    if source := data_uri(panel.query_image):
         picture = f'<img src="{source}" alt="The picture that was asked with" decoding="async">'
     long = ' class="long"' if len(panel.heading) > 200 else ""  # a whole text as a query: set smaller
     heading = (
         f'<section class="panel wrap" id="q{number}" aria-labelledby="h{number}">\n'
-        f'<div class="ask">{picture}<div><h2 id="h{number}"{long} dir="auto">{_text(panel.heading)}</h2>'
+        f'<div class="ask">{picture}<div><h2 id="h{number}"{long} dir="auto">{escaped(panel.heading)}</h2>'
     )
     if not panel.tiles:
-        reason = _text(panel.note or "This search found nothing.")
+        reason = escaped(panel.note or "This search found nothing.")
         return (
-            f'{heading}</div></div>\n<div class="empty">{_icon("bower")}<div>'
+            f'{heading}</div></div>\n<div class="empty">{icon("bower")}<div>'
             f'<strong>No pictures here</strong><span dir="auto">{reason}</span></div></div>\n</section>\n'
         )
     facts = [f"{len(panel.tiles)} {_results(panel.tiles)}"]
     if panel.note:
-        facts.append(f"<bdi>{_text(panel.note)}</bdi>")
+        facts.append(f"<bdi>{escaped(panel.note)}</bdi>")
     summary = "".join(f"<span>{fact}</span>" for fact in facts)
     look = _Look.of(panel.tiles)
     tiles = "".join(_tile(rank, tile, look) for rank, tile in enumerate(panel.tiles, 1))
@@ -193,9 +174,9 @@ def _results(tiles: Sequence[Tile]) -> str:
 
 def _tile(rank: int, tile: Tile, look: _Look) -> str:
     name = tile.name or tile.path or "unnamed"
-    path = _attribute(tile.path or name)
+    path = attribute(tile.path or name)
     mat = f'<span class="fit">{_picture(rank, name, tile, look)}</span>'
-    if href := _safe_href(tile.href):
+    if href := safe_href(tile.href):
         new_tab = 'target="_blank" rel="noopener noreferrer"'
         mat = f'<a class="mat" href="{href}" title="{path}" {new_tab}>{mat}</a>'
     else:
@@ -204,17 +185,17 @@ def _tile(rank: int, tile: Tile, look: _Look) -> str:
     if tile.path:
         copy = (
             f'<button class="copy" type="button" data-path="{path}" title="Copy the path"'
-            f' aria-label="Copy the path of {_attribute(name)}">{_icon("copy", "no")}{_icon("check", "yes")}'
+            f' aria-label="Copy the path of {attribute(name)}">{icon("copy", "no")}{icon("check", "yes")}'
             "</button>"
         )
         # Shown only where the script does not run, not by <noscript>: mail gateways and viewers that
         # block a script by a policy of their own still count as scripting.
-        bare = f'<code class="path" dir="ltr">{_text(tile.path)}</code>'
+        bare = f'<code class="path" dir="ltr">{escaped(tile.path)}</code>'
     if tile.details:
-        items = "".join(f"<li><bdi>{_text(detail)}</bdi></li>" for detail in tile.details)
-        whole = _attribute(" \u00b7 ".join(tile.details))
+        items = "".join(f"<li><bdi>{escaped(detail)}</bdi></li>" for detail in tile.details)
+        whole = attribute(" \u00b7 ".join(tile.details))
         facts = f'<ul class="facts" role="list" title="{whole}">{items}</ul>'
-    stem, tail = _elidable(_clean(name))
+    stem, tail = _elidable(clean(name))
     return (
         f'<li class="tile">{mat}<div class="gauge"><span class="rank">{rank}</span>'
         f'{look.gauge(tile.score)}</div><div class="line"><div class="name" dir="auto" title="{path}">'
@@ -224,10 +205,10 @@ def _tile(rank: int, tile: Tile, look: _Look) -> str:
 
 
 def _picture(rank: int, name: str, tile: Tile, look: _Look) -> str:
-    source = _data_uri(tile.thumbnail)
-    alt = f"{_attribute(name)}, result {rank}"
+    source = data_uri(tile.thumbnail)
+    alt = f"{attribute(name)}, result {rank}"
     if not source:
-        return f'<span class="none" role="img" aria-label="{alt}">{_icon("picture")}No preview</span>'
+        return f'<span class="none" role="img" aria-label="{alt}">{icon("picture")}No preview</span>'
     size = ""
     if (aspect := _aspect(tile)) is not None:
         # The side that touches the mat; the other follows, so that corners and edge are the picture's own.
@@ -310,47 +291,6 @@ def _finite(score: float | None) -> TypeGuard[float]:
     return score is not None and math.isfinite(score)
 
 
-# Strings made safe
-
-# Lone surrogates cannot be encoded; the other controls are invisible, or errors in HTML. Tab and line
-# ends stay, as HTML shows them as spaces.
-_UNSHOWABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
-_LINK = re.compile(r"(?:https?://|file:/)[^\x00-\x20\x7f]+", re.IGNORECASE)
-
-
-def _clean(text: str) -> str:
-    r"""Text with what cannot be shown written as Python would: the byte 0xE9 of a file name as ``\xe9``."""
-    return _UNSHOWABLE.sub(_visible, text)
-
-
-def _visible(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    if code < 0x100:
-        return f"\\x{code:02x}"
-    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
-
-
-def _text(text: str) -> str:
-    return html.escape(_clean(text))
-
-
-def _attribute(text: str) -> str:
-    """As `_text`, but line ends survive the parser too: a path is copied from here."""
-    return _text(text).replace("\r", "&#13;").replace("\n", "&#10;").replace("\t", "&#9;")
-
-
-def _safe_href(href: str) -> str:
-    """The link, escaped; "" for any scheme that could run or carry content (``javascript:``, ``data:``).
-
-    Browsers drop line ends and leading blanks of a link before they look at its scheme, so a link
-    that holds any is refused rather than mended. Bytes that are not UTF-8 are percent-encoded, which keeps
-    the link to such a file working.
-    """
-    if not _LINK.fullmatch(href):
-        return ""
-    return _text(re.sub("[\udc80-\udcff]", lambda match: f"%{ord(match[0]) - 0xDC00:02X}", href))
-
-
 def _elidable(name: str) -> tuple[str, str]:
     """Split a name in two, of which only the first may be cut short to fit: ``IMG_2023…`` ``0042.jpeg``.
 
@@ -362,42 +302,10 @@ def _elidable(name: str) -> tuple[str, str]:
     return name[: match.start()], match[0]
 
 
-def _data_uri(picture: bytes) -> str:
-    """A ``data:`` URI for JPEG, PNG or WebP; "" for anything else, SVG (which can hold links) included."""
-    if picture.startswith(b"\xff\xd8\xff"):
-        kind = "jpeg"
-    elif picture.startswith(b"\x89PNG\r\n\x1a\n"):
-        kind = "png"
-    elif picture[:4] == b"RIFF" and picture[8:12] == b"WEBP":
-        kind = "webp"
-    else:
-        return ""
-    return f"data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')}"
+# Script and drawings
 
-
-# Style, script and drawings
-
-
-@functools.lru_cache(maxsize=1)
-def _stylesheet() -> str:
-    return (resources.files("bowerbird.search") / "sheet.css").read_text(encoding="utf-8")
-
-
-def _digest(code: str) -> str:
-    """The source expression by which a content security policy allows exactly this inline code."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(code.encode()).digest()).decode('ascii')}"
-
-
-def _icon(name: str, kind: str = "") -> str:
-    look = f' class="{kind}"' if kind else ""
-    return f'<svg{look} viewBox="0 0 24 24" aria-hidden="true"><use href="#i-{name}"/></svg>'
-
-
-# Each drawing is defined once. The bower: two walls of arched twigs, and the blue thing the bird found.
+# Each drawing is defined once.
 _ICONS = """<svg width="0" height="0" class="vh" aria-hidden="true"><defs>
-<g id="i-bower"><path d="M4 20C3.5 13 5.5 6.5 10.5 3M7.5 20C7 14.5 8 9 11.5 5"/>
-<path d="M20 20c.5-7-1.5-13.5-6.5-17M16.5 20c.5-5.5-.5-11-4-15"/>
-<circle class="berry" cx="12" cy="17.5" r="2.5"/></g>
 <g id="i-picture"><rect x="3.5" y="4.5" width="17" height="15" rx="2"/><circle cx="9" cy="10" r="1.5"/>
 <path d="m4 17 4.5-4 3.5 3 4-4.5 4.5 5"/></g>
 <g id="i-copy"><rect x="8.5" y="8.5" width="11" height="11" rx="2"/>

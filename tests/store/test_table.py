@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from tests.flow.object_store import ObjectStore, serving
 
 from bowerbird.errors import IndexDamagedError, IndexReadOnlyError, QueryError, SpaceMismatchError, StoreError
-from bowerbird.store import lance as lance_store
+from bowerbird.store import lance_search
+from bowerbird.store.filters import And, Column, Compare, Filter, In, IsNull, Like, Not, Or, Words
 from bowerbird.store.lance import LanceTable
 from bowerbird.store.table import SCORE, Table, VectorColumn, schema
 
@@ -116,7 +117,7 @@ def rows(
     return pa.table(data, schema=names)
 
 
-def contents(table: Table, where: str = "") -> dict[str, int]:
+def contents(table: Table, where: Filter | None = None) -> dict[str, int]:
     found: dict[str, int] = {}
     for batch in table.scan(["id", "width"], where):
         for id_, width in zip(batch["id"].to_pylist(), batch["width"].to_pylist(), strict=True):
@@ -197,8 +198,11 @@ class TestTable:
 
     def test_count_and_scan_with_a_filter(self, table):
         table.upsert(rows([f"r{i}" for i in range(50)]))
-        assert table.count("width >= 40") == 10
-        assert contents(table, "width >= 48 AND name LIKE 'it''s%'") == {"r48": 48, "r49": 49}
+        assert table.count(Compare("width", ">=", 40)) == 10
+        assert contents(table, And((Compare("width", ">=", 48), Like("name", "it's%")))) == {
+            "r48": 48,
+            "r49": 49,
+        }
         assert list(contents(table)) == list(contents(table))
 
     @settings(deadline=None, max_examples=15, suppress_health_check=ONE_STORE)
@@ -275,7 +279,11 @@ class TestTable:
         passing = np.ones(count, bool) if least is None else np.arange(count) >= least
         passing[sorted(missing)] = False
         found = table.nearest(
-            "v", query, k, columns=["id", "width"], where="" if least is None else f"width >= {least}"
+            "v",
+            query,
+            k,
+            columns=["id", "width"],
+            where=None if least is None else Compare("width", ">=", least),
         )
         expected = brute_force(vectors, query, passing, k)
         scores = found[SCORE].to_numpy()
@@ -310,19 +318,22 @@ class TestTable:
     @pytest.mark.parametrize(
         "where",
         [
-            "width >",
-            "nothing > 1",
-            "width",
-            "'a'",
-            "width > 'wide'",
-            "(",
-            "v > 1",
-            "1/0 = 1",
-            "name ~ '('",
-            " ",
+            Compare("nothing", ">", 1),
+            Compare("width", ">", "wide"),
+            Compare("name", "=", 1),
+            Compare("v", ">", 1.0),
+            Compare("width", "~", 1),
+            Compare("width", "=", Column("name")),
+            In("nothing", ()),
+            In("width", (1, "a")),
+            IsNull("nothing"),
+            Like("width", "%"),
+            Words("v", ("a",)),
+            Not(Or((And(()), IsNull("nothing")))),
         ],
+        ids=str,
     )
-    def test_a_bad_filter_is_a_query_error_that_quotes_it(self, table, where):
+    def test_a_filter_that_does_not_fit_is_a_query_error(self, table, where):
         table.upsert(rows(["a", "b"]))
         for ask in (
             lambda: table.count(where),
@@ -331,7 +342,6 @@ class TestTable:
         ):
             with pytest.raises(QueryError) as caught:
                 ask()
-            assert repr(where) in str(caught.value)
             assert "\n" not in str(caught.value)
         assert table.count() == 2
 
@@ -364,7 +374,7 @@ class TestTable:
             store.open(home / "records.table", 99)
 
     @pytest.mark.parametrize("damage", ["gone", "cut", "overwritten", "scrambled"])
-    @pytest.mark.parametrize("where", ["", "width > 1"])
+    @pytest.mark.parametrize("where", [None, Compare("width", ">", 1)], ids=["all", "some"])
     def test_damaged_data(self, table, store, home, damage, where):
         table.upsert(rows([f"r{i}" for i in range(500)]))
         for path in (home / "records.table" / "data").iterdir():
@@ -426,13 +436,13 @@ def indexed(tmp_path_factory):
     vectors = clustered(2000)
     path = tmp_path_factory.mktemp("indexed") / "t.lance"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lance_store, "EXACT_BYTES", 0)
+        patch.setattr(lance_search, "EXACT_BYTES", 0)
         table = LanceTable.create(path, schema([WIDE]))
         ids = [f"r{i}" for i in range(2000)]
         table.upsert(rows(ids, vectors, missing=range(0, 2000, 50), column=WIDE))
         exact = table.nearest("v", vectors[1], 5, columns=["id"])
         table.optimize([WIDE])
-    assert table._has_vector_index("v")
+    assert lance_search.has_index(table._dataset, "v")
     assert table.nearest("v", vectors[1], 5, columns=["id"])["id"].to_pylist() == exact["id"].to_pylist()
     return path, vectors
 
@@ -447,7 +457,9 @@ class TestVectorIndex:
         passing = (np.arange(2000) >= least) & (np.arange(2000) % 50 != 0)
         recalled = []
         for query in units(40, 32, seed=8):
-            found = table.nearest("v", query, 10, columns=["id"], where=f"width >= {least}" if least else "")
+            found = table.nearest(
+                "v", query, 10, columns=["id"], where=Compare("width", ">=", least) if least else None
+            )
             got = [int(id_[1:]) for id_ in found["id"].to_pylist()]
             assert all(passing[row] for row in got)
             scores = found[SCORE].to_numpy()
@@ -465,7 +477,7 @@ class TestVectorIndex:
         table.upsert(rows(["fresh"], fresh, column=WIDE), remove=["r1"])
         assert table.nearest("v", fresh[0], 1, columns=["id"])["id"].to_pylist() == ["fresh"]
         assert "r1" not in table.nearest("v", vectors[1], 20, columns=["id"])["id"].to_pylist()
-        monkeypatch.setattr(lance_store, "EXACT_BYTES", 0)
+        monkeypatch.setattr(lance_search, "EXACT_BYTES", 0)
         table.optimize([WIDE])
         assert table.count() == 2000
         assert table.nearest("v", fresh[0], 1, columns=["id"])["id"].to_pylist() == ["fresh"]
@@ -473,7 +485,7 @@ class TestVectorIndex:
     @pytest.mark.parametrize("dimensions", [1, 7, 20, 300, 500])
     def test_any_length_of_vector_can_be_indexed(self, tmp_path, monkeypatch, dimensions):
         column = VectorColumn("v", "features", "image", dimensions)
-        monkeypatch.setattr(lance_store, "EXACT_BYTES", 0)
+        monkeypatch.setattr(lance_search, "EXACT_BYTES", 0)
         table = LanceTable.create(tmp_path / "t.lance", schema([column]))
         vectors = units(600, dimensions)
         table.upsert(rows([f"r{i}" for i in range(600)], vectors, column=column))
@@ -482,14 +494,14 @@ class TestVectorIndex:
         assert found[SCORE][0].as_py() == pytest.approx(1, abs=1e-3)
 
     def test_hardly_any_vectors(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(lance_store, "EXACT_BYTES", 0)
+        monkeypatch.setattr(lance_search, "EXACT_BYTES", 0)
         table = LanceTable.create(tmp_path / "t.lance", SCHEMA)
         table.upsert(rows([f"r{i}" for i in range(600)], missing=range(590)))
         table.optimize([COLUMN])
         assert table.nearest("v", units(1)[0], 20, columns=["id"]).num_rows == 10
 
     def test_it_prints_nothing(self, tmp_path, monkeypatch, capfd):
-        monkeypatch.setattr(lance_store, "EXACT_BYTES", 0)
+        monkeypatch.setattr(lance_search, "EXACT_BYTES", 0)
         table = LanceTable.create(tmp_path / "t.lance", SCHEMA)
         table.upsert(rows([f"r{i}" for i in range(600)]))
         table.optimize([COLUMN])

@@ -22,6 +22,7 @@ from bowerbird.errors import QueryError
 from bowerbird.flow.files import printable, to_uri
 from bowerbird.hits import Hits
 from bowerbird.record import Modality
+from bowerbird.store.filters import Compare, IsNull, Not, Or, among
 from bowerbird.store.table import ATTRIBUTES, SCORE, VectorColumn
 
 if TYPE_CHECKING:
@@ -131,6 +132,11 @@ def answer(index: Index, query: Query, *, k: int, where: str, threshold: float |
     if ";" in _QUOTED.sub("", where):
         # The store would read up to the semicolon and leave the rest out in silence.
         raise QueryError(f"The filter {where!r} holds a semicolon.", hint="Join conditions with AND or OR.")
+    passing = None
+    if where:
+        from bowerbird.store.where import parse
+
+        passing = parse(where, index.table.fields)
     question = _compose(index, query)
     told = [
         name for name in (*ATTRIBUTES, "text", *index.table.attributes().names) if name in index.table.names
@@ -139,7 +145,7 @@ def answer(index: Index, query: Query, *, k: int, where: str, threshold: float |
     wanted = k + SPARE + bool(question.exclude)
     while True:
         found = index.table.nearest(
-            question.column.name, question.vector, wanted, columns=columns, where=where
+            question.column.name, question.vector, wanted, columns=columns, where=passing
         )
         rows, copies = _distinct(found, question.exclude)
         if found.num_rows < wanted or (len(rows) >= k and _is_past(found, rows[k - 1])):
@@ -201,7 +207,7 @@ def _has_pictures(index: Index) -> bool:
     columns = {column.modality: column for column in index.columns}
     if Modality.TEXT not in columns or Modality.IMAGE not in columns:
         return Modality.IMAGE in columns
-    return index.table.count(f"`{columns['image'].norm}` IS NOT NULL") > 0
+    return index.table.count(Not(IsNull(columns["image"].norm))) > 0
 
 
 def _embedded(index: Index, part: str | Path, output: str, notes: list[str]) -> NDArray[np.float32]:
@@ -217,8 +223,7 @@ def _embedded(index: Index, part: str | Path, output: str, notes: list[str]) -> 
 def _indexed(index: Index, like: str, column: VectorColumn) -> tuple[str, NDArray[np.float32]]:
     """Content and vector of an indexed record, named by its id or its path."""
     wanted = [printable(like), to_uri(os.path.abspath(os.path.expanduser(like)))]
-    quoted = ["'" + name.replace("'", "''") + "'" for name in wanted]
-    where = f"id = {quoted[0]} OR uri IN ({', '.join(quoted)})"
+    where = Or((Compare("id", "=", wanted[0]), among("uri", wanted)))
     for batch in index.table.scan(["content", column.name], where=where):
         if batch.num_rows:
             if not batch.column(1)[0].is_valid:

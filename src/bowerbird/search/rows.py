@@ -19,6 +19,7 @@ from bowerbird.flow.files import printable, to_uri
 from bowerbird.flow.pictures import address
 from bowerbird.flow.sinks.widening import MisfitError, column, fit, text_of, unify
 from bowerbird.record import Record
+from bowerbird.store.filters import Compare, Or
 from bowerbird.store.table import SCORE, VECTOR_MARK, Table, VectorColumn, schema
 
 if TYPE_CHECKING:
@@ -292,7 +293,8 @@ class Attributes:
             misfits = {} if wanted.equals(have) else self._refused(rows, name, have)
             if misfits and name not in fixed and pa.types.is_integer(have):
                 left = self._refused(rows, name, pa.float64())
-                exact = name not in known or not table.count(f"abs(`{name}`) > {_EXACT}")
+                large = Or((Compare(name, ">", _EXACT), Compare(name, "<", -_EXACT)))
+                exact = name not in known or not table.count(large)
                 if len(left) < len(misfits) and exact:
                     have, misfits = pa.float64(), left
             if name not in known:

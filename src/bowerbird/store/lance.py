@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -15,29 +13,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bowerbird.errors import (
-    BowerbirdError,
-    IndexDamagedError,
-    IndexReadOnlyError,
-    QueryError,
-    SpaceMismatchError,
-    StoreError,
-)
+from bowerbird.errors import IndexDamagedError, SpaceMismatchError
 from bowerbird.flow.remote import is_remote
-from bowerbird.store.location import Location, refusal
-from bowerbird.store.table import SCORE, VECTOR_MARK, Table, VectorColumn, among, schema
+from bowerbird.store.filters import Filter, among
+from bowerbird.store.lance_errors import translated
+from bowerbird.store.lance_filters import to_sql
+from bowerbird.store.lance_search import Question, VectorSearch, build_index, outgrown
+from bowerbird.store.lance_words import find_words, index_words
+from bowerbird.store.location import Location
+from bowerbird.store.table import SCORE, Table, VectorColumn, schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-EXACT_BYTES = 150_000_000
-"""Up to this, the vectors of a column are searched exactly in memory: there one matrix product is as fast as an
-index (6.7 against 7.7 ms at 100,000 x 384; benchmarks/LOG.md). It is 97,000 rows of 384 dimensions."""
-
-PROBES = 20
-REFINE = 5
-"""Partitions read, and candidates scored exactly for each result: recall@10 of 1.000 on 100,000 and 1,000,000 rows
-(benchmarks/LOG.md)."""
 
 WIDENING = "widening:"
 """Put before the name of a column while it is given another type."""
@@ -69,7 +56,7 @@ class LanceTable(Table):
     def __init__(self, dataset: Any, place: str | Path) -> None:
         self._dataset = dataset
         self._path = place
-        self._exact: dict[str, _Matrix] = {}
+        self._vectors = VectorSearch()
         self._pieces_since = 0  # the version that the workers of this run began with
 
     @classmethod
@@ -125,22 +112,9 @@ class LanceTable(Table):
         return int(self._dataset.version)
 
     @property
-    def names(self) -> Sequence[str]:
+    def fields(self) -> pa.Schema:
         """See `Table`."""
-        return list(self._dataset.schema.names)
-
-    def attributes(self) -> pa.Schema:
-        """See `Table`."""
-        import pyarrow as pa
-
-        own = {*schema(()).names}
-        return pa.schema(
-            [
-                field
-                for field in self._dataset.schema
-                if field.name not in own and VECTOR_MARK not in field.name
-            ]
-        )
+        return self._dataset.schema
 
     def extend(self, fields: Sequence[pa.Field], wider: Sequence[pa.Field] = ()) -> None:
         """See `Table`."""
@@ -174,18 +148,40 @@ class LanceTable(Table):
         with translated(self._path):
             self._dataset.checkout_latest()
 
-    def count(self, where: str = "") -> int:
+    def drop(self, names: Sequence[str]) -> None:
         """See `Table`."""
-        with translated(self._path, where):
-            return int(self._dataset.count_rows(filter=where or None))
+        if there := [name for name in names if name in self.names]:
+            with translated(self._path):
+                self._dataset.drop_columns(there)
+                self._dataset.checkout_latest()
+
+    def count(self, where: Filter | None = None) -> int:
+        """See `Table`."""
+        with self._filtered(where) as sql:
+            return int(self._dataset.count_rows(filter=sql or None))
+
+    @contextmanager
+    def _filtered(self, where: Filter | None) -> Iterator[str]:
+        """The filter as Lance reads it, empty for none; what goes wrong becomes ours."""
+        sql = "" if where is None else to_sql(where, self.fields)
+        with translated(self._path, sql):
+            yield sql
 
     def upsert(self, rows: pa.Table, *, remove: Sequence[str] = ()) -> None:
         """See `Table`."""
         with translated(self._path):
             merge = self._dataset.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
             if remove:
-                merge = merge.when_not_matched_by_source_delete(among("id", remove))
+                merge = merge.when_not_matched_by_source_delete(to_sql(among("id", remove), self.fields))
             merge.execute(_last_of_each(rows))
+            self._dataset.checkout_latest()
+
+    def update(self, rows: pa.Table) -> None:
+        """See `Table`."""
+        if rows.num_columns < 2 or not rows.num_rows:
+            return
+        with translated(self._path):
+            self._dataset.merge_insert("id").when_matched_update_all().execute(_last_of_each(rows))
             self._dataset.checkout_latest()
 
     def piece_writer(self) -> Callable[[pa.Table], bytes]:
@@ -206,60 +202,63 @@ class LanceTable(Table):
         before = self.count()
         with translated(self._path):
             if ids:
-                self._dataset.delete(among("id", ids))
+                self._dataset.delete(to_sql(among("id", ids), self.fields))
         return before - self.count()
 
-    def scan(self, columns: Sequence[str], where: str = "") -> Iterator[pa.RecordBatch]:
+    def scan(self, columns: Sequence[str], where: Filter | None = None) -> Iterator[pa.RecordBatch]:
         """See `Table`."""
-        with translated(self._path, where):
-            yield from self._dataset.scanner(columns=list(columns), filter=where or None).to_batches()
+        with self._filtered(where) as sql:
+            yield from self._dataset.scanner(
+                columns=list(columns), filter=sql or None, scan_in_order=True
+            ).to_batches()
+
+    def sample(
+        self, columns: Sequence[str], k: int, *, seed: int = 0, where: Filter | None = None
+    ) -> pa.Table:
+        """See `Table`. With a filter, the ids of all rows that pass are read first."""
+        drawn = np.random.default_rng(seed)
+        with self._filtered(where) as sql:
+            if not sql:
+                rows = self.count()
+                places = np.sort(drawn.choice(rows, min(k, rows), replace=False))
+                return self._dataset.take(places.tolist(), columns=list(columns))
+            ids = self._dataset.scanner(
+                columns=[], filter=sql, with_row_id=True, scan_in_order=True
+            ).to_table()
+            chosen = np.sort(drawn.choice(ids.num_rows, min(k, ids.num_rows), replace=False))
+            return self._rows(ids["_rowid"].to_numpy()[chosen], columns)
 
     def nearest(
-        self, column: str, vector: NDArray[np.float32], k: int, *, columns: Sequence[str], where: str = ""
+        self,
+        column: str,
+        vector: NDArray[np.float32],
+        k: int,
+        *,
+        columns: Sequence[str],
+        where: Filter | None = None,
+        centre: NDArray[np.float32] | None = None,
+        exact: bool = False,
     ) -> pa.Table:
         """See `Table`. Exact up to `EXACT_BYTES` of vectors, through the vector index above."""
-        with translated(self._path, where):
+        with self._filtered(where) as sql:
             width = self._dataset.schema.field(column).type.list_size
-            if len(vector) != width:
-                raise SpaceMismatchError(f"The query has {len(vector)} dimensions and {column} has {width}.")
-            if self._has_vector_index(column):
-                return self._approximate(column, vector, k, columns, where)
-            return self._exactly(column, vector, k, columns, where)
+            for given in (vector,) if centre is None else (vector, centre):
+                if len(given) != width:
+                    raise SpaceMismatchError(
+                        f"The query has {len(given)} dimensions and {column} has {width}."
+                    )
+            question = Question(column, vector, k, sql, centre)
+            ids, scores = self._vectors.nearest(self._dataset, question, exact=exact)
+            return _with_scores(self._rows(ids, columns), scores)
 
-    def _exactly(
-        self, column: str, vector: NDArray[np.float32], k: int, columns: Sequence[str], where: str
-    ) -> pa.Table:
-        matrix = self._exact.get(column)
-        if matrix is None or matrix.version != self.version:
-            matrix = self._exact[column] = _Matrix.read(self._dataset, column)
-        scores = matrix.vectors @ vector
-        scores[~matrix.present] = -np.inf
-        if where:
-            passing = self._dataset.scanner(columns=[], filter=where, with_row_id=True).to_table()
-            scores[~np.isin(matrix.row_ids, passing["_rowid"].to_numpy())] = -np.inf
-        best = top(scores, k)
-        rows = self._dataset.take(best.tolist(), columns=list(columns))
-        return _with_scores(rows, scores[best])
+    def words(self, text: str, k: int, *, columns: Sequence[str], where: Filter | None = None) -> pa.Table:
+        """See `Table`."""
+        with self._filtered(where) as sql:
+            ids, scores = find_words(self._dataset, text, k, sql)
+            return _with_scores(self._rows(ids, columns), scores)
 
-    def _approximate(
-        self, column: str, vector: NDArray[np.float32], k: int, columns: Sequence[str], where: str
-    ) -> pa.Table:
-        question = {
-            "column": column,
-            "q": vector,
-            "k": k,
-            "metric": "dot",
-            "minimum_nprobes": PROBES,
-            "refine_factor": REFINE,
-        }
-        found = self._dataset.scanner(
-            columns=[*columns, "_distance"], nearest=question, filter=where or None, prefilter=True
-        ).to_table()
-        scores = 1.0 - found["_distance"].to_numpy()  # Lance's dot distance is 1 - dot.
-        return _with_scores(found.drop_columns(["_distance"]), scores)
-
-    def _has_vector_index(self, column: str) -> bool:
-        return any(column in index.field_names for index in self._dataset.describe_indices())
+    def _rows(self, ids: NDArray[np.uint64], columns: Sequence[str]) -> pa.Table:
+        return self._dataset._take_rows(ids.tolist(), columns=list(columns))
 
     def optimize(self, vectors: Sequence[VectorColumn]) -> None:
         """See `Table`."""
@@ -268,30 +267,13 @@ class LanceTable(Table):
                 self._dataset.optimize.compact_files()
             rows = self.count()
             for column in vectors:
-                if 4 * column.dimensions * rows > EXACT_BYTES and self._outgrown(column.name, rows):
-                    self._build_index(column, rows)
-            if any(self._has_vector_index(column.name) for column in vectors):
+                if outgrown(self._dataset, column, rows):
+                    self._dataset = build_index(self._dataset, column, rows)
+            index_words(self._dataset)
+            if self._dataset.describe_indices():
                 self._dataset.optimize.optimize_indices()
             self._dataset.checkout_latest()
             self._dataset.cleanup_old_versions(older_than=KEEP_VERSIONS)
-
-    def _outgrown(self, column: str, rows: int) -> bool:
-        """Whether there is no index, or one made for a quarter of the rows or fewer."""
-        for index in self._dataset.describe_indices():
-            if column in index.field_names:
-                partitions = self._dataset.stats.index_stats(index.name)["indices"][0]["num_partitions"]
-                return bool(2 * partitions < _partitions(rows))
-        return True
-
-    def _build_index(self, column: VectorColumn, rows: int) -> None:
-        # RaBitQ, one bit a dimension, is built ten times faster than product quantisation and ranks as well, given
-        # enough dimensions; it needs whole bytes.
-        kind: dict[str, Any] = {"index_type": "IVF_RQ", "num_bits": 1}
-        if column.dimensions < 256 or column.dimensions % 8:
-            kind = {"index_type": "IVF_SQ"}
-        self._dataset = self._dataset.create_index(
-            column.name, metric="dot", num_partitions=_partitions(rows), replace=True, **kind
-        )
 
 
 def _write_piece(place: str, columns: pa.Schema, rows: pa.Table) -> bytes:
@@ -299,51 +281,6 @@ def _write_piece(place: str, columns: pa.Schema, rows: pa.Table) -> bytes:
     from bowerbird.store.lance_pieces import write_piece
 
     return write_piece(place, columns, rows.select(columns.names), storage_options(place))
-
-
-def _partitions(rows: int) -> int:
-    return max(1, min(round(math.sqrt(rows)), rows // 256))  # each is trained on 256 rows
-
-
-class _Matrix:
-    """All vectors of a column of one version, in memory, in the order of `take`."""
-
-    def __init__(
-        self, version: int, vectors: NDArray[np.float32], present: NDArray[np.bool_], ids: NDArray[Any]
-    ) -> None:
-        self.version = version
-        self.vectors = vectors  # (rows, dim)
-        self.present = present  # (rows,): False where the record has no such vector
-        self.row_ids = ids  # (rows,)
-
-    @classmethod
-    def read(cls, dataset: Any, column: str) -> _Matrix:
-        rows = dataset.count_rows()
-        width = dataset.schema.field(column).type.list_size
-        vectors = np.zeros((rows, width), np.float32)
-        present = np.zeros(rows, bool)
-        ids = np.zeros(rows, np.uint64)
-        start = 0
-        for batch in dataset.scanner(columns=[column], with_row_id=True, scan_in_order=True).to_batches():
-            stop = start + batch.num_rows
-            lists = batch.column(column)
-            present[start:stop] = lists.is_valid().to_numpy(zero_copy_only=False)
-            vectors[start:stop][present[start:stop]] = lists.flatten().to_numpy().reshape(-1, width)
-            ids[start:stop] = batch.column("_rowid").to_numpy()
-            start = stop
-        return cls(int(dataset.version), vectors, present, ids)
-
-
-def top(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """Positions of the `k` largest scores, largest first, ties by position; minus infinity never counts."""
-    k = min(k, int(np.count_nonzero(scores > -np.inf)))
-    if k <= 0:
-        return np.empty(0, np.int64)
-    # Everything at least as large as the k-th, so that ties at the cut are broken by position too.
-    threshold = np.partition(scores, -k)[-k]
-    candidates = np.flatnonzero(scores >= threshold)
-    order = np.argsort(-scores[candidates], kind="stable")
-    return candidates[order[:k]]
 
 
 def _with_scores(rows: pa.Table, scores: NDArray[Any]) -> pa.Table:
@@ -356,92 +293,3 @@ def _last_of_each(rows: pa.Table) -> pa.Table:
     """Rows with one for each id, the last given: Lance would insert a new id as often as it is given."""
     last = {id_: row for row, id_ in enumerate(rows["id"].to_pylist())}
     return rows if len(last) == rows.num_rows else rows.take(list(last.values()))
-
-
-@contextmanager
-def translated(path: str | Path, where: str = "") -> Iterator[None]:
-    """Turn Lance's errors into ours; whatever fails while a filter is given and names it is the filter's."""
-    try:
-        yield
-    except BowerbirdError:
-        raise
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise _translate(error, path, where) from error
-    except BaseException as error:
-        # A panic of the Rust side arrives as pyo3_runtime.PanicException, a BaseException.
-        if type(error).__name__ == "PanicException":
-            raise _translate(error, path, where) from error
-        raise
-
-
-# Signs in the text: Lance has no types of error to tell these apart by.
-_DAMAGE = (
-    "LanceError(IO)",
-    "Not found:",
-    "was not found",
-    "does not appear to be a Lance file",
-    "metadata region",
-    "is not aligned",
-    "Protobuf",
-)
-# A defect of the caller: nobody may be told to delete an index because of it.
-_ASKED_WRONGLY = ("Schema error", "FieldNotFound", "does not exist in schema", "already exists")
-
-
-PLACE_IN_LANCE = re.compile(r",? ?\S+\.rs:\d+:\d+")
-
-
-_NO_BUCKET = "NoSuchBucket"
-_FORBIDDEN = re.compile(
-    r"\b403 Forbidden|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|PermissionDenied"
-)
-_READING = re.compile(r"Error performing (GET|HEAD|list)", re.IGNORECASE)
-_UNREACHABLE = re.compile(r"error sending request|HTTP error|retry_timeout|operation timed out|dns error")
-_NO_CREDENTIALS = re.compile(r"credentials", re.IGNORECASE)
-
-
-def _translate(error: BaseException, place: str | Path, where: str) -> StoreError | QueryError:
-    # Lance ends its messages with the place in its own source.
-    text = PLACE_IN_LANCE.sub("", " ".join(str(error).split()))[:600].rstrip(". ") + "."
-    refused = refusal(error, place, text) or (_refusal_of_a_store(place, text) if is_remote(place) else None)
-    if refused:
-        return refused
-    text = text if len(text) <= 300 else f"{text[:299]}…"
-    damaged = any(sign in text for sign in _DAMAGE)
-    if where and not damaged:
-        return QueryError(
-            f"The filter {where!r} cannot be used: {text}",
-            hint="Write it like \"width > 1000 and format = 'JPEG' and taken_at > date '2020-01-01'\"; "
-            "`bowerbird info` lists the columns.",
-        )
-    index = str(place).rpartition("/")[0]
-    if not damaged and any(sign in text for sign in _ASKED_WRONGLY):
-        return StoreError(f"The index at {index} cannot do that: {text}")
-    return IndexDamagedError(
-        f"The index at {index} cannot be read: {text}",
-        hint="If it happens again, delete that directory and index the folder anew.",
-    )
-
-
-def _refusal_of_a_store(place: str | Path, text: str) -> StoreError | None:
-    """The error for an object store that is not there or says no: nothing of the index is damaged."""
-    if _NO_BUCKET in text:
-        return StoreError(
-            f"{place} lies in a bucket that does not exist.", hint="Check the name of the bucket."
-        )
-    if _FORBIDDEN.search(text):
-        kind = StoreError if _READING.search(text) else IndexReadOnlyError
-        return kind(
-            f"{place} may not be used: the store refused access.",
-            hint="Check the credentials, and what they are allowed to do.",
-        )
-    if _NO_CREDENTIALS.search(text):
-        return StoreError(
-            f"{place} cannot be asked for: there are no credentials.",
-            hint="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE.",
-        )
-    if _UNREACHABLE.search(text):
-        return StoreError(
-            f"{place} cannot be reached.", hint="Check the network and the endpoint (AWS_ENDPOINT_URL)."
-        )
-    return None

@@ -25,7 +25,8 @@ from bowerbird.flow.sources.columnar import BATCH_ROWS, Layout, first_places, re
 from bowerbird.flow.sources.rows import Columns
 from bowerbird.media.reading import one_line
 from bowerbird.record import Failure, Record
-from bowerbird.store.lance import PLACE_IN_LANCE, lance_library, storage_options
+from bowerbird.store.lance import lance_library, storage_options
+from bowerbird.store.lance_errors import PLACE_IN_LANCE
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bowerbird.errors import MissingExtraError, SpaceMismatchError, StoreError
 from bowerbird.store.lance import storage_options as options_of
-from bowerbird.store.lance import translated
+from bowerbird.store.lance_errors import translated
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -1,0 +1,267 @@
+"""Search by vector in a Lance dataset: exactly in memory, exactly in a stream, or through Lance's index."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bowerbird.store.table import VectorColumn
+
+EXACT_BYTES = 150_000_000
+"""Up to this, the vectors of a column are searched exactly in memory: there one matrix product is as fast as an
+index (6.7 against 7.7 ms at 100,000 x 384; benchmarks/LOG.md). It is 97,000 rows of 384 dimensions."""
+
+PROBES = 20
+REFINE = 5
+"""Partitions read, and candidates scored exactly for each result: recall@10 of 1.000 on 100,000 and 1,000,000 rows
+(benchmarks/LOG.md)."""
+
+FEWEST = 64
+"""The index is asked for so many, or four times as many and so on: a page and the next come from one ranking."""
+
+WIDER = 4
+"""With a centre, so many times as many candidates of the index are compared exactly."""
+
+BATCH_ROWS = 8192
+SAME_POINT = 1e-6
+"""A vector so near to the centre has no direction from there; it scores 0."""
+
+Floats = NDArray[np.float32]
+Found = tuple[NDArray[np.uint64], Floats]
+"""Row ids of Lance and scores, best first."""
+
+NOTHING: Found = (np.empty(0, np.uint64), np.empty(0, np.float32))
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a column of unit vectors.
+
+    Attributes:
+        column: its name.
+        vector: float32 (dim,).
+        k: at most so many rows.
+        where: a filter as Lance reads it; empty: all rows.
+        centre: float32 (dim,) or None: rows are scored by the unit vector of `row - centre`.
+    """
+
+    column: str
+    vector: Floats
+    k: int
+    where: str = ""
+    centre: Floats | None = None
+
+
+@dataclass
+class Matrix:
+    """All vectors of a column of one version, in memory, in the order of the rows.
+
+    Attributes:
+        version: of the dataset.
+        vectors: float32 (rows, dim); zeros where a record has no such vector.
+        present: bool (rows,).
+        row_ids: uint64 (rows,), ascending.
+        factors: float32 (rows,) by centre: what turns a dot product with `row - centre` into a score.
+    """
+
+    version: int
+    vectors: Floats
+    present: NDArray[np.bool_]
+    row_ids: NDArray[np.uint64]
+    factors: dict[bytes, Floats] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, dataset: Any, column: str) -> Matrix:
+        """Read it whole."""
+        rows = dataset.count_rows()
+        width = dataset.schema.field(column).type.list_size
+        vectors = np.zeros((rows, width), np.float32)
+        present = np.zeros(rows, bool)
+        ids = np.zeros(rows, np.uint64)
+        start = 0
+        for some, there, vector in _batches(dataset, column):
+            stop = start + len(some)
+            ids[start:stop], present[start:stop], vectors[start:stop] = some, there, vector
+            start = stop
+        return cls(int(dataset.version), vectors, present, ids)
+
+    def scores(self, question: Question) -> Floats:
+        """Of every row; minus infinity where there is no vector."""
+        scores: Floats = self.vectors @ question.vector
+        if question.centre is not None:
+            key = question.centre.tobytes()
+            if key not in self.factors:
+                while len(self.factors) > 3:  # a few modalities at the most
+                    self.factors.pop(next(iter(self.factors)))
+                self.factors[key] = _factors(self.vectors, question.centre)
+            scores = (scores - question.centre @ question.vector) * self.factors[key]
+        scores[~self.present] = -np.inf
+        return scores
+
+
+def _factors(vectors: Floats, centre: Floats) -> Floats:
+    """One over the distance of each vector from the centre; 0 where there is hardly any."""
+    factors = np.zeros(len(vectors), np.float32)
+    for start in range(0, len(vectors), BATCH_ROWS):
+        distances = np.linalg.norm(vectors[start : start + BATCH_ROWS] - centre, axis=1)
+        np.divide(
+            1.0,
+            distances,
+            out=factors[start : start + BATCH_ROWS],
+            where=distances > SAME_POINT,
+            dtype=np.float32,
+        )
+    return factors
+
+
+def scored(vectors: Floats, question: Question) -> Floats:
+    """Scores of vectors, float32 (rows,)."""
+    scores: Floats = vectors @ question.vector
+    if question.centre is None:
+        return scores
+    return (scores - question.centre @ question.vector) * _factors(vectors, question.centre)
+
+
+class VectorSearch:
+    """Search in whichever version of a dataset it is given; keeps what it has read of the last one."""
+
+    def __init__(self) -> None:
+        self._matrices: dict[str, Matrix] = {}
+
+    def nearest(self, dataset: Any, question: Question, *, exact: bool) -> Found:
+        """The rows that score highest, ties in the order of the rows."""
+        if question.k < 1:
+            return NOTHING
+        width = dataset.schema.field(question.column).type.list_size
+        if not has_index(dataset, question.column):
+            exact = True
+        if not exact:
+            return self._through_index(dataset, question)
+        if 4 * width * dataset.count_rows() <= EXACT_BYTES:
+            return self._in_memory(dataset, question)
+        return _streamed(dataset, question)
+
+    def _in_memory(self, dataset: Any, question: Question) -> Found:
+        matrix = self._matrices.get(question.column)
+        if matrix is None or matrix.version != dataset.version:
+            matrix = self._matrices[question.column] = Matrix.read(dataset, question.column)
+        scores = matrix.scores(question)
+        if question.where:
+            passing = np.zeros(len(scores), bool)
+            for batch in dataset.scanner(columns=[], filter=question.where, with_row_id=True).to_batches():
+                passing[np.searchsorted(matrix.row_ids, batch.column("_rowid").to_numpy())] = True
+            scores[~passing] = -np.inf
+        best = top(scores, question.k)
+        return matrix.row_ids[best], scores[best]
+
+    def _through_index(self, dataset: Any, question: Question) -> Found:
+        wanted = FEWEST
+        while wanted < question.k:
+            wanted *= 4
+        if question.centre is not None:
+            wanted *= WIDER
+        asked = {
+            "column": question.column,
+            "q": question.vector,
+            "k": wanted,
+            "metric": "dot",
+            "minimum_nprobes": PROBES,
+            "refine_factor": REFINE,
+        }
+        centred = question.centre is not None
+        found = dataset.scanner(
+            columns=[question.column, "_distance"] if centred else ["_distance"],
+            nearest=asked,
+            filter=question.where or None,
+            prefilter=True,
+            with_row_id=True,
+        ).to_table()
+        ids = found["_rowid"].to_numpy()
+        if centred:
+            flat = found[question.column].combine_chunks().flatten().to_numpy()
+            scores = scored(flat.reshape(len(ids), -1), question)
+        else:
+            scores = (1.0 - found["_distance"].to_numpy()).astype(
+                np.float32
+            )  # Lance's dot distance is 1 - dot.
+        best = np.lexsort((ids, -scores))[: question.k]
+        return ids[best], scores[best]
+
+
+def _streamed(dataset: Any, question: Question) -> Found:
+    """Compare with every row, a batch after the other: for what does not fit into memory."""
+    ids, scores = NOTHING
+    for some, there, vectors in _batches(dataset, question.column, question.where):
+        ids = np.concatenate([ids, some[there]])
+        scores = np.concatenate([scores, scored(vectors[there], question)])
+        if len(ids) > 4 * question.k + BATCH_ROWS:
+            best = top(scores, question.k)
+            best.sort()  # Positions go on saying what came first.
+            ids, scores = ids[best], scores[best]
+    best = top(scores, question.k)
+    return ids[best], scores[best]
+
+
+def _batches(
+    dataset: Any, column: str, where: str = ""
+) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.bool_], Floats]]:
+    """Row ids, which rows have a vector, and the vectors: (rows,), (rows,), (rows, dim)."""
+    width = dataset.schema.field(column).type.list_size
+    scanner = dataset.scanner(
+        columns=[column], filter=where or None, with_row_id=True, scan_in_order=True, batch_size=BATCH_ROWS
+    )
+    for batch in scanner.to_batches():
+        lists = batch.column(column)
+        there = lists.is_valid().to_numpy(zero_copy_only=False)
+        vectors = np.zeros((batch.num_rows, width), np.float32)
+        vectors[there] = lists.flatten().to_numpy().reshape(-1, width)
+        yield batch.column("_rowid").to_numpy(), there, vectors
+
+
+def top(scores: Floats, k: int) -> NDArray[np.int64]:
+    """Positions of the `k` largest scores, largest first, ties by position; minus infinity never counts."""
+    k = min(k, int(np.count_nonzero(scores > -np.inf)))
+    if k <= 0:
+        return np.empty(0, np.int64)
+    # Everything at least as large as the k-th, so that ties at the cut are broken by position too.
+    threshold = np.partition(scores, -k)[-k]
+    candidates = np.flatnonzero(scores >= threshold)
+    order = np.argsort(-scores[candidates], kind="stable")
+    return candidates[order[:k]]
+
+
+def has_index(dataset: Any, column: str) -> bool:
+    """Whether there is a vector index on a column."""
+    return any(column in index.field_names for index in dataset.describe_indices())
+
+
+def outgrown(dataset: Any, column: VectorColumn, rows: int) -> bool:
+    """Whether a column is too large for search in memory, and its index missing or made for a quarter of the rows."""
+    if 4 * column.dimensions * rows <= EXACT_BYTES:
+        return False
+    for index in dataset.describe_indices():
+        if column.name in index.field_names:
+            partitions = dataset.stats.index_stats(index.name)["indices"][0]["num_partitions"]
+            return bool(2 * partitions < _partitions(rows))
+    return True
+
+
+def build_index(dataset: Any, column: VectorColumn, rows: int) -> Any:
+    """Give a column a new index; returns the dataset that has it."""
+    # RaBitQ, one bit a dimension, is built ten times faster than product quantisation and ranks as well, given
+    # enough dimensions; it needs whole bytes.
+    kind: dict[str, Any] = {"index_type": "IVF_RQ", "num_bits": 1}
+    if column.dimensions < 256 or column.dimensions % 8:
+        kind = {"index_type": "IVF_SQ"}
+    return dataset.create_index(
+        column.name, metric="dot", num_partitions=_partitions(rows), replace=True, **kind
+    )
+
+
+def _partitions(rows: int) -> int:
+    return max(1, min(round(math.sqrt(rows)), rows // 256))  # each is trained on 256 rows

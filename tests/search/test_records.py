@@ -793,9 +793,9 @@ def test_a_plan_that_does_not_embed_is_embedded_with_the_model_of_the_index(path
     assert sorted(row["text"] for row in rows()) == ["a cat", "a dog"]
 
 
-def test_several_models_are_refused(path: Path, encoder: bb.Encoder) -> None:
+def test_one_model_twice_is_refused(path: Path, encoder: bb.Encoder) -> None:
     both = Collection.from_texts(["a cat"]).embed(encoder).embed(encoder, name="second")
-    with pytest.raises(BowerbirdError, match="several models: mini, mini; an index holds the vectors of one"):
+    with pytest.raises(BowerbirdError, match="twice with the same model: mini, mini"):
         both.write(path)
     assert not path.exists()
 

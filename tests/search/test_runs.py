@@ -24,6 +24,7 @@ from bowerbird.record import content_id
 from bowerbird.search.rows import arrow_rows
 from bowerbird.search.writer import Writer
 from bowerbird.store import manifest
+from bowerbird.store.filters import And, IsNull
 from bowerbird.store.lance import LanceTable
 from bowerbird.store.location import Location
 
@@ -71,7 +72,7 @@ def rows(path: Path, encoder: bb.Encoder, *names: str) -> list[dict[str, Any]]:
 def empty(path: Path, encoder: bb.Encoder) -> int:
     """How many rows have no vector."""
     index = bb.Index.open(path, encoder)
-    return index.table.count(" AND ".join(f"`{column.norm}` IS NULL" for column in index.columns))
+    return index.table.count(And(tuple(IsNull(column.norm) for column in index.columns)))
 
 
 def item(id: str, /, **attributes: Any) -> Record:
@@ -115,7 +116,7 @@ def test_rows_that_have_lost_their_vectors_are_embedded_again(
             row |= {"attribute:price": row["price"]}
             row.update(dict.fromkeys([name for c in index.columns for name in (c.name, c.norm)]))
         index.table.upsert(arrow_rows(stored, index.columns, index.table.attributes()))
-        index.publish(failed=0, roots=(), embedded=False)
+        index.publish(failed=0, roots=(), embedded=())
     assert empty(path, encoder) == 5
     report = write(records)
     assert not report.failed

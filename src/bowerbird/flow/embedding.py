@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bowerbird.errors import InputError, UnsupportedInputError
+from bowerbird.errors import InputError, UnreadableError, UnsupportedInputError
 from bowerbird.flow.cache import Entry, VectorCache
 from bowerbird.flow.functions import failed
 from bowerbird.flow.pictures import (
     address,
     as_record,
+    default_policy,
     facts,
     opened,
     picture_content,
@@ -29,7 +30,7 @@ from bowerbird.flow.recipe import ModelRecipe, WorkerLocal
 from bowerbird.flow.report import LOADING
 from bowerbird.lookahead import chunks
 from bowerbird.models.encoder import IMAGE_BATCH, clean, unit_outcome
-from bowerbird.record import Failure, Record, name_of
+from bowerbird.record import Failure, Modality, Record, name_of
 from bowerbird.settings import settings
 
 if TYPE_CHECKING:
@@ -40,6 +41,13 @@ Known = Callable[[Sequence[str], Sequence[str]], Sequence[bool]]
 """For some content ids, and the ids of the records that hold them: which need not be embedded."""
 
 
+PASSED = "passed"
+"""Among the facts of a record of which the model takes no part; see `Embed.also`."""
+
+_UNREAD = object()
+"""In the place of a picture of which only the content is known so far."""
+
+
 @dataclass
 class _Work:
     """A record on its way through the step.
@@ -47,7 +55,7 @@ class _Work:
     Attributes:
         place: in the chunk.
         record: as it came.
-        picture: what `read_picture` gave; None when there is none.
+        picture: what `read_picture` gave; None when there is none; `_UNREAD` when the cache is asked first.
         contents: content ids of the parts: of the picture, if there is one, then of the texts.
         image: what became of the picture.
         texts: what became of each text.
@@ -78,6 +86,10 @@ class Embed(Stateless):
         cached: whether vectors are taken from, and given to, the cache that all runs share.
         known: says of which contents no vectors are needed, since the table written to has them; such a record comes
             out with its content, and without vectors.
+        also: what other models of the same table take, `image` and `text`: the contents of records cover it as well,
+            and a record that has only such parts passes without vectors, with `PASSED` among its facts.
+        told: whether the content of a picture is taken from the fact `picture`, where it is there: then what the cache
+            holds is not read. A picture that is read and has other bytes is an error.
     """
 
     recipe: ModelRecipe
@@ -87,6 +99,8 @@ class Embed(Stateless):
     thumbnails: bool = False
     cached: bool = True
     known: Known | None = None
+    also: frozenset[str] = frozenset()
+    told: bool = False
     threads: int = 0
     local: WorkerLocal = field(default_factory=WorkerLocal, compare=False, repr=False)
     timed = True
@@ -175,7 +189,7 @@ class Embed(Stateless):
             )
         card = encoder.card
         takes_image, takes_texts = card.image and item.image is not None, card.text and item.texts
-        if not (takes_image or takes_texts):
+        if not (takes_image or takes_texts or self._passes(item)):
             if item.image is None and not item.texts:
                 raise UnsupportedInputError(
                     f"{item.id} has neither a picture nor a text.",
@@ -186,12 +200,25 @@ class Embed(Stateless):
                 f"{item.id} has {has}, which {card.name} does not take.", hint="Use a model that does."
             )
 
+    def _passes(self, record: Record) -> bool:
+        """Whether another model takes a part of it."""
+        return bool(
+            (record.image is not None and Modality.IMAGE in self.also)
+            or (record.texts and Modality.TEXT in self.also)
+        )
+
     def _begin(self, encoder: Encoder, work: _Work, clock: Clock) -> None:
-        record = work.record
-        if encoder.card.image and record.image is not None:
-            with clock.stage("read"):
-                work.picture = read_picture(record.source, encoder.image.decode)
-                work.contents.append(picture_content(work.picture))
+        record, takes = work.record, encoder.card.image is not None
+        if record.image is not None and (takes or Modality.IMAGE in self.also):
+            told = record.facts.get("picture") if self.told else None
+            if told:
+                work.picture = _UNREAD
+                work.contents.append(told)
+            else:
+                with clock.stage("read"):
+                    policy = encoder.image.decode if takes else default_policy()
+                    work.picture = read_picture(record.source, policy)
+                    work.contents.append(picture_content(work.picture))
         work.contents.extend(map(text_content, record.texts))
 
     def _unknown(self, work: Sequence[_Work], results: Chunk) -> Iterator[_Work]:
@@ -203,13 +230,13 @@ class Embed(Stateless):
         known = self.known(contents, [one.record.id for one in work])
         for one, content, skip in zip(work, contents, known, strict=True):
             if skip:
-                results[one.place] = replace(one.record, content=content)
+                results[one.place] = replace(one.record, content=content, facts=self._facts(one))
             else:
                 yield one
 
     def _pictures(self, encoder: Encoder, work: Sequence[_Work], results: Chunk, clock: Clock) -> None:
         work = [one for one in work if one.picture is not None]
-        if not work:
+        if not (work and encoder.card.image):
             return
         side, cache = encoder.image, self._cache(encoder, "image")
         entries = self._cached(cache, [one.contents[0] for one in work], clock)
@@ -220,10 +247,14 @@ class Embed(Stateless):
             content = one.contents[0]
             if content in entries or content in preparing:
                 continue
+            label = "read"
             try:
+                if one.picture is _UNREAD:
+                    self._read(side, one, clock)
+                label = "decode"
                 pixels, told = self._prepared(side, one, clock)
             except InputError as error:
-                results[one.place] = failed(one.record, "decode", error)
+                results[one.place] = failed(one.record, label, error)
                 continue
             preparing.add(content)
             ready.append((content, pixels, told))
@@ -247,6 +278,15 @@ class Embed(Stateless):
             results[one.place] = failed(one.record, self.label, entry)
         else:
             one.image = entry
+
+    def _read(self, side: ImageSide, one: _Work, clock: Clock) -> None:
+        with clock.stage("read"):
+            one.picture = read_picture(one.record.source, side.decode)
+            if picture_content(one.picture) != one.contents[0]:
+                raise UnreadableError(
+                    f"{address(one.record.source) or one.record.id} has changed since it was indexed.",
+                    hint="Index it again.",
+                )
 
     def _prepared(self, side: ImageSide, one: _Work, clock: Clock) -> tuple[Pixels, dict[str, Any]]:
         if side.tower.prepared:
@@ -298,7 +338,9 @@ class Embed(Stateless):
 
     def _finished(self, encoder: Encoder, one: _Work) -> Record:
         record, vectors, norms = one.record, dict(one.record.vectors), dict(one.record.norms)
-        told = dict(record.facts)
+        told = self._facts(one)
+        if one.image is None and not one.texts:
+            told[PASSED] = True
         if one.image is not None:
             shared = encoder.image.tower.output
             for output, vector in one.image.vectors.items():
@@ -315,6 +357,11 @@ class Embed(Stateless):
             norms[name] = lengths[0] if len(lengths) == 1 else np.asarray(lengths, np.float32)
         content = record_content(one.contents)
         return replace(record, vectors=vectors, norms=norms, facts=told, content=content)
+
+    def _facts(self, one: _Work) -> dict[str, Any]:
+        """What was known of a record, and for a table the content id of its picture alone."""
+        keep = one.picture is not None and (self.thumbnails or self.told)
+        return {**one.record.facts, **({"picture": one.contents[0]} if keep else {})}
 
     def _cached(self, cache: VectorCache | None, contents: Sequence[str], clock: Clock) -> dict[str, Any]:
         if cache is None:

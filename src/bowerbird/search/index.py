@@ -1,25 +1,26 @@
-"""`Index`: a table, a model, and the manifest that says what the vectors mean."""
+"""`Index`: a table, models, and the manifest that says what the vectors mean."""
 
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bowerbird.errors import IndexDamagedError, QueryError, SpaceMismatchError, StoreError
+from bowerbird.errors import BowerbirdError, IndexDamagedError, QueryError, StoreError, UnsupportedInputError
 from bowerbird.models.encoder import Encoder, load
 from bowerbird.record import Modality
+from bowerbird.search import entries as naming
 from bowerbird.settings import settings
 from bowerbird.store import manifest as manifests
-from bowerbird.store.lance import LanceTable
+from bowerbird.store.filters import among
 from bowerbird.store.location import LOCK, Directory, Held, Location, Place
 from bowerbird.store.location import writable as writable  # noqa: PLC0414  for what was written against it here
 from bowerbird.store.manifest import Manifest, ModelEntry
-from bowerbird.store.table import Table, VectorColumn, among, schema
+from bowerbird.store.opening import TABLE, create_table, leftover, open_table, remove_table
+from bowerbird.store.table import VECTOR_MARK, Table, VectorColumn, schema
 
 if TYPE_CHECKING:
     from bowerbird.flow.run import Executor
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from bowerbird.search.query import Query
     from bowerbird.search.report import Progress, Report
 
-TABLE = "records.lance"
 ERRORS = "errors.jsonl"
 
 
@@ -38,11 +38,20 @@ class Index:
     complete commit; writing takes a lock that other processes respect.
     """
 
-    def __init__(self, location: Location, manifest: Manifest, table: Table, model: Encoder) -> None:
+    def __init__(
+        self,
+        location: Location,
+        manifest: Manifest,
+        table: Table,
+        encoders: Iterable[Encoder] = (),
+        *,
+        precision: str = "",
+    ) -> None:
         self.location = location
         self.manifest = manifest
         self.table = table
-        self.model = model
+        self.precision = precision
+        self._encoders = {encoder.card.space: encoder for encoder in encoders}
         self._held = Held()
 
     @property
@@ -51,15 +60,22 @@ class Index:
         return self.location.path if isinstance(self.location, Directory) else str(self.location)
 
     @classmethod
-    def create(cls, path: Place, model: Encoder | str = "") -> Index:
+    def create(
+        cls, path: Place, model: Encoder | str | Sequence[Encoder | str] = "", *, precision: str = ""
+    ) -> Index:
         """Make an empty index, in a directory or at an address such as `s3://bucket/photos.bower`.
+
+        Args:
+            path: where.
+            model: one, or several: the first is the index's own, asked where nobody names one.
+            precision: what models are loaded with; see `load`.
 
         Raises:
             StoreError: something is there already, or the place cannot be written to.
-            ModelError: the model cannot be loaded.
+            ModelError: a model cannot be loaded.
         """
         location = Location.of(path)
-        encoder = model if isinstance(model, Encoder) else load(model)
+        encoders = _encoders(model, precision)
         if manifests.exists(location):
             raise StoreError(
                 f"There is an index at {location} already.",
@@ -74,52 +90,87 @@ class Index:
         with location.lock(settings().lock_seconds):
             if not manifests.exists(location):
                 _clear_unfinished(location)
-                _initialise(location, encoder)
-        return cls.open(location, encoder)
+                _initialise(location, encoders)
+        return cls.open(location, encoders, precision=precision)
 
     @classmethod
-    def open(cls, path: Place, model: Encoder | None = None, *, precision: str = "") -> Index:
-        """Open an index, with the model it was made with.
+    def open(
+        cls, path: Place, model: Encoder | Sequence[Encoder] | None = None, *, precision: str = ""
+    ) -> Index:
+        """Open an index. Its models are loaded when they are needed.
 
         Args:
             path: the directory of the index, or its address.
-            model: an encoder of the same space, when there is one already; otherwise it is loaded.
-            precision: what the model is loaded with; see `load`.
+            model: encoders of its models, when there are some already.
+            precision: what models are loaded with; see `load`.
 
         Raises:
             IndexNotFoundError: there is no index.
             IndexDamagedError: it cannot be read.
-            SpaceMismatchError: the model is of another space, or the index of another format version.
+            SpaceMismatchError: a model is none of the index, or the index is of another format version.
         """
         location = Location.of(path)
         manifest = manifests.read(location)
-        entry = manifest.models[0]
-        encoder = model or load(entry.source, precision=precision, **entry.options)
-        if encoder.card.space != entry.space:
-            raise _mismatch(location, entry, encoder)
-        table = LanceTable.open(location.child(TABLE), manifest.table_version)
-        return cls(location, manifest, table, encoder)
+        given = [model] if isinstance(model, Encoder) else list(model or ())
+        spaces = {entry.space for entry in manifest.models}
+        for encoder in given:
+            if encoder.card.space not in spaces:
+                raise naming.mismatch(location, manifest.models, encoder)
+        table = open_table(location, manifest.table_version)
+        return cls(location, manifest, table, given, precision=precision)
 
     def __len__(self) -> int:
         return self.manifest.records
 
     def __repr__(self) -> str:
-        return f"<Index {self.path}: {len(self)} records, model {self.manifest.models[0].name}>"
+        names = [entry.name for entry in self.manifest.models]
+        return f"<Index {self.path}: {len(self)} records, model{'s'[: len(names) > 1]} {', '.join(names)}>"
+
+    def entries(self, names: str | Sequence[str] = ()) -> tuple[ModelEntry, ...]:
+        """Models of the index, by name.
+
+        Args:
+            names: as people call them; none: the first, which is the index's own; `both` or `all`: every one.
+
+        Raises:
+            QueryError: the index has no such model.
+        """
+        return naming.chosen(self.manifest.models, names, str(self.path))
+
+    def encoder(self, name: str = "") -> Encoder:
+        """A model of the index, loaded now if it was not; see `entries` for its name.
+
+        Raises:
+            QueryError: the index has no such model, or the name means several.
+            ModelError: it cannot be loaded.
+            SpaceMismatchError: what it is loaded from is another model by now.
+        """
+        entry, *more = self.entries(name)
+        if more:
+            raise QueryError(f"{name} are several models.", hint=f"Name one of them, such as {entry.name}.")
+        found = self._encoders.get(entry.space)
+        if found is None:
+            found = load(entry.source, precision=self.precision, **entry.options)
+            if found.card.space != entry.space:
+                raise naming.mismatch(self.location, (entry,), found)
+            self._encoders[entry.space] = found
+        return found
+
+    @property
+    def model(self) -> Encoder:
+        """The index's own model, the first: it embeds what is new, and is asked where nobody names one."""
+        return self.encoder()
 
     @property
     def columns(self) -> tuple[VectorColumn, ...]:
-        """The vector columns."""
-        return self.manifest.models[0].columns
+        """The vector columns of all models."""
+        return tuple(column for entry in self.manifest.models for column in entry.columns)
 
-    def column(self, output: str, modality: Modality = Modality.IMAGE) -> VectorColumn:
-        """The column that holds an output of the model, for pictures or for texts."""
-        for column in self.columns:
-            if column.output == output and column.modality == modality:
-                return column
-        raise IndexDamagedError(
-            f"The manifest of {self.path} names no column for {output!r}.",
-            hint="Delete the directory and index the folder again.",
-        )
+    def column(
+        self, output: str, modality: Modality = Modality.IMAGE, entry: ModelEntry | None = None
+    ) -> VectorColumn:
+        """The column that holds an output of a model, for pictures or for texts; None: of the first model."""
+        return (entry or self.manifest.models[0]).column(output, modality)
 
     def add(
         self,
@@ -219,27 +270,143 @@ class Index:
         }
 
     def parts(self) -> dict[str, str]:
-        """By the name of each vector column, the vector of a record that it holds, as `embed` names them."""
-        shared = self.model.card.image.output if self.model.card.image else ""
-        return {
-            column.name: "text"
-            if column.modality == Modality.TEXT
-            else "image"
-            if column.output == shared
-            else f"image.{column.output}"
-            for column in self.columns
-        }
+        """By the name of each vector column, the vector of a record that it holds.
 
-    def make_room_for_texts(self) -> None:
-        """Add the column for the vectors of texts, if there is none. The index is locked by the caller."""
-        if any(column.modality == Modality.TEXT for column in self.columns):
+        For the first model they are called as `embed` calls them: `image`, `text`, `image.OUTPUT`. Those of the others
+        have the fingerprint of their space before that, so that nothing fills them by accident.
+        """
+        first, *others = self.manifest.models
+        found = first.parts()
+        for entry in others:
+            found.update({column: f"{entry.space}.{part}" for column, part in entry.parts().items()})
+        return found
+
+    def make_room_for_texts(self, space: str = "") -> None:
+        """Add the column for the vectors of texts, if there is none. The index is locked by the caller.
+
+        Args:
+            space: of the model; empty: the first.
+        """
+        models = self.manifest.models
+        entry = next(entry for entry in models if entry.space == (space or models[0].space))
+        if any(column.modality == Modality.TEXT for column in entry.columns):
             return
-        column = _text_column(self.model)
-        # A run that was killed may have added them, and not said so.
-        have = set(self.table.names)
-        self.table.extend([field for field in list(schema((column,)))[-2:] if field.name not in have])
-        entry = self.manifest.models[0]
-        self.manifest = replace(self.manifest, models=(replace(entry, columns=(*entry.columns, column)),))
+        column = naming.text_column(self.encoder(entry.space), naming.slug_of(entry))
+        self._extend((column,))
+        self._replace(replace(entry, columns=(*entry.columns, column)))
+        # Named before it holds anything: columns that no manifest names are cleared away.
+        self._write_manifest()
+
+    def include(self, model: Encoder) -> bool:
+        """Add the columns of a model, empty in all records, if they are not there; the lock is held by the caller.
+
+        Returns:
+            whether they are new.
+        """
+        if any(entry.space == model.card.space for entry in self.manifest.models):
+            self._encoders[model.card.space] = model
+            return False
+        texts = any(column.modality == Modality.TEXT for column in self.columns)
+        entry = naming.entry_of(model, self.columns, texts=texts)
+        self._extend(entry.columns)
+        self.manifest = replace(self.manifest, models=(*self.manifest.models, entry))
+        self._encoders[entry.space] = model
+        self._write_manifest()
+        return True
+
+    def add_model(
+        self,
+        model: Encoder | str,
+        *,
+        progress: Progress | None = None,
+        executor: Executor | None = None,
+    ) -> Report:
+        """Give the records vectors of one more model, beside those they have.
+
+        What the cache holds for this model is not read again. A run that was stopped is continued by the next one:
+        what is missing is looked for in the table.
+
+        Args:
+            model: an encoder, or a name as `load` takes it.
+            progress: told about every record that lacks vectors.
+            executor: where they are embedded; None: on this machine.
+
+        Returns:
+            `filled` counts the records that were given vectors; `failed` has those of which the picture cannot be
+            read any more.
+
+        Raises:
+            UnsupportedInputError: the model takes nothing that the records have.
+            ModelError: it cannot be loaded.
+            IndexBusyError: another process is writing and did not finish in time.
+            StoreError: the index cannot be written to.
+        """
+        from bowerbird.search.filling import fill
+
+        (encoder,) = _encoders(model, self.precision)
+        with self.writing():
+            self.check_use(encoder)
+            self.include(encoder)
+            return fill(self, spaces=[encoder.card.space], progress=progress, executor=executor)
+
+    def check_use(self, model: Encoder, *, coming: Iterable[str] = ()) -> None:
+        """See that a model takes something that the records have, before anything is changed for it.
+
+        Args:
+            model: that is to be added.
+            coming: what else the records will have: `image`, `text`.
+
+        Raises:
+            UnsupportedInputError: it does not.
+        """
+        from bowerbird.search.filling import HAVING
+
+        takes = set(map(str, model.card.modalities))
+        if not len(self) or takes & set(coming) or any(self.table.count(HAVING[part]) for part in takes):
+            return
+        what = "texts" if takes == {"text"} else "pictures"
+        raise UnsupportedInputError(
+            f"{model.card.name} takes {what} only, and the records at {self.path} have none.",
+            hint="Use a model that takes what they have.",
+        )
+
+    def drop_model(self, name: str) -> ModelEntry:
+        """Take a model out of the index, with its vectors. The cache keeps what it holds of them.
+
+        Returns:
+            what the manifest said of it.
+
+        Raises:
+            QueryError: the index has no such model.
+            BowerbirdError: it is the only one.
+            IndexBusyError: another process is writing and did not finish in time.
+            StoreError: the index cannot be written to.
+        """
+        with self.writing():
+            entry, *more = self.entries(name)
+            if more or len(self.manifest.models) == 1:
+                raise BowerbirdError(
+                    f"{self.path} would be left without a model.",
+                    hint="Drop one of several models, or delete the index.",
+                )
+            kept = tuple(other for other in self.manifest.models if other.space != entry.space)
+            # The manifest first: from here on nobody asks for these columns. Those that are left where this process
+            # is killed in between are cleared away by the next one that writes.
+            self.manifest = replace(self.manifest, models=kept)
+            self._write_manifest()
+            self._encoders.pop(entry.space, None)
+            self.table.drop([name for column in entry.columns for name in (column.name, column.norm)])
+            self._write_manifest()
+        return entry
+
+    def _extend(self, columns: Iterable[VectorColumn]) -> None:
+        """Add vector columns to the table, without those that it has."""
+        have = {*self.table.names, *schema(()).names}
+        self.table.extend([field for field in schema(tuple(columns)) if field.name not in have])
+
+    def _replace(self, entry: ModelEntry) -> None:
+        models = tuple(entry if old.space == entry.space else old for old in self.manifest.models)
+        self.manifest = replace(self.manifest, models=models)
 
     def list_errors(self, faults: Sequence[Mapping[str, str]]) -> None:
         """Keep a list of what the last run could not index, beside the manifest, as JSON Lines; none: remove it."""
@@ -252,7 +419,7 @@ class Index:
     def refresh(self) -> None:
         """See what other processes have committed since this index was opened."""
         self.manifest = manifests.read(self.location)
-        self.table = LanceTable.open(self.location.child(TABLE), self.manifest.table_version)
+        self.table = open_table(self.location, self.manifest.table_version)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -260,47 +427,52 @@ class Index:
         with self.location.lock(settings().lock_seconds) as self._held:
             self.manifest = manifests.read(self.location)
             # The newest version, not the manifest's: a killed writer may have committed rows after its manifest.
-            self.table = LanceTable.open(self.location.child(TABLE))
+            self.table = open_table(self.location)
             self.table.extend(
                 ()
             )  # what an earlier version of the format lacks, or a killed writer left half made
+            self._clear_away()
             yield
 
-    def publish(self, *, failed: int, roots: tuple[str, ...], embedded: bool) -> None:
+    def _clear_away(self) -> None:
+        """Drop vector columns that the manifest does not name: a writer was killed as it added or dropped a model."""
+        named = {name for column in self.columns for name in (column.name, column.norm)}
+        left = [name for name in self.table.names if VECTOR_MARK in name and name not in named]
+        # Earlier versions named the column of texts only when it was filled. It is taken over by `_extend`.
+        slugs = {
+            naming.slug_of(entry)
+            for entry in self.manifest.models
+            if entry.takes("text") and all(column.modality != Modality.TEXT for column in entry.columns)
+        }
+        left = [name for name in left if name.partition(VECTOR_MARK)[0] not in slugs]
+        if left:
+            self.table.drop(left)
+
+    def publish(self, *, failed: int, roots: tuple[str, ...], embedded: Iterable[str] = ()) -> None:
         """Write the manifest for what the table holds now: from here on, readers see it.
 
         Args:
             failed: how many files could not be indexed.
             roots: the folders indexed so far.
-            embedded: whether vectors were written since the last time, in the numerics of this model.
+            embedded: the spaces of the models whose vectors were written since the last time.
         """
-        entry = self.manifest.models[0]
-        # A tower that only read queries in this process has written no vectors.
-        wrote = {column.modality for column in entry.columns}
-        here = {tower: facts for tower, facts in self.model.numerics().items() if tower in wrote}
-        numerics = _with_earlier(entry.numerics, here) if embedded else entry.numerics
+        for space in embedded:
+            entry = next(entry for entry in self.manifest.models if entry.space == space)
+            # A tower that only read queries in this process has written no vectors.
+            wrote = {column.modality for column in entry.columns}
+            here = {t: facts for t, facts in self.encoder(space).numerics().items() if t in wrote}
+            self._replace(replace(entry, numerics=naming.with_earlier(entry.numerics, here)))
+        self._write_manifest(failed=failed, roots=roots)
+
+    def _write_manifest(self, **changes: object) -> None:
         self.manifest = self.manifest.updated_to(
             written_by=_version(),
             table_version=self.table.version,
             records=self.table.count(),
-            failed=failed,
-            roots=roots,
-            models=(replace(entry, numerics=numerics),),
+            **changes,
         )
         self._held.check()
         manifests.write(self.location, self.manifest)
-
-
-def _with_earlier(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """Numerics by tower; where an index has vectors of several, the others are kept under `earlier`."""
-    merged = dict(before)
-    for tower, facts in now.items():
-        old = {key: value for key, value in before.get(tower, {}).items() if key != "earlier"}
-        earlier = [entry for entry in before.get(tower, {}).get("earlier", []) if entry != facts]
-        if old and old != facts:
-            earlier.append(old)
-        merged[tower] = {**facts, "earlier": earlier} if earlier else dict(facts)
-    return merged
 
 
 def _is_ours(name: str) -> bool:
@@ -310,85 +482,34 @@ def _is_ours(name: str) -> bool:
 
 def _clear_unfinished(location: Location) -> None:
     """Remove the empty table that a killed `create` leaves behind; one that holds records is never removed."""
-    rows = LanceTable.leftover(location.child(TABLE))
+    rows = leftover(location)
     if rows != 0:
         raise IndexDamagedError(
             f"{location} holds {'records' if rows is None else f'{rows:,} records'}, but no {manifests.NAME}.",
             hint=f"Put {manifests.NAME} back, or delete the directory to start anew.",
         )
-    location.remove(TABLE)
+    remove_table(location)
 
 
-def _initialise(location: Location, encoder: Encoder) -> None:
-    card = encoder.card
-    columns = _image_columns(encoder) if card.image else (_text_column(encoder),)
-    table = LanceTable.create(location.child(TABLE), schema(columns))
-    entry = ModelEntry(
-        card.name, card.source, card.space, card.meaning(), {}, columns, card.options.to_dict()
-    )
+def _encoders(model: Encoder | str | Sequence[Encoder | str], precision: str) -> list[Encoder]:
+    """Encoders of models that were given in any way, each space once, the first ones first."""
+    given = [model] if isinstance(model, (str, Encoder)) else (list(model) or [""])
+    found = (one if isinstance(one, Encoder) else load(one, precision=precision) for one in given)
+    return list({encoder.card.space: encoder for encoder in found}.values())
+
+
+def _initialise(location: Location, encoders: Sequence[Encoder]) -> None:
+    entries: list[ModelEntry] = []
+    for encoder in encoders:
+        taken = [column for entry in entries for column in entry.columns]
+        entries.append(naming.entry_of(encoder, taken))
+    columns = [column for entry in entries for column in entry.columns]
+    table = create_table(location, schema(columns))
     now = manifests.now()
     manifests.write(
         location,
-        Manifest(now, now, _version(), table.version, records=0, failed=0, roots=(), models=(entry,)),
+        Manifest(now, now, _version(), table.version, records=0, failed=0, roots=(), models=tuple(entries)),
     )
-
-
-def _image_columns(encoder: Encoder) -> tuple[VectorColumn, ...]:
-    side, slug = encoder.image, _slug(encoder)
-    return tuple(
-        VectorColumn(f"{slug}__{_column(output)}", output, str(Modality.IMAGE), side.dimensions(output))
-        for output in side.outputs
-    )
-
-
-def _text_column(encoder: Encoder) -> VectorColumn:
-    tower = encoder.card.text
-    assert tower is not None  # asked only of models that take texts
-    output = tower.output
-    taken = encoder.card.image and output in encoder.image.outputs
-    name = f"{_slug(encoder)}__{_column(output)}{'_of_text' if taken else ''}"
-    return VectorColumn(name, output, str(Modality.TEXT), encoder.text.dimensions)
-
-
-def _slug(encoder: Encoder) -> str:
-    return _column(encoder.card.name).lower() or "model"
-
-
-def _column(name: str) -> str:
-    """A part of a column's name: tensors of a graph may be called anything."""
-    return "".join(c if c.isalnum() else "_" for c in name).strip("_")
-
-
-def _mismatch(location: Location, entry: ModelEntry, encoder: Encoder) -> SpaceMismatchError:
-    card = encoder.card
-    have, want = card.meaning(), entry.card
-    parts = [
-        f"{tower}.{key}"
-        for tower in ("text", "image")
-        for key in sorted({**(have[tower] or {}), **(want[tower] or {})})
-        if (have[tower] or {}).get(key) != (want[tower] or {}).get(key)
-    ]
-    differ = f"they differ in {', '.join(parts) or 'format'}. Their vectors cannot be compared."
-    made, given = _named(entry.source, entry.options), _named(card.source, card.options.to_dict())
-    if made == given:
-        return SpaceMismatchError(
-            f"The index at {location} was made with {made} as it was then (space {entry.space}); by its files, or by "
-            f"how this version of bowerbird reads them, it is now of space {card.space}: {differ}",
-            hint="Put back the files of the model or the version of bowerbird, or index the folder anew at another "
-            "place (--index).",
-        )
-    exact = "" if entry.options else f"--model {shlex.quote(entry.source)} "
-    return SpaceMismatchError(
-        f"The index at {location} was made with {made} (space {entry.space}); "
-        f"{given} is of space {card.space}: {differ}",
-        hint=f"Leave out the model, or give {exact}--index {shlex.quote(str(location))}; or index the folder anew at "
-        "another place (--index).",
-    )
-
-
-def _named(source: str, options: Mapping[str, Any]) -> str:
-    """A model and what was asked of it, for people."""
-    return source + "".join(f", {option} {value}" for option, value in options.items())
 
 
 def _version() -> str:

@@ -29,7 +29,7 @@ from bowerbird.flow.plan import Plan, Source
 from bowerbird.flow.recipe import ModelRecipe
 from bowerbird.flow.run import carried_out
 from bowerbird.record import Failure, Record
-from bowerbird.search.records import only_new
+from bowerbird.search.records import for_table, only_new
 from bowerbird.search.report import Progress, Report
 from bowerbird.search.writer import Writer
 
@@ -56,10 +56,11 @@ class Ingest:
         self.roots = [root for source in sources for root in expand(source)]
         self.scope = [scope(source) for source in sources]
         self.executor = executor or Local()
-        # The table is the cache here: what it holds is not embedded again.
-        embed = Embed(ModelRecipe.of(index.model), "embed", thumbnails=True, cached=False)
+        embed = for_table(Embed(ModelRecipe.of(index.model), "embed"), index)
         shown = tuple(sorted(printable(str(root)) for root in self.roots if root.is_dir()))
-        self.writer = Writer(index, embed, self.report, progress=progress, roots=shown)
+        self.writer = Writer(
+            index, (embed,), self.report, executor=self.executor, progress=progress, roots=shown
+        )
         self.known = self.writer.known
         self.progress = progress
 
@@ -72,7 +73,7 @@ class Ingest:
         if self.progress:
             self.progress.start(total)
         source = _Changed(self)
-        steps = only_new((self.writer.embed,), self.writer, self.executor)
+        steps = only_new(self.writer.embeds, self.writer, self.executor)
         results = carried_out(Plan(source, steps), self.executor, pictures=False)
         self.writer.write(results, before_end=self._forget_missing)
         self.report.seconds = time.monotonic() - started

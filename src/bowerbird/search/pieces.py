@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bowerbird.errors import BowerbirdError
+from bowerbird.flow.embedding import PASSED
 from bowerbird.flow.plan import Chunk, Clock, Stateless
 from bowerbird.record import Record
 from bowerbird.search.rows import Attributes, Layout, arrow_rows, place
@@ -68,7 +69,7 @@ class WritePieces(Stateless):
 
     def run(self, items: Chunk, clock: Clock) -> Chunk:
         """See `Stateless`."""
-        fresh = [at for at, item in enumerate(items) if isinstance(item, Record) and item.vectors]
+        fresh = [at for at, item in enumerate(items) if isinstance(item, Record) and is_fresh(item)]
         # By the id too: a row of that id that has lost its vectors may lie at another place.
         there = self.replaced([key for at in fresh for key in (place(items[at]), f"id:{row_id(items[at])}")])
         layout = Layout(self.columns, self.names, Attributes(self.attributes, quiet=True))
@@ -90,6 +91,11 @@ class WritePieces(Stateless):
         return results
 
 
+def is_fresh(record: Record) -> bool:
+    """Whether a record has been embedded, rather than found to be known: it brings vectors, or no model took it."""
+    return bool(record.vectors) or PASSED in record.facts
+
+
 def row_id(record: Record) -> str:
     """The id of the row that a worker writes for a record: the user's, or its content."""
     return record.id if record.named else record.content
@@ -97,5 +103,5 @@ def row_id(record: Record) -> str:
 
 def light(record: Record) -> Record:
     """A record without what is in its row."""
-    facts = {name: record.facts[name] for name in ("size", "mtime_ns") if name in record.facts}
+    facts = {name: record.facts[name] for name in ("size", "mtime_ns", PASSED) if name in record.facts}
     return replace(record, vectors={}, norms={}, facts=facts, origin=None, image=record.source)

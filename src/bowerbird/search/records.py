@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
@@ -18,8 +18,7 @@ from bowerbird.flow.pictures import Decode
 from bowerbird.flow.plan import Plan, Step
 from bowerbird.flow.recipe import ModelRecipe
 from bowerbird.flow.run import carried_out, closed
-from bowerbird.models.encoder import load
-from bowerbird.record import Failure, Record
+from bowerbird.record import Failure, Modality, Record
 from bowerbird.search.claims import Claims
 from bowerbird.search.index import Index
 from bowerbird.search.pieces import WritePieces
@@ -31,6 +30,7 @@ from bowerbird.store.location import Location
 if TYPE_CHECKING:
     from bowerbird.flow.report import RunReport
     from bowerbird.flow.run import Executor
+    from bowerbird.models.encoder import Encoder
 
 
 PEEKED = 1000
@@ -56,11 +56,12 @@ def write_index(plan: Plan, executor: Executor, target: str) -> RunReport:
     """Bring an index up to date with the records of a plan, and make it if there is none.
 
     Records are added, or replace those of the same id; none is removed. What the index holds already is not embedded
-    again. A plan that does not embed is embedded with the model of the index, or the default one.
+    again. A plan that does not embed is embedded with the index's own model, or the default one; vectors of the other
+    models of the index, if the plan does not have them, are filled in at the end.
 
     Raises:
-        BowerbirdError: the plan embeds with several models.
-        SpaceMismatchError: the index is of another model.
+        BowerbirdError: the plan embeds twice with the same model.
+        SpaceMismatchError: the plan embeds with a model that the index does not have.
         StoreError: the index cannot be written to.
     """
     index = opened(plan, target)
@@ -69,7 +70,7 @@ def write_index(plan: Plan, executor: Executor, target: str) -> RunReport:
     done.counts.update(
         {
             name: number
-            for name in ("added", "changed", "moved", "unchanged", "copies")
+            for name in ("added", "changed", "moved", "unchanged", "copies", "filled")
             if (number := getattr(report, name))
         }
     )
@@ -78,25 +79,30 @@ def write_index(plan: Plan, executor: Executor, target: str) -> RunReport:
     return done
 
 
-def opened(plan: Plan, target: str, *, precision: str = "") -> Index:
-    """The index at a place, made if there is none, for the model that a plan embeds with.
+def opened(plan: Plan, target: str, *, models: Sequence[Encoder] = (), precision: str = "") -> Index:
+    """The index at a place, made if there is none, for the models that a plan embeds with.
 
     Args:
         plan: what will be written.
         target: path or address of the index.
-        precision: that the model is loaded with where the plan does not embed; see `load`.
+        models: of an index that has to be made, if the plan does not embed; none: the default one.
+        precision: that models are loaded with; see `load`.
+
+    Raises:
+        BowerbirdError: the plan embeds twice with the same model.
+        SpaceMismatchError: the plan embeds with a model that the index does not have.
     """
-    embeds = [step for step in plan.steps if isinstance(step, Embed)]
-    if len(embeds) > 1:
-        names = ", ".join(step.recipe.name for step in embeds)
+    encoders = [step.encoder() for step in plan.steps if isinstance(step, Embed)]
+    if len({encoder.card.space for encoder in encoders}) < len(encoders):
+        names = ", ".join(encoder.card.name for encoder in encoders)
         raise BowerbirdError(
-            f"The records are embedded with several models: {names}; an index holds the vectors of one.",
-            hint="Write one index for each model.",
+            f"The records are embedded twice with the same model: {names}.",
+            hint="An index holds the vectors of a model once: leave out one of the steps.",
         )
-    encoder = embeds[0].encoder() if embeds else None
+    encoders = encoders or list(models)
     if manifests.exists(Location.of(target)):
-        return Index.open(target, encoder, precision=precision)
-    return Index.create(target, encoder or load(precision=precision))
+        return Index.open(target, encoders, precision=precision)
+    return Index.create(target, encoders, precision=precision)
 
 
 def add_records(
@@ -115,7 +121,7 @@ def add_records(
     report = Report()
     started = time.monotonic()
     with index.writing():
-        embed, plan = _with_embed(plan, index)
+        embeds, plan = _with_embeds(plan, index)
 
         def refused(failure: Failure) -> None:
             executor.report.take(failure)
@@ -123,8 +129,16 @@ def add_records(
             if plan.on_error == "raise":
                 raise RecordError(failure.id, failure.step, failure.error)
 
-        writer = Writer(index, embed, report, progress=progress, refused=refused)
-        if plan.steps[-1] is embed:
+        writer = Writer(
+            index,
+            embeds,
+            report,
+            executor=executor,
+            progress=progress,
+            refused=refused,
+            on_error=plan.on_error,
+        )
+        if plan.steps[-len(embeds) :] == embeds:
             _make_room(writer, plan, texts=executor.distributed)
             plan = replace(plan, steps=only_new(plan.steps, writer, executor))
         else:
@@ -138,7 +152,9 @@ def add_records(
 
 
 def only_new(steps: tuple[Step, ...], writer: Writer, executor: Executor) -> tuple[Step, ...]:
-    """Steps that end in `embed`, so that they embed only what the table lacks; on a cluster, the workers write too.
+    """Steps that end in those of `Writer.embeds`, so that they embed only what the table lacks.
+
+    On a cluster, the workers write too.
 
     Args:
         steps: of the plan.
@@ -146,8 +162,6 @@ def only_new(steps: tuple[Step, ...], writer: Writer, executor: Executor) -> tup
         executor: that will run them.
     """
     known = writer.known
-    embed = steps[-1]
-    assert isinstance(embed, Embed)
     # Rows without vectors are in nobody's way, but no piece may bring another row of their ids.
     replaceable = {
         *known.by_place,
@@ -156,17 +170,22 @@ def only_new(steps: tuple[Step, ...], writer: Writer, executor: Executor) -> tup
     claims = Claims(known.by_content, replaceable)
     claimed, replaced = executor.shared(claims, "__call__", "replaced")
     # The table is the cache here: what it holds is not embedded again.
-    embed = replace(embed.with_known(claimed), cached=False)
-    if not executor.distributed:
-        return (*steps[:-1], embed)
+    embeds = [replace(embed.with_known(claimed), cached=False) for embed in writer.embeds]
+    steps = (*steps[: len(steps) - len(embeds)], *embeds)
     layout, table = writer.layout, writer.index.table
+    if not (executor.distributed and table.pieces):
+        return steps
     writer.alone = False
     writer.fixed = frozenset(layout.attributes.fields.names)
-    lacking = frozenset({embed.vector_name("text")}.difference(layout.names.values()))
     pieces = WritePieces(
-        table.piece_writer(), layout.columns, layout.names, layout.attributes.fields, replaced, lacking
+        table.piece_writer(),
+        layout.columns,
+        layout.names,
+        layout.attributes.fields,
+        replaced,
+        frozenset(writer.lacking()),
     )
-    return (*steps[:-1], embed, pieces)
+    return (*steps, pieces)
 
 
 def _make_room(writer: Writer, plan: Plan, *, texts: bool = False) -> None:
@@ -175,7 +194,7 @@ def _make_room(writer: Writer, plan: Plan, *, texts: bool = False) -> None:
     Args:
         writer: of the table.
         plan: whose source is looked at.
-        texts: add the column for vectors of texts too: workers write only what fits the columns that there are.
+        texts: add columns for vectors of texts too: workers write only what fits the columns that there are.
     """
     told = all(isinstance(step, _KEEP_ATTRIBUTES) for step in plan.steps)
     if plan.source.once or not (texts or told):
@@ -193,16 +212,24 @@ def _make_room(writer: Writer, plan: Plan, *, texts: bool = False) -> None:
     if told:
         attributes.settle(rows, writer.index.table)
         writer.settled = True
-    if texts and has_texts and writer.index.model.card.text:
-        writer.make_room_for_texts()
+    if texts and has_texts:
+        entries = {entry.space: entry for entry in writer.index.manifest.models}
+        lacking = writer.lacking()
+        writer.make_room_for_texts([name for name, space in lacking.items() if entries[space].takes("text")])
 
 
-def _with_embed(plan: Plan, index: Index) -> tuple[Embed, Plan]:
-    """The step that embeds, made to keep thumbnails, and the plan with it."""
-    found = next((step for step in plan.steps if isinstance(step, Embed)), None)
-    if found is None:
-        found = Embed(ModelRecipe.of(index.model), f"embed({index.model.card.name})")
-        plan = plan.then(found)
-    embed = replace(found, thumbnails=True)
-    steps = tuple(embed if step is found else step for step in plan.steps)
-    return embed, replace(plan, steps=steps)
+def _with_embeds(plan: Plan, index: Index) -> tuple[tuple[Embed, ...], Plan]:
+    """The steps that embed, made to keep what a table needs, and the plan with them."""
+    if not any(isinstance(step, Embed) for step in plan.steps):
+        plan = plan.then(Embed(ModelRecipe.of(index.model), f"embed({index.model.card.name})"))
+    steps = tuple(for_table(step, index) if isinstance(step, Embed) else step for step in plan.steps)
+    return tuple(step for step in steps if isinstance(step, Embed)), replace(plan, steps=steps)
+
+
+def for_table(embed: Embed, index: Index) -> Embed:
+    """A step that embeds, for records that become rows: with thumbnails, and with regard to the other models."""
+    models = index.manifest.models
+    parts = (part for part in Modality if any(entry.takes(part) for entry in models))
+    return replace(
+        embed, thumbnails=True, also=frozenset(map(str, parts)) if len(models) > 1 else frozenset()
+    )

@@ -41,6 +41,7 @@ class Report:
         removed: left the index, since their files are gone.
         missing: kept although their files are gone.
         failed: one for each file, folder or row that could not be indexed.
+        filled: how many times a record was given vectors of a model that it had none of.
         copies: how many of the added are exact copies of another record.
         seconds: wall time.
         interrupted: whether Ctrl-C ended the run early.
@@ -54,6 +55,7 @@ class Report:
     removed: int = 0
     missing: int = 0
     copies: int = 0
+    filled: int = 0
     failed: list[Fault] = field(default_factory=list)
     seconds: float = 0.0
     interrupted: bool = False

@@ -33,7 +33,7 @@ class Layout:
 
     Args:
         columns: the vector columns.
-        names: by column, the vector of a record that it holds.
+        names: by column, the vector of a record that it holds; columns that are not named stay empty.
         attributes: the columns for what users know of their records.
     """
 
@@ -46,11 +46,9 @@ class Layout:
 
     def values(self, record: Record) -> dict[str, Any]:
         """Vectors, facts and thumbnail of a record, by column: what depends on its bytes alone."""
-        values: dict[str, Any] = {
-            name: record.facts.get(name) for name in ("format", "width", "height", "taken_at", "thumbnail")
-        }
+        values: dict[str, Any] = {name: record.facts.get(name) for name in ("picture", *FACTS)}
         for entry in self.columns:
-            name = self.names[entry.name]
+            name = self.names.get(entry.name, "")
             vector, norm = record.vectors.get(name), record.norms.get(name)
             values[entry.name] = vector if vector is None or vector.ndim == 1 else _mean(vector)
             values[entry.norm] = None if norm is None else float(np.mean(norm))
@@ -64,6 +62,7 @@ class Layout:
             "id": id_,
             "uri": uri_of(record),
             "content": record.content,
+            "picture": values.get("picture") or record.facts.get("picture"),
             "size": record.facts.get("size"),
             "mtime_ns": stamp_of(record)[1],
             "name": printable(os.path.basename(where)) or None,
@@ -74,6 +73,9 @@ class Layout:
         self.attributes.add(row, record.attributes)
         return row
 
+
+FACTS = ("format", "width", "height", "taken_at", "thumbnail")
+"""Columns for what is found as a picture is decoded."""
 
 UNSEEN = 0
 """The time of change of a file, or of what lies at an address, that was not looked at: read again by every run."""
@@ -129,20 +131,36 @@ def arrow_rows(
     """Rows as a table: the columns of `schema(vectors)`, then attributes."""
     import pyarrow as pa
 
-    widths = {entry.name: entry.dimensions for entry in vectors}
     own = schema(vectors)
-    arrays = []
-    for entry in own:
-        values = [row.get(entry.name) for row in rows]
-        if entry.name in widths:
-            arrays.append(_vectors(values, widths[entry.name]))
-        else:
-            arrays.append(pa.array(values, entry.type))
     told = _told(rows, attributes)
     return pa.Table.from_arrays(
-        [*arrays, *(told.column(name) for name in attributes.names)],
+        [*_arrays(rows, own, vectors), *(told.column(name) for name in attributes.names)],
         schema=pa.schema([*own, *attributes]),
     )
+
+
+def arrow_changes(
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str], vectors: Sequence[VectorColumn]
+) -> pa.Table:
+    """What `Table.update` takes: `id` and some of the columns of `schema(vectors)`."""
+    import pyarrow as pa
+
+    own = schema(vectors)
+    fields = pa.schema([own.field(name) for name in ("id", *names)])
+    return pa.Table.from_arrays(_arrays(rows, fields, vectors), schema=fields)
+
+
+def _arrays(
+    rows: Sequence[Mapping[str, Any]], fields: pa.Schema, vectors: Sequence[VectorColumn]
+) -> list[pa.Array]:
+    import pyarrow as pa
+
+    widths = {entry.name: entry.dimensions for entry in vectors}
+    columns = ([row.get(entry.name) for row in rows] for entry in fields)
+    return [
+        _vectors(values, widths[entry.name]) if entry.name in widths else pa.array(values, entry.type)
+        for entry, values in zip(fields, columns, strict=True)
+    ]
 
 
 def _vectors(values: Sequence[Any], width: int) -> pa.Array:

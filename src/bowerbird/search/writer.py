@@ -15,22 +15,25 @@ from copy import copy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bowerbird.errors import BowerbirdError, InputError, RowError, StoreError
-from bowerbird.flow.embedding import Embed
+from bowerbird.flow.embedding import PASSED, Embed
 from bowerbird.flow.files import from_uri, is_gone
 from bowerbird.flow.local import worked
 from bowerbird.flow.plan import Chunk
 from bowerbird.flow.run import closed
-from bowerbird.record import Failure, Modality, Record
+from bowerbird.record import Failure, Record
+from bowerbird.search.filling import Filling, finish
 from bowerbird.search.known import Known
-from bowerbird.search.pieces import Written, row_id
+from bowerbird.search.pieces import Written, is_fresh, row_id
 from bowerbird.search.report import Progress, Report, fault
 from bowerbird.search.rows import ATTRIBUTE, Attributes, Layout, arrow_rows, place, stamp_of, uri_of
 from bowerbird.settings import settings
-from bowerbird.store.table import among, schema
+from bowerbird.store.filters import And, IsNull, among
+from bowerbird.store.table import schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from bowerbird.flow.run import Executor
     from bowerbird.search.index import Index
 
 COMMIT_BYTES = 64 << 20
@@ -41,21 +44,36 @@ MOST_WAITING = 500
 
 
 class Writer:
-    """Takes embedded records and writes them. The index is locked by the caller."""
+    """Takes embedded records and writes them. The index is locked by the caller.
+
+    Args:
+        index: written to.
+        embeds: the steps whose vectors come, each of a model of the index; the other models' are filled in at the end.
+        report: of the run.
+        executor: of the run; it embeds what is filled in, too.
+        progress: told about every record.
+        refused: told about records that were embedded, and cannot be kept.
+        roots: folders that are indexed.
+        on_error: what becomes of failures; see `bowerbird.flow.plan.Plan`.
+    """
 
     def __init__(
         self,
         index: Index,
-        embed: Embed,
+        embeds: Sequence[Embed],
         report: Report,
         *,
+        executor: Executor,
         progress: Progress | None = None,
         refused: Callable[[Failure], None] | None = None,
         roots: tuple[str, ...] = (),
+        on_error: str = "keep",
     ) -> None:
         self.index = index
-        self.embed = embed
+        self.embeds = tuple(embeds)
         self.report = report
+        self.executor = executor
+        self.on_error = on_error
         self.progress = progress
         self.refused = refused
         self.roots = roots
@@ -75,6 +93,7 @@ class Writer:
         self.stale: set[int] = set()  # rows of `known` whose places now hold other bytes
         self.pending: set[str] = set()  # contents on their way to the table
         self.waiting: list[Record] = []
+        self.passed: set[str] = set()  # ids of rows that only other models have vectors for
         self.taken: dict[str, int] = {}  # places that this run has met, and a hash of what was said there
         self.refusals: list[Failure] = []  # reported when what waits for a commit is in the table
         self.settled = False  # whether the first records have settled what attributes are
@@ -130,7 +149,7 @@ class Writer:
             self.report.failed.append(fault(item))
             self._advance()
         elif not self._is_taken(item):
-            if item.vectors or self._is_held(item.content):
+            if is_fresh(item) or self._is_held(item.content):
                 self._take(item)
             elif self.alone:
                 self._embed(item)
@@ -140,7 +159,7 @@ class Writer:
 
     def _embed(self, record: Record) -> None:
         """Embed a copy: the record that held its bytes has left the table since, or failed."""
-        ((item,), _) = worked((self.embed,), [record])
+        ((item,), _) = worked(self.embeds, [record])
         if isinstance(item, Failure):
             self.taken.pop(place(record), None)
             self._refuse(item)
@@ -191,6 +210,7 @@ class Writer:
         else:
             self.pending.add(record.content)
             id_, what = self._place(record)
+            self._note(record, id_)
             self._count(what)
             self.written.append((id_, record))
             self._advance()
@@ -206,26 +226,47 @@ class Writer:
                 self._embed(record)
 
     def _take(self, record: Record) -> None:
-        if not record.vectors or self._is_held(record.content):
+        if not is_fresh(record) or self._is_held(record.content):
             self.waiting.append(record)  # The bytes are known: at the next commit it is given their vectors.
             return
-        if self.embed.vector_name("text") in record.vectors:
-            self.make_room_for_texts()
+        self.make_room_for_texts(record.vectors)
         self.pending.add(record.content)
-        self._row(record, self.layout.values(record), *self._place(record))
+        id_, what = self._place(record)
+        self._note(record, id_)
+        self._row(record, self.layout.values(record), id_, what)
         self._give_up(record)  # After: if Ctrl-C comes between, nothing leaves without what takes its place.
         self._advance()
 
+    def _note(self, record: Record, id_: str) -> None:
+        """Remember a row that has no vectors yet, since the models of this run take no part of its record."""
+        if PASSED in record.facts and not record.vectors:
+            self.passed.add(id_)
+
     def _layout(self) -> Layout:
-        names = {column: self.embed.vector_name(part) for column, part in self.index.parts().items()}
+        """The columns of all models, and the names of the vectors that this run has for some of them."""
+        entries = {entry.space: entry for entry in self.index.manifest.models}
+        names = {
+            column: embed.vector_name(part)
+            for embed in self.embeds
+            for column, part in entries[embed.recipe.space].parts().items()
+        }
         return Layout(self.index.columns, names, Attributes(self.index.table.attributes()))
 
-    def make_room_for_texts(self) -> None:
-        """Add the column for vectors of texts, if there is none."""
-        if not any(column.modality == Modality.TEXT for column in self.layout.columns):
-            self.index.make_room_for_texts()
-            attributes, self.layout = self.layout.attributes, self._layout()
-            self.layout.attributes = attributes  # It knows which names it has warned of.
+    def lacking(self) -> dict[str, str]:
+        """Vectors of texts that the table has no column for yet -> the space of their model."""
+        names = {embed.vector_name("text"): embed.recipe.space for embed in self.embeds}
+        have = set(self.layout.names.values())
+        return {name: space for name, space in names.items() if name not in have}
+
+    def make_room_for_texts(self, vectors: Iterable[str]) -> None:
+        """Add the columns for vectors of texts that there are none for, as far as they are named."""
+        lacking = self.lacking()
+        if not lacking or lacking.keys().isdisjoint(vectors):
+            return
+        for name in lacking.keys() & set(vectors):
+            self.index.make_room_for_texts(lacking[name])
+        attributes, self.layout = self.layout.attributes, self._layout()
+        self.layout.attributes = attributes  # It knows which names it has warned of.
 
     def _is_held(self, content: str) -> bool:
         return content in self.known.by_content or content in self.pending
@@ -457,18 +498,40 @@ class Writer:
         return is_gone(path)
 
     def _finish(self) -> None:
-        """Everything has been committed: tidy up the table, and list what failed."""
-        # Before the tidying too: it may delete the version that the last manifest, if old, sends readers to.
+        """Everything has been committed: fill in what other models lack, tidy up, and list what failed."""
         self.publish()
-        self.index.table.optimize(self.layout.columns)
-        self.publish()
-        self.index.list_errors([entry._asdict() for entry in self.report.failed])
+        if len(self.index.manifest.models) > 1:
+            filling = Filling(
+                self.index,
+                self.report,
+                self.executor,
+                progress=self.progress,
+                on_error=self.on_error,
+                roots=self.roots,
+            )
+            filling.run()
+            self._forget(self.passed & filling.left)
+        finish(self.index, self.report, self.roots)
+
+    def _forget(self, ids: Iterable[str]) -> None:
+        """Records of this run that no model could embed leave the index again."""
+        norms = tuple(IsNull(column.norm) for column in self.index.columns)
+        wanted = sorted(ids)
+        for start in range(0, len(wanted), MOST_WAITING):
+            bare = And((among("id", wanted[start : start + MOST_WAITING]), *norms))
+            found = [
+                id_ for batch in self.index.table.scan(["id"], where=bare) for id_ in batch["id"].to_pylist()
+            ]
+            if found:
+                self.index.table.delete(found)
+                self._count("added", -min(self.report.added, len(found)))
 
     def publish(self) -> None:
         """Show readers what has been committed."""
         roots = {*self.index.manifest.roots, *self.roots}
-        embedded = self.report.added + self.report.changed > self.report.copies
-        self.index.publish(failed=len(self.report.failed), roots=tuple(sorted(roots)), embedded=embedded)
+        wrote = self.report.added + self.report.changed > self.report.copies
+        spaces = [embed.recipe.space for embed in self.embeds] if wrote else ()
+        self.index.publish(failed=len(self.report.failed), roots=tuple(sorted(roots)), embedded=spaces)
 
     def _refuse(self, failure: Failure) -> None:
         """A record that was embedded, and cannot be kept."""

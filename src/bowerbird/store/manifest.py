@@ -1,8 +1,8 @@
 """The manifest of an index: what its vectors mean. Written last and atomically.
 
-Format 1 is a JSON object::
+Format 2 is a JSON object::
 
-    format        1
+    format        2
     written_by    version of bowerbird
     created       ISO 8601, UTC
     updated       ISO 8601, UTC
@@ -10,7 +10,11 @@ Format 1 is a JSON object::
     records       how many there are
     failed        how many files of the last run could not be indexed
     roots         folders that were indexed, absolute
-    models        list of: name, source, options, space (fingerprint), card (what it was made of), numerics, columns
+    models        list of: name, source, options, space (fingerprint), card (what it was made of), numerics, columns,
+                  calibration. The first is the index's own model: it embeds what is new, and is asked where nobody
+                  names one. Vectors of the others are filled in after it.
+
+Format 1 had one model and no calibration; it is read as such.
 """
 
 from __future__ import annotations
@@ -22,10 +26,14 @@ from datetime import datetime, timezone
 from typing import Any
 
 from bowerbird.errors import IndexDamagedError, IndexNotFoundError, SpaceMismatchError
+from bowerbird.record import Modality
 from bowerbird.store.location import Location, Place
 from bowerbird.store.table import VectorColumn
 
-FORMAT = 1
+FORMAT = 2
+READ = (1, FORMAT)
+"""Formats that this version reads; it writes the last."""
+
 NAME = "manifest.json"
 
 
@@ -40,7 +48,8 @@ class ModelEntry:
         space: fingerprint of its embedding space.
         card: `ModelCard.meaning()` at the time, so that a mismatch can be explained.
         numerics: engine and precision of each tower that wrote vectors.
-        columns: the vector columns it fills.
+        columns: the vector columns it fills: first that of the picture output which is shared with texts.
+        calibration: what was measured of its scores in this index; plain JSON data, empty before that.
     """
 
     name: str
@@ -50,6 +59,40 @@ class ModelEntry:
     numerics: Mapping[str, Any]
     columns: tuple[VectorColumn, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The outputs of the model that the index holds, without doubles."""
+        return tuple(dict.fromkeys(column.output for column in self.columns))
+
+    def takes(self, modality: str) -> bool:
+        """Whether the model takes pictures, or texts; there may be no column for them yet."""
+        return bool(self.card.get(str(modality)))
+
+    def column(self, output: str, modality: str = Modality.IMAGE) -> VectorColumn:
+        """The column that holds an output, for pictures or for texts.
+
+        Raises:
+            IndexDamagedError: there is none.
+        """
+        for column in self.columns:
+            if column.output == output and column.modality == modality:
+                return column
+        raise IndexDamagedError(
+            f"The manifest names no column for the {modality} output {output!r} of {self.name}.",
+            hint="Delete the directory and index the folder again.",
+        )
+
+    def parts(self) -> dict[str, str]:
+        """By the name of each column, the vector of a record that it holds, as `embed` names them without a name."""
+        found: dict[str, str] = {}
+        for column in self.columns:
+            if column.modality == Modality.TEXT:
+                found[column.name] = "text"
+            else:
+                found[column.name] = f"image.{column.output}" if "image" in found.values() else "image"
+        return found
 
 
 @dataclass(frozen=True)
@@ -102,9 +145,10 @@ def read(place: Place) -> Manifest:
         )
     try:
         data = json.loads(written.decode("utf-8"))
-        if data["format"] != FORMAT:
+        if data["format"] not in READ:
             raise SpaceMismatchError(
-                f"The index at {location} is of format {data['format']}; this version of bowerbird reads {FORMAT}.",
+                f"The index at {location} is of format {data['format']}; this version of bowerbird reads "
+                f"{' and '.join(map(str, READ))}.",
                 hint="Use the version that wrote it, or index the folder anew at another place.",
             )
         models = tuple(
@@ -113,7 +157,7 @@ def read(place: Place) -> Manifest:
         )
         if not models:
             raise ValueError("it names no model")
-        return Manifest(**{**data, "models": models, "roots": tuple(data["roots"])})
+        return Manifest(**{**data, "models": models, "roots": tuple(data["roots"]), "format": FORMAT})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
         raise IndexDamagedError(

@@ -8,7 +8,9 @@ import re
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -79,6 +81,31 @@ class TarMember:
                 hint="The tar has changed; run again.",
             )
         return data
+
+
+def member_at(address: str) -> TarMember | None:
+    """The member of a tar that `str` has named; None for an address of anything else, or of nothing there."""
+    place, found, name = address.partition(".tar/")
+    if not found:
+        return None
+    with suppress(OSError):  # an address; what has changed there is found out as it is read
+        told = os.stat(f"{place}.tar")
+        return _files_in(f"{place}.tar", told.st_size, told.st_mtime_ns).get(name)
+    return _files_in(f"{place}.tar").get(name)
+
+
+@lru_cache(maxsize=4)
+def _files_in(path: str, *_: int) -> dict[str, TarMember]:
+    """The files in a tar that is not compressed; none where it cannot be read."""
+    found: dict[str, TarMember] = {}
+    try:
+        with opened(path) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+            for entry in tar:
+                if entry.isreg():
+                    found[entry.name] = TarMember(path, entry.name, entry.offset_data, entry.size)
+    except (OSError, InputError, tarfile.TarError):
+        pass  # Whoever reads the member's address says that nothing is there.
+    return found
 
 
 @dataclass(frozen=True)

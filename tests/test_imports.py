@@ -29,6 +29,7 @@ HEAVY = (
 PUBLIC = {
     "BowerbirdError",
     "Collection",
+    "CrossEncoder",
     "DecodePolicy",
     "Encoder",
     "Failure",

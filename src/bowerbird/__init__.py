@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bowerbird.hits import Hits as Hits
     from bowerbird.media.image import DecodePolicy as DecodePolicy
     from bowerbird.models.card import ModelCard as ModelCard
+    from bowerbird.models.crossencoder import CrossEncoder as CrossEncoder
     from bowerbird.models.encoder import Encoder as Encoder
     from bowerbird.models.encoder import Outcome as Outcome
     from bowerbird.models.encoder import load as load
@@ -43,6 +44,7 @@ __version__ = "0.1.0"
 _HOME = {
     "BowerbirdError": "errors",
     "Collection": "collection.collection",
+    "CrossEncoder": "models.crossencoder",
     "DecodePolicy": "media.image",
     "Encoder": "models.encoder",
     "Failure": "record",

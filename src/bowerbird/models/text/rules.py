@@ -217,7 +217,7 @@ def _published(
             hint='Write {"format": 1, "text": {"pooling": "cls"}} into bowerbird.json; the model\'s page tells '
             "which: cls, mean, lasttoken ..., or none where the graph pools.",
         )
-    return _tokenizer_rules(directory, [directory], {}, noted)
+    return tokenizer_rules(directory, [directory], {}, noted)
 
 
 def _sentence_rules(directory: Path, noted: Mapping[str, Any]) -> TextRules:
@@ -225,7 +225,7 @@ def _sentence_rules(directory: Path, noted: Mapping[str, Any]) -> TextRules:
     folders = [directory / chain.transformer, directory]
     path = _first(folders, *_TRANSFORMER_CONFIGS)
     given = _transformer_config(path) if path else {}
-    rules = _tokenizer_rules(directory, folders, given, noted)
+    rules = tokenizer_rules(directory, folders, given, noted)
     found, default, dimensions = _prompts(directory / "config_sentence_transformers.json")
     return replace(
         rules,
@@ -305,7 +305,7 @@ def _family_rules(
             "differently for each.",
             hint=f"Known: {known}. Else set text.clean in bowerbird.json.",
         )
-    rules = _tokenizer_rules(directory, [directory], {}, noted, default=family.max_tokens)
+    rules = tokenizer_rules(directory, [directory], {}, noted, default=family.max_tokens)
     return replace(
         rules,
         clean=family.clean,
@@ -349,14 +349,25 @@ def _open_clip_rules(directory: Path, path: Path, text: Mapping[str, Any]) -> Te
     )
 
 
-def _tokenizer_rules(
+def tokenizer_rules(
     directory: Path,
     folders: Sequence[Path],
     given: Mapping[str, Any],
     noted: Mapping[str, Any],
     default: int = 0,
 ) -> TextRules:
-    """Length, padding and mask as the tokeniser's own configuration has them."""
+    """Length, padding and mask as the tokeniser's own configuration has them.
+
+    Args:
+        directory: for messages, and where tokenizer.json lies.
+        folders: where the other files may lie, the first that has one counting.
+        given: `tokenizer`: what wins over tokenizer_config.json.
+        noted: `max_tokens`, which wins over all files.
+        default: the length where no file says one; 0: there has to be one.
+
+    Raises:
+        ModelFormatError: as of `read_text_rules`.
+    """
     found = _first(folders, "tokenizer_config.json")
     own = read_object(found) if found else {}
     _check_length(own, found or directory)

@@ -26,22 +26,17 @@ from bowerbird.flow.sources.tars import member_at
 from bowerbird.flow.sources.values import IterableSource
 from bowerbird.media.policy import DecodePolicy
 from bowerbird.record import Failure, Modality, Record
+from bowerbird.search.calibrate import refresh
+from bowerbird.search.changing import HAVING, make_room_for_texts
 from bowerbird.search.report import Progress, Report, fault
 from bowerbird.search.rows import FACTS, Attributes, Layout, arrow_changes
 from bowerbird.settings import settings
-from bowerbird.store.filters import And, Filter, IsNull, Not, Or
+from bowerbird.store.filters import And, Filter, IsNull, Or
 from bowerbird.store.manifest import ModelEntry
 
 if TYPE_CHECKING:
     from bowerbird.flow.run import Executor
     from bowerbird.search.index import Index
-
-HAVING: Mapping[str, Filter] = {
-    # By what its content is, where it lies, or what was found as it was decoded: earlier versions kept less.
-    "image": Or((Not(IsNull("picture")), Not(IsNull("uri")), Not(IsNull("width")))),
-    "text": Not(IsNull("text")),
-}
-"""By part, which records have it."""
 
 ROUND = 1 << 16
 """So many records are looked for at once: what is known of them is held in memory, their pictures are not."""
@@ -91,7 +86,7 @@ def fill(
 
 
 def finish(index: Index, report: Report, roots: Iterable[str] = (), embedded: Iterable[str] = ()) -> None:
-    """The end of every run that writes vectors: tidy up the table, show it to readers, and list what failed.
+    """The end of every run that writes vectors: tidy up, show it to readers, list what failed, calibrate scores.
 
     Args:
         index: locked by the caller; everything has been committed.
@@ -105,6 +100,7 @@ def finish(index: Index, report: Report, roots: Iterable[str] = (), embedded: It
     index.table.optimize(index.columns)
     index.publish(failed=failed, roots=all_roots)
     index.list_errors([entry._asdict() for entry in report.failed])
+    refresh(index)
 
 
 class Filling:
@@ -159,7 +155,7 @@ class Filling:
             self.progress.start(total)
         while total and (rows := self._next(entry, left)):
             if any(row["text"] for row in rows) and entry.takes(Modality.TEXT):
-                self.index.make_room_for_texts(space)
+                make_room_for_texts(self.index, space)
                 entry = self._entry(space)
             asked = {row["id"] for row in rows}
             left |= asked - self._embedded(entry, rows)

@@ -7,28 +7,30 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from bowerbird.errors import BowerbirdError, IndexDamagedError, QueryError, StoreError, UnsupportedInputError
+from bowerbird.errors import QueryError
 from bowerbird.models.encoder import Encoder, load
 from bowerbird.record import Modality
 from bowerbird.search import entries as naming
+from bowerbird.search.changing import check_use, clear_away, drop, include
+from bowerbird.search.making import ERRORS, make, version
 from bowerbird.settings import settings
 from bowerbird.store import manifest as manifests
 from bowerbird.store.filters import among
-from bowerbird.store.location import LOCK, Directory, Held, Location, Place
+from bowerbird.store.location import Directory, Held, Location, Place
 from bowerbird.store.location import writable as writable  # noqa: PLC0414  for what was written against it here
 from bowerbird.store.manifest import Manifest, ModelEntry
-from bowerbird.store.opening import TABLE, create_table, leftover, open_table, remove_table
-from bowerbird.store.table import VECTOR_MARK, Table, VectorColumn, schema
+from bowerbird.store.opening import open_table
+from bowerbird.store.table import Table, VectorColumn
 
 if TYPE_CHECKING:
     from bowerbird.flow.run import Executor
     from bowerbird.hits import Hits
+    from bowerbird.search.background import Background
     from bowerbird.search.query import Query
     from bowerbird.search.report import Progress, Report
-
-ERRORS = "errors.jsonl"
+    from bowerbird.search.rerank import Reranker
 
 
 class Index:
@@ -51,8 +53,9 @@ class Index:
         self.manifest = manifest
         self.table = table
         self.precision = precision
-        self._encoders = {encoder.card.space: encoder for encoder in encoders}
+        self.encoders = {encoder.card.space: encoder for encoder in encoders}
         self._held = Held()
+        self._backgrounds: dict[tuple[str, str], Background] = {}
 
     @property
     def path(self) -> Path | str:
@@ -76,21 +79,7 @@ class Index:
         """
         location = Location.of(path)
         encoders = _encoders(model, precision)
-        if manifests.exists(location):
-            raise StoreError(
-                f"There is an index at {location} already.",
-                hint="Open it with Index.open, or delete the directory.",
-            )
-        location.prepare()
-        strangers = [name for name in location.names() if not _is_ours(name)]
-        if strangers:
-            raise StoreError(
-                f"{location} is not empty: it holds {strangers[0]!r}.", hint="Give a new directory."
-            )
-        with location.lock(settings().lock_seconds):
-            if not manifests.exists(location):
-                _clear_unfinished(location)
-                _initialise(location, encoders)
+        make(location, encoders)
         return cls.open(location, encoders, precision=precision)
 
     @classmethod
@@ -148,12 +137,12 @@ class Index:
         entry, *more = self.entries(name)
         if more:
             raise QueryError(f"{name} are several models.", hint=f"Name one of them, such as {entry.name}.")
-        found = self._encoders.get(entry.space)
+        found = self.encoders.get(entry.space)
         if found is None:
             found = load(entry.source, precision=self.precision, **entry.options)
             if found.card.space != entry.space:
                 raise naming.mismatch(self.location, (entry,), found)
-            self._encoders[entry.space] = found
+            self.encoders[entry.space] = found
         return found
 
     @property
@@ -214,22 +203,35 @@ class Index:
         like: str = "",
         weights: Sequence[float] = (),
         without: str | Sequence[str] = (),
-        where: str = "",
-        threshold: float | None = None,
         among: str = "",
+        offset: int = 0,
+        where: str = "",
+        models: str | Sequence[str] = (),
+        fusion: str = "calibrated",
+        part_weights: Mapping[str, float] | None = None,
+        min_match: float | None = None,
+        threshold: float | None = None,
+        rerank: Reranker | None = None,
     ) -> Hits:
         """The records most like a question.
 
         Args:
             text: words (a `str`), or a picture (a `Path`); several strings are blended.
-            k: at most this many results.
+            k: as of `ask`.
             image: a picture to blend with the words.
             like: id or path of an indexed record: its neighbours.
             weights: one for each text, then one for the picture; equal by default.
             without: words to move away from.
-            where: an SQL filter over the attributes, such as ``width > 1000 and format = 'JPEG'``.
-            threshold: leave out results that score less.
-            among: what is searched, `image` or `text`; empty: the pictures, and the texts of an index without pictures.
+            among: what is searched: `image`, `text`, `words` (BM25 over the texts), or several with commas between;
+                empty: pictures and texts, as far as there are any.
+            offset: as of `ask`, like all that follow.
+            where: see `ask`.
+            models: see `ask`.
+            fusion: see `ask`.
+            part_weights: see `ask`.
+            min_match: see `ask`.
+            threshold: see `ask`.
+            rerank: see `ask`.
 
         Raises:
             QueryError: the question is empty or contradicts itself, or the filter cannot be understood.
@@ -252,13 +254,96 @@ class Index:
             without=(without,) if isinstance(without, str) else tuple(without),
             among=among,
         )
-        return self.ask(query, k=k, where=where, threshold=threshold)
+        return self.ask(
+            query,
+            k=k,
+            offset=offset,
+            where=where,
+            models=models,
+            fusion=fusion,
+            part_weights=part_weights,
+            min_match=min_match,
+            threshold=threshold,
+            rerank=rerank,
+        )
 
-    def ask(self, query: Query, *, k: int = 10, where: str = "", threshold: float | None = None) -> Hits:
-        """Like `search`, with a `Query` already made."""
-        from bowerbird.search.query import answer
+    def ask(  # noqa: PLR0913  how a question may be answered
+        self,
+        query: Query,
+        *,
+        k: int = 10,
+        offset: int = 0,
+        where: str = "",
+        models: str | Sequence[str] = (),
+        fusion: str = "calibrated",
+        part_weights: Mapping[str, float] | None = None,
+        min_match: float | None = None,
+        threshold: float | None = None,
+        rerank: Reranker | None = None,
+    ) -> Hits:
+        """Like `search`, with a `Query` already made.
 
-        return answer(self, query, k=k, where=where, threshold=threshold)
+        Args:
+            query: what is asked.
+            k: at most this many results.
+            offset: so many results are left out first; pages follow one another without gaps or doubles.
+            where: a filter over the attributes, such as ``width > 1000 and format = 'JPEG'``; see docs/filters.md.
+            models: which of the index's models are asked; none: the first; `both` or `all`: every one.
+            fusion: how several parts and models become one list: `calibrated`, by the best match; `rank`, reciprocal
+                rank fusion; `weighted`, the mean of the matches by `part_weights`; `raw`, the largest raw score,
+                which is what other systems do and is there to compare with.
+            part_weights: for `image`, `text` and `words`; those not named count nothing.
+            min_match: leave out what matches less, 0 to 1. Where nothing is left, `Hits.below` has the best of it.
+            threshold: leave out results whose raw score is less; where one part is searched under one model.
+            rerank: puts the first results in another order; see `bowerbird.search.rerank`.
+
+        Raises:
+            QueryError: the index has no such part or model, the filter cannot be understood, or numbers are out of
+                their range.
+            InputError: the query picture cannot be read, or no model takes what is asked.
+            StoreError: the store cannot be reached.
+        """
+        return self.ask_all(
+            [query],
+            k=k,
+            offset=offset,
+            where=where,
+            models=models,
+            fusion=fusion,
+            part_weights=part_weights,
+            min_match=min_match,
+            threshold=threshold,
+            rerank=rerank,
+        )[0]
+
+    def ask_all(self, queries: Sequence[Query], **request: Any) -> list[Hits]:
+        """What `ask` gives for each query; their texts are embedded together.
+
+        Args:
+            queries: what is asked.
+            request: as of `ask`.
+        """
+        from bowerbird.search.answer import Request, answer
+        from bowerbird.search.question import embed_together
+
+        asked = Request(**{name: value for name, value in request.items() if value is not None})
+        embedded = embed_together(self, queries, self.entries(asked.models)) if len(queries) > 1 else None
+        return [answer(self, query, asked, embedded) for query in queries]
+
+    def background(self, entry: ModelEntry) -> Background:
+        """What unrelated pairs score under a model: as it was measured, or measured now for this process.
+
+        Raises:
+            SpaceMismatchError: it was measured under another model.
+            IndexDamagedError: it cannot be read.
+        """
+        from bowerbird.search.background import Background, measure
+
+        key = (entry.space, str(entry.calibration.get("file", f"at {self.table.version}")))
+        if key not in self._backgrounds:
+            known = Background.load(self.location, entry) if entry.calibration else measure(self, entry)
+            self._backgrounds[key] = known
+        return self._backgrounds[key]
 
     def thumbnails(self, ids: Sequence[str]) -> dict[str, bytes]:
         """Small JPEG files of records, by id."""
@@ -280,39 +365,6 @@ class Index:
         for entry in others:
             found.update({column: f"{entry.space}.{part}" for column, part in entry.parts().items()})
         return found
-
-    def make_room_for_texts(self, space: str = "") -> None:
-        """Add the column for the vectors of texts, if there is none. The index is locked by the caller.
-
-        Args:
-            space: of the model; empty: the first.
-        """
-        models = self.manifest.models
-        entry = next(entry for entry in models if entry.space == (space or models[0].space))
-        if any(column.modality == Modality.TEXT for column in entry.columns):
-            return
-        column = naming.text_column(self.encoder(entry.space), naming.slug_of(entry))
-        self._extend((column,))
-        self._replace(replace(entry, columns=(*entry.columns, column)))
-        # Named before it holds anything: columns that no manifest names are cleared away.
-        self._write_manifest()
-
-    def include(self, model: Encoder) -> bool:
-        """Add the columns of a model, empty in all records, if they are not there; the lock is held by the caller.
-
-        Returns:
-            whether they are new.
-        """
-        if any(entry.space == model.card.space for entry in self.manifest.models):
-            self._encoders[model.card.space] = model
-            return False
-        texts = any(column.modality == Modality.TEXT for column in self.columns)
-        entry = naming.entry_of(model, self.columns, texts=texts)
-        self._extend(entry.columns)
-        self.manifest = replace(self.manifest, models=(*self.manifest.models, entry))
-        self._encoders[entry.space] = model
-        self._write_manifest()
-        return True
 
     def add_model(
         self,
@@ -345,30 +397,9 @@ class Index:
 
         (encoder,) = _encoders(model, self.precision)
         with self.writing():
-            self.check_use(encoder)
-            self.include(encoder)
+            check_use(self, encoder)
+            include(self, encoder)
             return fill(self, spaces=[encoder.card.space], progress=progress, executor=executor)
-
-    def check_use(self, model: Encoder, *, coming: Iterable[str] = ()) -> None:
-        """See that a model takes something that the records have, before anything is changed for it.
-
-        Args:
-            model: that is to be added.
-            coming: what else the records will have: `image`, `text`.
-
-        Raises:
-            UnsupportedInputError: it does not.
-        """
-        from bowerbird.search.filling import HAVING
-
-        takes = set(map(str, model.card.modalities))
-        if not len(self) or takes & set(coming) or any(self.table.count(HAVING[part]) for part in takes):
-            return
-        what = "texts" if takes == {"text"} else "pictures"
-        raise UnsupportedInputError(
-            f"{model.card.name} takes {what} only, and the records at {self.path} have none.",
-            hint="Use a model that takes what they have.",
-        )
 
     def drop_model(self, name: str) -> ModelEntry:
         """Take a model out of the index, with its vectors. The cache keeps what it holds of them.
@@ -383,30 +414,7 @@ class Index:
             StoreError: the index cannot be written to.
         """
         with self.writing():
-            entry, *more = self.entries(name)
-            if more or len(self.manifest.models) == 1:
-                raise BowerbirdError(
-                    f"{self.path} would be left without a model.",
-                    hint="Drop one of several models, or delete the index.",
-                )
-            kept = tuple(other for other in self.manifest.models if other.space != entry.space)
-            # The manifest first: from here on nobody asks for these columns. Those that are left where this process
-            # is killed in between are cleared away by the next one that writes.
-            self.manifest = replace(self.manifest, models=kept)
-            self._write_manifest()
-            self._encoders.pop(entry.space, None)
-            self.table.drop([name for column in entry.columns for name in (column.name, column.norm)])
-            self._write_manifest()
-        return entry
-
-    def _extend(self, columns: Iterable[VectorColumn]) -> None:
-        """Add vector columns to the table, without those that it has."""
-        have = {*self.table.names, *schema(()).names}
-        self.table.extend([field for field in schema(tuple(columns)) if field.name not in have])
-
-    def _replace(self, entry: ModelEntry) -> None:
-        models = tuple(entry if old.space == entry.space else old for old in self.manifest.models)
-        self.manifest = replace(self.manifest, models=models)
+            return drop(self, name)
 
     def list_errors(self, faults: Sequence[Mapping[str, str]]) -> None:
         """Keep a list of what the last run could not index, beside the manifest, as JSON Lines; none: remove it."""
@@ -431,22 +439,8 @@ class Index:
             self.table.extend(
                 ()
             )  # what an earlier version of the format lacks, or a killed writer left half made
-            self._clear_away()
+            clear_away(self)
             yield
-
-    def _clear_away(self) -> None:
-        """Drop vector columns that the manifest does not name: a writer was killed as it added or dropped a model."""
-        named = {name for column in self.columns for name in (column.name, column.norm)}
-        left = [name for name in self.table.names if VECTOR_MARK in name and name not in named]
-        # Earlier versions named the column of texts only when it was filled. It is taken over by `_extend`.
-        slugs = {
-            naming.slug_of(entry)
-            for entry in self.manifest.models
-            if entry.takes("text") and all(column.modality != Modality.TEXT for column in entry.columns)
-        }
-        left = [name for name in left if name.partition(VECTOR_MARK)[0] not in slugs]
-        if left:
-            self.table.drop(left)
 
     def publish(self, *, failed: int, roots: tuple[str, ...], embedded: Iterable[str] = ()) -> None:
         """Write the manifest for what the table holds now: from here on, readers see it.
@@ -461,12 +455,18 @@ class Index:
             # A tower that only read queries in this process has written no vectors.
             wrote = {column.modality for column in entry.columns}
             here = {t: facts for t, facts in self.encoder(space).numerics().items() if t in wrote}
-            self._replace(replace(entry, numerics=naming.with_earlier(entry.numerics, here)))
-        self._write_manifest(failed=failed, roots=roots)
+            self.change(replace(entry, numerics=naming.with_earlier(entry.numerics, here)))
+        self.write_manifest(failed=failed, roots=roots)
 
-    def _write_manifest(self, **changes: object) -> None:
+    def change(self, entry: ModelEntry) -> None:
+        """Put an entry in the place of the one of the same space; `write_manifest` makes it last."""
+        models = tuple(entry if old.space == entry.space else old for old in self.manifest.models)
+        self.manifest = replace(self.manifest, models=models)
+
+    def write_manifest(self, **changes: object) -> None:
+        """Write the manifest with some fields changed, for what the table holds now; the lock is held by the caller."""
         self.manifest = self.manifest.updated_to(
-            written_by=_version(),
+            written_by=version(),
             table_version=self.table.version,
             records=self.table.count(),
             **changes,
@@ -475,44 +475,8 @@ class Index:
         manifests.write(self.location, self.manifest)
 
 
-def _is_ours(name: str) -> bool:
-    """Whether a name is one of an index: that may be all a killed `create`, or one still running, has made."""
-    return name in (LOCK, TABLE, ERRORS, manifests.NAME) or name.startswith(f".{manifests.NAME}.")
-
-
-def _clear_unfinished(location: Location) -> None:
-    """Remove the empty table that a killed `create` leaves behind; one that holds records is never removed."""
-    rows = leftover(location)
-    if rows != 0:
-        raise IndexDamagedError(
-            f"{location} holds {'records' if rows is None else f'{rows:,} records'}, but no {manifests.NAME}.",
-            hint=f"Put {manifests.NAME} back, or delete the directory to start anew.",
-        )
-    remove_table(location)
-
-
 def _encoders(model: Encoder | str | Sequence[Encoder | str], precision: str) -> list[Encoder]:
     """Encoders of models that were given in any way, each space once, the first ones first."""
     given = [model] if isinstance(model, (str, Encoder)) else (list(model) or [""])
     found = (one if isinstance(one, Encoder) else load(one, precision=precision) for one in given)
     return list({encoder.card.space: encoder for encoder in found}.values())
-
-
-def _initialise(location: Location, encoders: Sequence[Encoder]) -> None:
-    entries: list[ModelEntry] = []
-    for encoder in encoders:
-        taken = [column for entry in entries for column in entry.columns]
-        entries.append(naming.entry_of(encoder, taken))
-    columns = [column for entry in entries for column in entry.columns]
-    table = create_table(location, schema(columns))
-    now = manifests.now()
-    manifests.write(
-        location,
-        Manifest(now, now, _version(), table.version, records=0, failed=0, roots=(), models=tuple(entries)),
-    )
-
-
-def _version() -> str:
-    from bowerbird import __version__
-
-    return __version__

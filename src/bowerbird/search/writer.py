@@ -21,6 +21,7 @@ from bowerbird.flow.local import worked
 from bowerbird.flow.plan import Chunk
 from bowerbird.flow.run import closed
 from bowerbird.record import Failure, Record
+from bowerbird.search.changing import make_room_for_texts
 from bowerbird.search.filling import Filling, finish
 from bowerbird.search.known import Known
 from bowerbird.search.pieces import Written, is_fresh, row_id
@@ -264,7 +265,7 @@ class Writer:
         if not lacking or lacking.keys().isdisjoint(vectors):
             return
         for name in lacking.keys() & set(vectors):
-            self.index.make_room_for_texts(lacking[name])
+            make_room_for_texts(self.index, lacking[name])
         attributes, self.layout = self.layout.attributes, self._layout()
         self.layout.attributes = attributes  # It knows which names it has warned of.
 

@@ -9,7 +9,7 @@ import pytest
 
 import bowerbird as bb
 from bowerbird.errors import QueryError, UnreadableError
-from bowerbird.search.query import WITHOUT_WEIGHT
+from bowerbird.search.question import WITHOUT_WEIGHT
 
 
 @pytest.fixture(scope="module")

@@ -239,7 +239,8 @@ def test_pictures_texts_and_both(photos: Path, write: Write, rows: Any, ask: Any
         Record("text", texts=("a wooden chair",), named=True),
     ]
     assert done(write(mixed)) == embedded(added=3)
-    assert set(ask("a chair", k=9)) == {"both", "picture"}
+    assert set(ask("a chair", k=9)) == {"both", "picture", "text"}
+    assert set(ask("a chair", among="image", k=9)) == {"both", "picture"}
     assert ask("a chair", among="text", k=9) == ["text", "both"]
     (both, picture, text) = rows()
     assert (both["width"], picture["width"], text["width"]) == (64, 64, None)

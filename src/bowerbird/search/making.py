@@ -44,7 +44,8 @@ def make(location: Location, encoders: Sequence[Encoder]) -> None:
 
 def _is_ours(name: str) -> bool:
     """Whether a name is one of an index: that may be all a killed `create`, or one still running, has made."""
-    return name in (LOCK, TABLE, ERRORS, manifests.NAME) or name.startswith(f".{manifests.NAME}.")
+    begun = name.startswith((f".{manifests.NAME}.", manifests.CALIBRATIONS))
+    return begun or name in (LOCK, TABLE, ERRORS, manifests.NAME)
 
 
 def _clear_unfinished(location: Location) -> None:

@@ -36,6 +36,9 @@ READ = (1, FORMAT)
 
 NAME = "manifest.json"
 
+CALIBRATIONS = "calibration-"
+"""How the names of files with what was measured of scores begin."""
+
 
 @dataclass(frozen=True)
 class ModelEntry:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from bowerbird.store.filters import Filter
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,7 +53,8 @@ def schema(vectors: Sequence[VectorColumn]) -> pa.Schema:
     """The Arrow schema of a table: one row for each record.
 
     `uri` is where the picture lies: a path, or a `file://` URI when the path is not valid Unicode. `content` is
-    the content id of its bytes; exact copies share it. `mtime_ns` is the file's modification time, 0 where nobody
+    the content id of its bytes, picture and texts together; exact copies share it. `picture` is that of the picture
+    alone, null where there is none, or where it was not kept yet. `mtime_ns` is the file's modification time, 0 where nobody
     looked, -1 for a file that came with texts; it and `size` are null for rows
     of tables. `text` is what is said of the picture, one text on a line.
     What users know of their records has columns of its own beside these; see `Table.attributes`.
@@ -62,6 +65,7 @@ def schema(vectors: Sequence[VectorColumn]) -> pa.Schema:
         pa.field("id", pa.string(), nullable=False),
         pa.field("uri", pa.string()),
         pa.field("content", pa.string()),
+        pa.field("picture", pa.string()),
         pa.field("size", pa.int64()),
         pa.field("mtime_ns", pa.int64()),
         pa.field("name", pa.string()),
@@ -80,19 +84,22 @@ def schema(vectors: Sequence[VectorColumn]) -> pa.Schema:
     return pa.schema(fields)
 
 
-def among(column: str, values: Iterable[str]) -> str:
-    """A filter: the column holds one of some texts, whatever signs are in them."""
-    quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
-    return f"{column} IN ({quoted})"
-
-
 class Table(ABC):
-    """Rows keyed by `id`. Every change is one atomic commit; readers see the version they opened."""
+    """Rows keyed by `id`. Every change is one atomic commit.
+
+    Stores that keep versions show readers the version that they opened; the others show what was committed last.
+    """
+
+    snapshots: bool = True
+    """Whether readers go on seeing the version that they opened."""
+
+    pieces: bool = True
+    """Whether workers elsewhere can write rows by themselves; see `piece_writer`."""
 
     @property
     @abstractmethod
     def version(self) -> int:
-        """Number of the version this table reads."""
+        """Number of the version this table reads; greater after every commit."""
 
     @abstractmethod
     def refresh(self) -> None:
@@ -100,12 +107,22 @@ class Table(ABC):
 
     @property
     @abstractmethod
+    def fields(self) -> pa.Schema:
+        """All columns, in the order in which they came."""
+
+    @property
     def names(self) -> Sequence[str]:
         """The names of all columns."""
+        return list(self.fields.names)
 
-    @abstractmethod
     def attributes(self) -> pa.Schema:
         """The columns beside those of `schema`: what users know of their records."""
+        import pyarrow as pa
+
+        own = {*schema(()).names}
+        return pa.schema(
+            [field for field in self.fields if field.name not in own and VECTOR_MARK not in field.name]
+        )
 
     @abstractmethod
     def extend(self, fields: Sequence[pa.Field], wider: Sequence[pa.Field] = ()) -> None:
@@ -115,16 +132,22 @@ class Table(ABC):
         """
 
     @abstractmethod
-    def count(self, where: str = "") -> int:
+    def drop(self, names: Sequence[str]) -> None:
+        """Remove columns, with what they hold; names that there are none of are left out."""
+
+    @abstractmethod
+    def count(self, where: Filter | None = None) -> int:
         """How many rows there are, or pass the filter.
 
         Raises:
-            QueryError: the filter cannot be understood.
+            QueryError: this store cannot ask for that.
         """
 
     @abstractmethod
     def upsert(self, rows: pa.Table, *, remove: Sequence[str] = ()) -> None:
         """Insert rows, replacing those of the same id, and delete the rows with the ids in `remove`; atomic.
+
+        Of several rows of one id the last counts.
 
         Raises:
             StorageFullError: no space is left; nothing has changed.
@@ -132,10 +155,19 @@ class Table(ABC):
         """
 
     @abstractmethod
+    def update(self, rows: pa.Table) -> None:
+        """Replace some columns of rows that there are; atomic.
+
+        Args:
+            rows: `id` and the columns to replace. Ids that the table does not have are left out.
+        """
+
+    @abstractmethod
     def piece_writer(self) -> Callable[[pa.Table], bytes]:
         """What workers elsewhere write rows with: picklable; it gives what `append` is told of them.
 
         Nobody sees such rows before they are appended, and rows that never are take nothing but space for a while.
+        Asked for only where `pieces` is true.
 
         Raises:
             MissingExtraError: a package that this needs is not installed.
@@ -154,26 +186,62 @@ class Table(ABC):
         """Delete rows; returns how many there were."""
 
     @abstractmethod
-    def scan(self, columns: Sequence[str], where: str = "") -> Iterator[pa.RecordBatch]:
+    def scan(self, columns: Sequence[str], where: Filter | None = None) -> Iterator[pa.RecordBatch]:
         """Stream columns of all rows, or those that pass the filter, in a stable order."""
 
     @abstractmethod
+    def sample(
+        self, columns: Sequence[str], k: int, *, seed: int = 0, where: Filter | None = None
+    ) -> pa.Table:
+        """At most `k` rows drawn at random without replacement; the same ones for the same version and seed.
+
+        It costs about as much as reading `k` rows, however many there are.
+        """
+
+    @abstractmethod
     def nearest(
-        self, column: str, vector: NDArray[np.float32], k: int, *, columns: Sequence[str], where: str = ""
+        self,
+        column: str,
+        vector: NDArray[np.float32],
+        k: int,
+        *,
+        columns: Sequence[str],
+        where: Filter | None = None,
+        centre: NDArray[np.float32] | None = None,
+        exact: bool = False,
     ) -> pa.Table:
         """The `k` rows whose unit vectors have the largest dot product with `vector`, best first.
 
+        Equal scores are in a stable order, and what is found for a smaller `k` is the beginning of what is found for
+        a larger one, so that results can be shown page by page.
+
         Args:
-            column: a vector column.
+            column: a vector column; rows without such a vector are never found.
             vector: float32 (dim,).
             k: at most this many rows.
-            columns: what to return beside `SCORE`.
-            where: an SQL filter, applied before the cut to `k`.
+            columns: what to return beside `SCORE`, float32.
+            where: applied before the cut to `k`.
+            centre: float32 (dim,); where given, rows are scored by the unit vector of `row - centre` instead.
+            exact: compare with every row, rather than with those that an approximate index proposes.
 
         Raises:
-            QueryError: the filter cannot be understood.
+            QueryError: this store cannot ask for that filter.
+            SpaceMismatchError: the vector has another number of dimensions than the column.
+        """
+
+    @abstractmethod
+    def words(
+        self, text: str, k: int, *, columns: Sequence[str], where: Filter | None = None
+    ) -> pa.Table:
+        """The `k` rows whose `text` has the words of `text`, some or all, scored with BM25, best first.
+
+        Args:
+            text: words in any order; see `filters.words_of`. One without any finds nothing.
+            k: at most this many rows.
+            columns: what to return beside `SCORE`, float32: more is better, no bound.
+            where: applied before the cut to `k`.
         """
 
     @abstractmethod
     def optimize(self, vectors: Sequence[VectorColumn]) -> None:
-        """Tidy up after many small commits and build or extend vector indexes where the table is large."""
+        """Tidy up after many small commits and build or extend indexes where the table is large."""

@@ -1,0 +1,475 @@
+"""What unrelated pairs score under a model in an index: samples of its columns and neutral questions.
+
+It is measured without labels, from a sample whose size does not grow with the index, and kept beside the manifest:
+the vectors in one `.npz` file, whose name has its hash, the rest in `ModelEntry.calibration`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bowerbird.errors import IndexDamagedError, SpaceMismatchError
+from bowerbird.record import Modality
+from bowerbird.search import gap
+from bowerbird.search.evidence import BEST, PRIOR, Floats, Pair, fitted, standardised, strength
+from bowerbird.search.gap import ENOUGH, Correction, Vectors, centred
+from bowerbird.settings import settings
+from bowerbird.store.filters import And, IsNull, Not
+from bowerbird.store.manifest import CALIBRATIONS, ModelEntry, now
+from bowerbird.store.table import VectorColumn
+
+if TYPE_CHECKING:
+    from bowerbird.models.encoder import Encoder
+    from bowerbird.search.index import Index
+    from bowerbird.store.location import Location
+    from bowerbird.store.table import Table
+
+FORMAT = 1
+SAMPLE = 1024
+"""Rows of each column that questions are compared with."""
+
+OWN = 256
+"""Of these, so many ask in their turn, to find out what pairs in this index are like."""
+
+QUERY_TEXTS = "query:text"
+NEUTRAL_TEXTS = "neutral:text"
+
+SIGMAS = 3.0
+"""So many deviations above what neutral questions find, something is taken to be there."""
+
+SAME = 0.9999
+"""A cosine of a question and a row of a sample above this: the row is the question itself, or its copy."""
+
+
+@lru_cache(maxsize=1)
+def bank() -> tuple[str, ...]:
+    """Neutral questions: short queries about all sorts of things, most of which an index does not hold."""
+    lines = (Path(__file__).parent / "bank.txt").read_text("utf-8").splitlines()
+    return tuple(line for line in lines if line)
+
+
+@dataclass(frozen=True)
+class Background:
+    """What is known of unrelated pairs under one model.
+
+    Attributes:
+        space: fingerprint of the model.
+        records: how many the index had at the time.
+        correction: of the modality gap.
+        pairs: by kind of question (`text`, `image`) and name of the column.
+        arrays: samples by name of the column, float32 (n, dim); `query:text`, the mean of queries, and
+            `neutral:text`, the neutral ones.
+        made: when, ISO 8601.
+        sigmoid: scale and bias of a model that was trained with a sigmoid for each pair (SigLIP, arXiv 2303.15343):
+            `1 / (1 + exp(-(scale * cosine + bias)))` is the probability that a text and a picture belong together.
+        labels: what was learned from labelled pairs; see `bowerbird.search.labels`.
+    """
+
+    space: str
+    records: int
+    correction: Correction
+    pairs: Mapping[tuple[str, str], Pair]
+    arrays: Mapping[str, Vectors]
+    made: str = ""
+    sigmoid: tuple[float, float] | None = None
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    _centred: dict[str, Vectors] = field(default_factory=dict, repr=False, compare=False)
+
+    def pair(self, kind: str, column: VectorColumn) -> Pair:
+        """What is known of a kind of question and a column; nothing in particular where nothing was measured."""
+        return self.pairs.get((kind, column.name)) or Pair()
+
+    def centre(self, column: VectorColumn) -> Vectors | None:
+        """What the rows of a column are moved by; None where the gap is not corrected, or the column is beside it."""
+        return self.arrays.get(f"mean:{column.name}") if self.correction.on else None
+
+    def query_centre(self, modality: str, column: VectorColumn) -> Vectors | None:
+        """What questions of a modality are moved by before they are asked of a column."""
+        if self.centre(column) is None:
+            return None
+        return self.arrays.get(QUERY_TEXTS if modality == Modality.TEXT else "query:image")
+
+    def sample(self, column: VectorColumn) -> Vectors:
+        """Rows of a column as they are compared: moved, where the gap is corrected."""
+        found = self._centred.get(column.name)
+        if found is None:
+            rows = self.arrays.get(column.name)
+            centre = self.centre(column)
+            found = np.zeros((0, column.dimensions), np.float32) if rows is None else rows
+            found = found if centre is None else centred(found, centre)
+            self._centred[column.name] = found
+        return found
+
+    def evidence(self, kind: str, column: VectorColumn, vector: Vectors, scores: Floats) -> Floats:
+        """How far scores stand out from those of unrelated pairs; see `bowerbird.search.evidence`.
+
+        Args:
+            kind: of the question.
+            column: that was asked.
+            vector: float32 (dim,): the question as it was asked, so moved where the gap is corrected.
+            scores: (n,) of the same.
+        """
+        pair = self.pair(kind, column)
+        background = self.sample(column) @ vector
+        return pair.evidence(standardised(scores, background[background < SAME], pair))
+
+    def presence(self, kind: str, column: VectorColumn, raw: Floats, rows: Vectors) -> float:
+        """Whether the best results are more than any other question would find, 0 to 1.
+
+        Args:
+            kind: of the question.
+            column: that was asked.
+            raw: (n,): raw scores of its best results, best first.
+            rows: float32 (n, dim): their raw vectors.
+        """
+        if not len(raw):
+            return 0.0
+        if self.sigmoid and kind == Modality.TEXT and column.modality == Modality.IMAGE:
+            scale, bias = self.sigmoid
+            return 1 / (1 + math.exp(-max(-700.0, min(700.0, scale * float(raw[0]) + bias))))
+        pair = self.pair(kind, column)
+        neutral = self.arrays.get(NEUTRAL_TEXTS) if kind == Modality.TEXT else None
+        return pair.presence(strength(_standing(raw, rows, neutral, pair)))
+
+    def save(self, location: Location) -> dict[str, Any]:
+        """Write the vectors beside the manifest; what the manifest says of them is returned."""
+        buffer = io.BytesIO()
+        kept = {name: array.astype(np.float16) for name, array in self.arrays.items()}
+        np.savez(buffer, **kept)  # type: ignore[arg-type]  # of its stubs: names are free
+        data = buffer.getvalue()
+        digest = hashlib.sha256(data).hexdigest()
+        name = f"{CALIBRATIONS}{self.space[:8]}-{digest[:12]}.npz"
+        location.replace(name, data)
+        return {
+            "format": FORMAT,
+            "space": self.space,
+            "records": self.records,
+            "made": self.made,
+            "file": name,
+            "sha256": digest,
+            "correction": asdict(self.correction),
+            "pairs": [
+                {"query": kind, "column": column, **pair.to_dict()}
+                for (kind, column), pair in self.pairs.items()
+            ],
+            "sigmoid": list(self.sigmoid) if self.sigmoid else None,
+            "labels": dict(self.labels),
+        }
+
+    @classmethod
+    def load(cls, location: Location, entry: ModelEntry) -> Background:
+        """Read what was measured for a model of an index.
+
+        Raises:
+            SpaceMismatchError: it belongs to another model.
+            IndexDamagedError: it cannot be read.
+        """
+        told = entry.calibration
+        again = "Measure it again with: bowerbird calibrate"
+        if told.get("space") != entry.space:
+            raise SpaceMismatchError(
+                f"The calibration of {entry.name} in {location} was made for the space {told.get('space')}, and the "
+                f"model is of {entry.space}: its scores mean something else.",
+                hint=again,
+            )
+        try:
+            data = location.read_bytes(told["file"])
+            if data is None or hashlib.sha256(data).hexdigest() != told["sha256"]:
+                raise ValueError("missing" if data is None else "damaged")
+            with np.load(io.BytesIO(data), allow_pickle=False) as file:
+                arrays = {name: file[name].astype(np.float32) for name in file.files}
+            pairs = {
+                (found.pop("query"), found.pop("column")): Pair.of(found)
+                for found in map(dict, told["pairs"])
+            }
+            scale = told.get("sigmoid")
+            return cls(
+                entry.space,
+                int(told["records"]),
+                Correction(**told["correction"]),
+                pairs,
+                arrays,
+                str(told.get("made", "")),
+                (float(scale[0]), float(scale[1])) if scale else None,
+                dict(told.get("labels") or {}),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise IndexDamagedError(
+                f"The calibration of {entry.name} in {location} cannot be read: {error}.", hint=again
+            ) from error
+
+
+def _standing(raw: Floats, rows: Vectors, neutral: Vectors | None, pair: Pair) -> Floats:
+    """How far raw scores stand out from those of neutral questions: from all of them, and from those of the same row.
+
+    Some rows are near to every question (hubs): compared with what others score there, they say less.
+
+    Args:
+        raw: (..., n).
+        rows: float32 (..., n, dim), or (n, dim) for all.
+        neutral: float32 (b, dim); None: there are too few to compare row by row.
+        pair: of the questions and the column.
+    """
+    deviation = max(pair.raw_deviation, 1e-6)
+    overall: Floats = (np.asarray(raw, np.float64) - pair.raw) / deviation
+    if neutral is None:
+        return overall
+    there = rows @ neutral.T  # (..., n, b)
+    rowwise: Floats = (raw - there.mean(-1)) / np.maximum(there.std(-1), deviation / 2)
+    both: Floats = (overall + rowwise) / 2
+    return both
+
+
+def measure(index: Index, entry: ModelEntry, *, seed: int = 0) -> Background:
+    """Find out what unrelated pairs score under a model of an index.
+
+    Args:
+        index: whose records are sampled.
+        entry: of the model.
+        seed: of the sample.
+    """
+    encoder, table = index.encoder(entry.space), index.table
+    columns = {column.name: column for column in entry.columns}
+    arrays = {name: _sampled(table, column, seed) for name, column in columns.items()}
+    pictures = _shared(entry, encoder, Modality.IMAGE)
+    texts = _shared(entry, encoder, Modality.TEXT)
+    correction = _correction(table, pictures, texts, arrays, seed)
+    neutral: dict[str, Vectors] = {}
+    if encoder.card.text:
+        arrays[NEUTRAL_TEXTS] = neutral["text"] = _neutral_texts(encoder)
+    _add_means(arrays, pictures, texts)
+    found = Background(entry.space, len(index), correction, {}, arrays, now(), sigmoid_of(encoder))
+    pairs: dict[tuple[str, str], Pair] = {}
+    for kind, column in _asked(entry, encoder, pictures, texts):
+        asking = arrays[NEUTRAL_TEXTS] if kind == "text" else _neutral_pictures(encoder, column, pictures)
+        own = arrays.get(_own(kind, column, pictures, texts), np.zeros((0, column.dimensions), np.float32))
+        total = table.count(Not(IsNull(column.norm)))
+        pairs[kind, column.name] = _pair(found, kind, column, asking, own[:OWN], total)
+    return Background(found.space, found.records, correction, pairs, arrays, found.made, found.sigmoid)
+
+
+def sigmoid_of(encoder: Encoder) -> tuple[float, float] | None:
+    """Scale and bias of a model that gives probabilities for pairs; None for the others."""
+    found = getattr(encoder.card, "sigmoid", None)
+    return (float(found[0]), float(found[1])) if found else None
+
+
+def _sampled(table: Table, column: VectorColumn, seed: int) -> Vectors:
+    found = table.sample([column.name], SAMPLE, seed=seed, where=Not(IsNull(column.norm)))
+    return _rows(found, column)
+
+
+def _rows(found: Any, column: VectorColumn) -> Vectors:
+    """A column of an Arrow table as an array, float32 (n, dim)."""
+    chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in found[column.name].chunks]
+    flat = np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
+    return flat.reshape(-1, column.dimensions).astype(np.float32, copy=False)
+
+
+def _shared(entry: ModelEntry, encoder: Encoder, modality: Modality) -> VectorColumn | None:
+    """The column of the output that pictures and texts share."""
+    card = encoder.card
+    tower = card.image if modality == Modality.IMAGE else card.text
+    wanted = tower.output if tower else ""
+    return next((c for c in entry.columns if c.modality == modality and c.output == wanted), None)
+
+
+def _asked(
+    entry: ModelEntry, encoder: Encoder, pictures: VectorColumn | None, texts: VectorColumn | None
+) -> list[tuple[str, VectorColumn]]:
+    """Which kinds of questions are asked of which columns."""
+    card = encoder.card
+    found: list[tuple[str, VectorColumn]] = []
+    if card.text:
+        found += [("text", column) for column in (pictures, texts) if column]
+    if card.image:
+        # Between pictures the output that compares them better, and the shared one in blends.
+        found += [("image", column) for column in entry.columns if column.modality == Modality.IMAGE]
+        found += [("image", texts)] if texts else []
+    return found
+
+
+def _own(kind: str, column: VectorColumn, pictures: VectorColumn | None, texts: VectorColumn | None) -> str:
+    """The name of the column whose rows ask questions of a kind, as records of this index would."""
+    if kind == column.modality:
+        return column.name
+    source = texts if kind == Modality.TEXT else pictures
+    return source.name if source else ""
+
+
+def _correction(
+    table: Table,
+    pictures: VectorColumn | None,
+    texts: VectorColumn | None,
+    arrays: Mapping[str, Vectors],
+    seed: int,
+) -> Correction:
+    if not pictures or not texts or pictures.dimensions != texts.dimensions:
+        return Correction(False, "there is only one modality, so no gap to correct")
+    where = And((Not(IsNull(pictures.norm)), Not(IsNull(texts.norm))))
+    both = table.sample([pictures.name, texts.name], SAMPLE // 2, seed=seed, where=where)
+    pair = (_rows(both, pictures), _rows(both, texts))
+    return gap.decide(arrays[pictures.name], arrays[texts.name], pair)
+
+
+def _add_means(arrays: dict[str, Vectors], pictures: VectorColumn | None, texts: VectorColumn | None) -> None:
+    """Means by modality: of queries in words, half of what people ask anywhere and half of what is said here."""
+    for column in (pictures, texts):
+        if column and len(arrays[column.name]):
+            arrays[f"mean:{column.name}"] = arrays[column.name].mean(0)
+    if pictures and f"mean:{pictures.name}" in arrays:
+        arrays["query:image"] = arrays[f"mean:{pictures.name}"]
+    if NEUTRAL_TEXTS in arrays:
+        mean = arrays[NEUTRAL_TEXTS].mean(0)
+        if texts and len(arrays[texts.name]) >= ENOUGH:
+            mean = (mean + arrays[f"mean:{texts.name}"]) / 2
+        arrays[QUERY_TEXTS] = mean
+
+
+def _pair(
+    found: Background, kind: str, column: VectorColumn, neutral: Vectors, own: Vectors, total: int
+) -> Pair:
+    """What neutral questions, and the index's own records, find in a column.
+
+    Args:
+        found: what is known so far.
+        kind: of the questions.
+        column: that they ask.
+        neutral: float32 (b, dim).
+        own: float32 (q, dim).
+        total: rows that have a vector in this column.
+    """
+    sample, rows = found.sample(column), found.arrays[column.name]
+    if not len(rows) or not len(neutral):
+        return Pair()
+    centre = found.query_centre(kind, column)
+    plain = (neutral @ rows.T).astype(np.float64)
+    scores = (neutral if centre is None else centred(neutral, centre)) @ sample.T
+    pair = Pair(
+        neutral=float(scores.mean()),
+        deviation=max(float(scores.std()), 1e-3),
+        raw=float(plain.mean()),
+        raw_deviation=max(float(plain.std()), 1e-3),
+    )
+    asking = own if len(own) >= ENOUGH else neutral
+    pooled = _pooled(asking, centre, sample, pair)
+    if len(pooled) >= ENOUGH * ENOUGH:
+        middle, spread, top = fitted(pooled)
+        pair = Pair(**{**pair.to_dict(), "middle": middle, "spread": spread, "top": top})
+    absent, present = _presence(found, kind, pair, plain, rows, own, total)
+    return Pair(**{**pair.to_dict(), "absent": absent, "present": present})
+
+
+def _pooled(asking: Vectors, centre: Vectors | None, sample: Vectors, pair: Pair) -> Floats:
+    """Standardised scores of some questions against a sample, without those of a row against itself."""
+    vectors = asking if centre is None else centred(asking, centre)
+    parts = []
+    for scores in vectors @ sample.T:
+        others = scores[scores < SAME]
+        parts.append(standardised(others, others, pair))
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _presence(
+    found: Background, kind: str, pair: Pair, plain: Floats, rows: Vectors, own: Vectors, total: int
+) -> tuple[float, float]:
+    """`absent` and `present` of a pair."""
+    bank_ = found.arrays.get(NEUTRAL_TEXTS) if kind == Modality.TEXT else None
+    strengths = _strengths(plain, rows, bank_, pair)
+    # In the whole column the best of a question are better than in the sample: by as much as its tail is long.
+    beyond = _tail(plain, pair) * math.log(max(total / len(rows), 1.0))
+    if bank_ is not None:
+        # Most neutral questions ask for what is not there, and of the others the lowest know nothing.
+        low, high = np.quantile(strengths, [0.05, 0.3])
+        spread = max(float(high - low) / (-0.5244005127080407 + 1.6448536269514722), 0.05)
+        absent = float(low) + 1.6448536269514722 * spread
+        return absent + beyond, absent + SIGMAS * spread + beyond
+    scores = (own @ rows.T).astype(np.float64) if len(own) else np.zeros((0, len(rows)))
+    scores[scores >= SAME] = -1.0
+    ours = _strengths(scores, rows, None, pair)
+    absent = float(strengths.mean())
+    if len(ours) < PRIOR:
+        return absent + beyond, absent + SIGMAS * max(float(strengths.std()), 0.5) + beyond
+    spread = max(float(strengths.std()), float(ours.std()) / 4, 0.05)
+    # The pictures of this index are there, whatever strange ones find in it.
+    present = min(absent + SIGMAS * spread, float(np.quantile(ours, 0.1)))
+    return min(absent, present - spread) + beyond, present + beyond
+
+
+def _strengths(plain: Floats, rows: Vectors, neutral: Vectors | None, pair: Pair) -> Floats:
+    """The strength of the best results of each question, (q,).
+
+    Args:
+        plain: (q, n): raw scores.
+        rows: float32 (n, dim).
+        neutral: see `_standing`.
+        pair: likewise.
+    """
+    if not plain.size:
+        return np.zeros(len(plain))
+    standing = _standing(plain, rows[None], neutral, pair)
+    best = -np.sort(-standing, axis=1)[:, :BEST]
+    return np.asarray([strength(row) for row in best])
+
+
+def _tail(plain: Floats, pair: Pair) -> float:
+    """The mean excess over the 95th percentile: how much better the best of e times as many would be."""
+    standing = (plain.ravel() - pair.raw) / pair.raw_deviation
+    border = np.quantile(standing, 0.95)
+    above = standing[standing > border]
+    return float((above - border).mean()) if len(above) else 0.0
+
+
+def _neutral_pictures(encoder: Encoder, column: VectorColumn, pictures: VectorColumn | None) -> Vectors:
+    """The photographs that come with the package, in the output that a column is asked with."""
+    output = column.output if column.modality == Modality.IMAGE else pictures.output if pictures else ""
+    folder = Path(__file__).parents[1] / "models" / "probe"
+
+    def embed() -> Vectors:
+        found = encoder.outcomes(sorted(folder.glob("*.jpg")), output=output)
+        rows = [outcome.vector for outcome in found if outcome.vector is not None]
+        return np.stack(rows) if rows else np.zeros((0, column.dimensions), np.float32)
+
+    return _kept(encoder, f"pictures {output}", embed)
+
+
+def _neutral_texts(encoder: Encoder) -> Vectors:
+    def embed() -> Vectors:
+        return encoder.embed(bank(), role="query")
+
+    return _kept(encoder, f"texts {hashlib.sha256(repr(bank()).encode()).hexdigest()}", embed)
+
+
+def _kept(encoder: Encoder, what: str, embed: Any) -> Vectors:
+    """Vectors from the cache of this machine, computed and put there the first time; they depend on the model alone."""
+    key = hashlib.sha256(f"{encoder.card.space} {encoder.precision} {what}".encode()).hexdigest()[:24]
+    path = settings().cache_path / "neutral" / f"{key}.npy"
+    with suppress(OSError, ValueError, EOFError):
+        found: Vectors = np.load(path, allow_pickle=False)
+        if found.ndim == 2 and found.dtype == np.float32 and np.isfinite(found).all():
+            return found
+    found = np.ascontiguousarray(embed(), np.float32)
+    with suppress(OSError):  # it is a cache
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(f".{os.getpid()}.tmp")
+        with beside.open("wb") as file:
+            np.save(file, found)
+        beside.replace(path)
+    return found
+
+
+def unused(names: Sequence[str], entries: Sequence[ModelEntry]) -> list[str]:
+    """Of the names of files of an index, those of calibrations that no model uses any more."""
+    used = {entry.calibration.get("file") for entry in entries}
+    return [name for name in names if name.startswith(CALIBRATIONS) and name not in used]

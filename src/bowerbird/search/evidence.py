@@ -1,0 +1,146 @@
+"""How much more alike a pair is than unrelated pairs: the arithmetic of calibrated scores.
+
+A raw score cannot be read: under one model unrelated texts have a cosine of .1, under another of .8, and a picture
+with its caption less than two texts about different things. What can be read is how far a score stands out from
+those of unrelated pairs of the same two modalities:
+
+1. **Standardised for the question.** Its scores against a sample of the index have a mean and a deviation; `z =
+   (score - mean) / deviation` is what is left when they are taken out (Z-norm of speaker verification, Auckenthaler
+   et al. 2000). Where the sample is small, both are drawn towards those of neutral questions.
+2. **Made even between kinds of pairs.** `z` of 2 is common where things differ little and rare where they differ
+   much. In `Pair`, the lower part of the scores of the index's own records, where related pairs are few, says what
+   unrelated pairs do (the central matching of Efron 2004, "Large-scale simultaneous hypothesis testing"), and the
+   best 5 % of all pairs are given the same place in all kinds. The result is the *evidence*: 0 for an ordinary
+   unrelated pair, 1.6 for the best 20th of those, 3.5 and more for what is found on top.
+3. **Is there anything of the kind at all?** The best of a question's results are always far above the rest. So the
+   *presence* compares them with the results that neutral questions get from the same index: "a cat" finds in a shop
+   for clothes what any other strange question finds there.
+
+`match = likeness(evidence) * presence`, both 0 to 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating[Any]]
+
+PRIOR = 32
+"""So many rows of a sample count as much as what neutral questions say."""
+
+TOP_SHARE = 0.05
+TOP_EVIDENCE = 3.5
+"""The evidence of the best 5 % of all pairs of a kind."""
+
+_LOWER, _UPPER = 0.1, 0.7
+_LOWER_NORMAL, _UPPER_NORMAL = -1.2815515655446004, 0.5244005127080407
+"""Quantiles of the standard normal distribution that belong to the two."""
+
+BEST = 5
+"""Results that say whether there is anything of the kind; the first counts 1, the second 1/2, and so on."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What unrelated pairs of one kind of question and one column are like.
+
+    Attributes:
+        middle: of standardised scores of unrelated pairs: their centre.
+        spread: their deviation.
+        top: the standardised score that 5 % of all pairs reach.
+        neutral: mean of the scores of neutral questions.
+        deviation: of the same.
+        absent: what the presence is for questions about what is not there.
+        present: from where on something is taken to be there.
+        raw: mean of the raw scores of neutral questions.
+        raw_deviation: of the same.
+    """
+
+    middle: float = 0.0
+    spread: float = 1.0
+    top: float = 2.6
+    neutral: float = 0.0
+    deviation: float = 0.1
+    absent: float = 0.0
+    present: float = 0.0
+    raw: float = 0.0
+    raw_deviation: float = 0.1
+
+    def evidence(self, standardised: Floats) -> Floats:
+        """Standardised scores, any shape, on the scale that all kinds of pairs share; strictly increasing."""
+        knee = self.middle + 2 * self.spread
+        body = (standardised - self.middle) / self.spread
+        rise = 2 + (TOP_EVIDENCE - 2) * (standardised - knee) / max(self.top - knee, 1e-9)
+        beyond = TOP_EVIDENCE + standardised - self.top
+        return np.where(standardised < knee, body, np.where(standardised < self.top, rise, beyond))
+
+    def presence(self, strength: float) -> float:
+        """Whether something of the kind is there, 0 to 1, of the strength of the best results.
+
+        It is 1/2 at `present` and 1/9 at `absent`.
+        """
+        if self.present <= self.absent:
+            return 1.0  # nothing is known of it
+        steps = (strength - self.present) / (self.present - self.absent)
+        return float(_logistic(np.asarray(2.08 * steps)))
+
+    def to_dict(self) -> dict[str, float]:
+        """As plain data."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, data: Mapping[str, float]) -> Pair:
+        """From plain data."""
+        return cls(**data)
+
+
+def fitted(standardised: Floats) -> tuple[float, float, float]:
+    """`middle`, `spread` and `top` of a `Pair`, from standardised scores among which some pairs are related."""
+    low, high, top = np.quantile(standardised, [_LOWER, _UPPER, 1 - TOP_SHARE])
+    spread = max(float(high - low) / (_UPPER_NORMAL - _LOWER_NORMAL), 1e-3)
+    middle = float(low) - spread * _LOWER_NORMAL
+    # Above the part that is fitted, and never on it: the evidence has to rise everywhere.
+    return middle, spread, max(float(top), middle + 2.2 * spread)
+
+
+def standardised(scores: Floats, background: Floats, pair: Pair) -> Floats:
+    """Scores of a question without the mean and the deviation that it has against anything.
+
+    Args:
+        scores: (n,).
+        background: (m,): its scores against a sample of the index.
+        pair: what is known where the sample is small.
+    """
+    mean, deviation, share = pair.neutral, pair.deviation, 0.0
+    if len(background):
+        share = len(background) / (len(background) + PRIOR)
+        mean = share * float(background.mean()) + (1 - share) * mean
+        own = max(float(background.std()), 1e-6)
+        # In logarithms: a sample of one has no deviation, and a product of lengths is what is averaged here.
+        deviation = float(np.exp(share * np.log(own) + (1 - share) * np.log(max(deviation, 1e-6))))
+    return (scores.astype(np.float64) - mean) / max(deviation, 1e-6)
+
+
+def likeness(evidence: Floats) -> Floats:
+    """Evidence as a number from 0 to 1: 1/2 at 2.5, which one in 160 unrelated pairs reaches; strictly increasing."""
+    return _logistic(2.0 * (np.asarray(evidence, np.float64) - 2.5))
+
+
+def strength(best: Floats) -> float:
+    """How strong the best results are together: a mean in which the first counts most.
+
+    Args:
+        best: (n,): how far results stand out, descending; those after the first `BEST` are not looked at.
+    """
+    best = np.asarray(best, np.float64)[:BEST]
+    weights = 1 / np.arange(1, len(best) + 1)
+    return float((best * weights).sum() / weights.sum()) if len(best) else -np.inf
+
+
+def _logistic(x: Floats) -> Floats:
+    return 1 / (1 + np.exp(-np.clip(x, -700, 700)))

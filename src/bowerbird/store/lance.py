@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bowerbird.errors import IndexDamagedError, SpaceMismatchError
 from bowerbird.flow.remote import is_remote
-from bowerbird.store.filters import Filter, among
+from bowerbird.store.filters import Filter, IsNull, Not, among
 from bowerbird.store.lance_errors import translated
 from bowerbird.store.lance_filters import to_sql
 from bowerbird.store.lance_search import Question, VectorSearch, build_index, outgrown
@@ -265,8 +265,9 @@ class LanceTable(Table):
         with translated(self._path):
             if len(self._dataset.get_fragments()) > FRAGMENTS_BEFORE_COMPACTION:
                 self._dataset.optimize.compact_files()
-            rows = self.count()
             for column in vectors:
+                # Of records that have such a vector: an index of texts has none of pictures.
+                rows = self.count(Not(IsNull(column.name)))
                 if outgrown(self._dataset, column, rows):
                     self._dataset = build_index(self._dataset, column, rows)
             index_words(self._dataset)

@@ -24,7 +24,8 @@ from bowerbird.errors import (
     StoreError,
 )
 from bowerbird.flow.files import printable
-from bowerbird.flow.remote import is_remote
+from bowerbird.flow.remote import is_remote, scheme
+from bowerbird.store.postgres_address import is_postgres
 
 LOCK = ".lock"
 
@@ -58,6 +59,14 @@ class Location(ABC):
         """
         if isinstance(place, Location):
             return place
+        if isinstance(place, str) and is_postgres(place):
+            from bowerbird.store.postgres_place import PostgresPlace
+
+            return PostgresPlace.at(place)
+        if isinstance(place, str) and scheme(place) == "pinecone":
+            from bowerbird.store.pinecone_place import PineconePlace
+
+            return PineconePlace.at(place)
         if isinstance(place, str) and is_remote(place):
             from bowerbird.store.objects import ObjectPlace
 
@@ -96,6 +105,10 @@ class Location(ABC):
     @abstractmethod
     def names(self) -> list[str]:
         """The files and folders in it, sorted; none when the place does not exist."""
+
+    def size(self) -> int | None:
+        """The bytes that it takes, with all that is in it; None where nobody can say."""
+        return None
 
     @abstractmethod
     def prepare(self) -> None:
@@ -182,6 +195,14 @@ class Directory(Location):
             return []
         except OSError as error:
             raise self._unreadable("", error) from error
+
+    def size(self) -> int | None:
+        """See `Location`."""
+        return sum(
+            os.lstat(os.path.join(folder, name)).st_size
+            for folder, _, names in os.walk(self.path)
+            for name in names
+        )
 
     def prepare(self) -> None:
         """See `Location`."""

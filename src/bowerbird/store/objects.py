@@ -97,6 +97,10 @@ class ObjectPlace(Location):
         """See `Location`."""
         return sorted(self._listed(""))
 
+    def size(self) -> int | None:
+        """See `Location`."""
+        return self._ask(lambda system, path: int(system.du(path)), "", missing=0)
+
     def prepare(self) -> None:
         """See `Location`: there is nothing to make, but the bucket has to be there."""
         self.names()

@@ -263,9 +263,8 @@ def spread(
 
 def _relevance(hits: Hits, head: int) -> NDArray[np.float64]:
     """`match` or the scores, in 0 to 1; ranks where neither falls along the list, which is the order to start from."""
-    match = getattr(hits, "match", None)
-    if match is not None and len(match) == len(hits) and _falls(match[:head]):
-        return np.asarray(match[:head], np.float64)
+    if hits.match is not None and _falls(hits.match[:head]):
+        return np.asarray(hits.match[:head], np.float64)
     scores = np.asarray(hits.scores[:head], np.float64)
     if not _falls(scores):
         scores = -np.arange(head, dtype=np.float64)
@@ -310,10 +309,12 @@ def _own_vectors(index: Index, query: Query, hits: Hits) -> list[Scores | None]:
 
 def _matched(index: Index, query: Query, hits: Hits) -> list[VectorColumn]:
     """The columns that hold the vectors of hits, the one to take first where a record has several."""
-    models = list(getattr(hits, "models", None) or [])
     # Vectors of two models cannot be compared: the one that found most of them speaks for all.
-    entry = index.entries(max(dict.fromkeys(models), key=models.count) if models else ())[0]
-    parts = set(getattr(hits, "parts", None) or ())
+    models = [model for model in hits.models if model]
+    usual = max(dict.fromkeys(models), key=models.count, default="")
+    entries = index.manifest.models
+    entry = next((entry for entry in entries if entry.name == usual), entries[0])
+    parts = set(hits.parts)
     pictures = [column for column in entry.columns if column.modality == Modality.IMAGE]
     texts = [column for column in entry.columns if column.modality == Modality.TEXT]
     if parts == {str(Modality.TEXT)} or not pictures:

@@ -62,14 +62,22 @@ class _OnScreen(logging.Handler):
 def main() -> None:
     """Run the command line and exit with its code."""
     from bowerbird.cli import (  # noqa: F401  they register their verbs
+        calibrate,
+        compare,
         conditions,
+        copy,
         demo,
+        doctor,
+        drop,
         embed,
+        evaluate,
         export,
+        gap,
         golden,
         index,
         info,
         inspect,
+        map,
         models,
         search,
         verify,

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeAlias
 
 import typer
 
 from bowerbird.cli import app
-from bowerbird.cli.screen import IndexOption, ModelOption, is_terminal, result, say
+from bowerbird.cli.screen import IndexOption, is_terminal, result, say
 
 if TYPE_CHECKING:
     from bowerbird.hits import Hits
     from bowerbird.search.index import Index
     from bowerbird.search.query import Query
+    from bowerbird.search.rerank import Reranker
+
+
+ModelsOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        envvar="BOWERBIRD_MODEL",
+        metavar="NAME|both|all",
+        help="Which of the index's models are asked; may be repeated. Default: the first.",
+        show_default=False,
+    ),
+]
 
 
 @app.command()
@@ -51,24 +65,53 @@ def search(
     top: Annotated[
         int, typer.Option("--top", "-k", min=1, envvar="BOWERBIRD_TOP", help="How many results.")
     ] = 10,
+    offset: Annotated[int, typer.Option(min=0, help="So many results are left out first.")] = 0,
     among: Annotated[
         str,
         typer.Option(
-            metavar="image|text",
-            help="What is searched. Default: the pictures, if there are any.",
+            metavar="image,text,words",
+            help="What is searched: pictures, texts, the words in the texts. Default: pictures and texts.",
             show_default=False,
         ),
     ] = "",
-    threshold: Annotated[
-        float | None, typer.Option(help="Leave out results that score less.", show_default=False)
+    min_match: Annotated[
+        float | None,
+        typer.Option(
+            "--min-match",
+            envvar="BOWERBIRD_MIN_MATCH",
+            help="Leave out what matches less, 0 to 1: the same for pictures and texts, under any model.",
+            show_default=False,
+        ),
     ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Leave out raw scores below this; of one part and model.", show_default=False),
+    ] = None,
+    fusion: Annotated[
+        str, typer.Option(metavar="calibrated|rank|weighted|raw", help="How several parts become one list.")
+    ] = "calibrated",
+    part_weights: Annotated[
+        str,
+        typer.Option(
+            "--part-weights",
+            metavar="PART=W,...",
+            help="With --fusion weighted, such as image=0.7,text=0.3.",
+            show_default=False,
+        ),
+    ] = "",
+    rerank: Annotated[
+        str,
+        typer.Option(
+            metavar="exact|mmr|cross:MODEL", help="A second look at the first results.", show_default=False
+        ),
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Results as JSON.")] = False,
     sheet: Annotated[
         str, typer.Option(metavar="FILE", help="Write a contact sheet (HTML).", show_default=False)
     ] = "",
     open_: Annotated[bool, typer.Option("--open", help="Show a contact sheet in the browser.")] = False,
     index: IndexOption = "",
-    model: ModelOption = "",
+    model: ModelsOption = None,
 ) -> None:
     """Search by words, by a picture, or by both.
 
@@ -77,17 +120,29 @@ def search(
     bowerbird search holiday.jpg
     bowerbird search "a dress" --image look.jpg --weights 0.6,0.4 --without "stripes"
     bowerbird search --like ~/Pictures/cat.jpg --where "width > 1000"
-    bowerbird search "a dress for a wedding" --among text
+    bowerbird search "a dress for a wedding" --min-match 0.5 --model both
+    bowerbird search "linen 42" --among words,text --rerank mmr
 
-    On a terminal a table; in a pipe, one line of score<TAB>path for each result.
+    On a terminal a table; in a pipe, one line of match<TAB>path for each result. A match of 0.5 or more is likely what
+    was asked for, between any two of words and pictures, under any model.
     """
-    from bowerbird.models.encoder import load
     from bowerbird.search.index import Index
     from bowerbird.search.places import resolve
 
     query = read_query(" ".join(words or []), image, like, weights, tuple(without or ()), among)
-    opened = Index.open(resolve(index, Path.cwd(), model), load(model) if model else None)
-    hits = opened.ask(query, k=top, where=where, threshold=threshold)
+    opened = Index.open(resolve(index, Path.cwd(), model or ()))
+    hits = opened.ask(
+        query,
+        k=top,
+        offset=offset,
+        where=where,
+        models=model or (),
+        fusion=fusion,
+        part_weights=_weights_of_parts(part_weights),
+        min_match=min_match,
+        threshold=threshold,
+        rerank=_reranker(rerank),
+    )
     for note in hits.notes:
         say(note)
     if as_json:
@@ -97,17 +152,56 @@ def search(
             )
         )
     elif is_terminal():
-        _table(hits)
+        print_table(hits)
     else:
         from bowerbird.flow.files import from_uri
 
         for hit in hits:
-            result(f"{hit.score:.4f}\t{from_uri(hit.uri)}")
-    if not hits:
-        limit = "" if threshold is None else f" at a score of {threshold:g} or more"
-        say(f"Nothing matches{limit}.")
+            result(f"{hit.match:.4f}\t{from_uri(hit.uri)}")
+    _remark(hits, min_match, threshold, offset)
     if sheet or open_:
         _show(opened, query, hits, sheet, open_)
+
+
+def _reranker(name: str) -> Reranker | None:
+    from bowerbird.search.rerank import reranker
+
+    return reranker(name) if name else None
+
+
+def _weights_of_parts(given: str) -> dict[str, float] | None:
+    """`image=0.7,text=0.3` as numbers by part."""
+    from bowerbird.errors import QueryError
+
+    found: dict[str, float] = {}
+    for piece in filter(None, given.split(",")):
+        part, _, weight = piece.partition("=")
+        try:
+            found[part.strip()] = float(weight)
+        except ValueError:
+            raise QueryError(
+                f"--part-weights {given!r} cannot be read.",
+                hint="Give parts and numbers: image=0.7,text=0.3.",
+            ) from None
+    return found or None
+
+
+LIKELY = 0.5
+"""A best match below this is said to be none."""
+
+
+def _remark(hits: Hits, min_match: float | None, threshold: float | None, offset: int) -> None:
+    """Say where nothing matches, and what came nearest."""
+    if hits:
+        if min_match is None and not offset and hits.match is not None and max(hits.match) < LIKELY:
+            say(f"Nothing here is surely what you asked for: the best match is {max(hits.match):.2f}.")
+        return
+    if hits.below:
+        say(f"Nothing matches: no result reaches {min_match:g}. The nearest were:")
+        print_table(hits.below, file=sys.stderr)
+        return
+    limit = "" if threshold is None else f" at a score of {threshold:g} or more"
+    say(f"Nothing {'more ' if offset else ''}matches{limit}.")
 
 
 def read_query(
@@ -142,14 +236,18 @@ def read_query(
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
     from bowerbird.flow.files import from_uri, printable
 
-    return {"score": round(row.pop("score"), 6), "path": printable(from_uri(row["uri"])), **row}
+    numbers = {name: round(row.pop(name), 6) for name in ("match", "score")}
+    # A reranker gives no score to what it cannot judge, and JSON knows no NaN.
+    told = {name: None if math.isnan(value) else value for name, value in numbers.items()}
+    return {**told, "path": printable(from_uri(row["uri"])), **row}
 
 
 def _json_value(value: object) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
-def _table(hits: Hits) -> None:
+def print_table(hits: Hits, file: TextIO | None = None) -> None:
+    """Results as a table for people, on stdout or another stream."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -158,9 +256,15 @@ def _table(hits: Hits) -> None:
     from bowerbird.media.reading import one_line
 
     with_texts = any(hit.attributes.get("text") for hit in hits)
+    with_parts, with_models = len(set(hits.parts)) > 1, len(set(hits.models)) > 1
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("score", justify="right")
+    table.add_column("match", justify="right")
+    table.add_column("score", justify="right", style="dim")
     table.add_column("picture" if not with_texts else "record", overflow="fold")
+    if with_parts:
+        table.add_column("by", style="dim")
+    if with_models:
+        table.add_column("model", style="dim")
     table.add_column("size", justify="right", style="dim")
     table.add_column("taken", style="dim")
     if with_texts:
@@ -171,14 +275,17 @@ def _table(hits: Hits) -> None:
         shown = os.path.relpath(path) if path.startswith(os.getcwd() + os.sep) else path
         copies = f"  ({hit.attributes['copies']} copies)" if hit.attributes["copies"] != 1 else ""
         table.add_row(
+            f"{hit.match:.2f}",
             f"{hit.score:.3f}",
             Text(shown).append(copies, style="dim"),
+            *([hit.part] if with_parts else ()),
+            *([hit.model] if with_models else ()),
             f"{hit.attributes['width']}x{hit.attributes['height']}" if hit.attributes["width"] else "",
             f"{taken:%Y-%m-%d}" if isinstance(taken, datetime) else "",
-            *([one_line(hit.attributes["text"] or "")] if with_texts else ()),
+            *([one_line(str(hit.attributes["text"] or ""))] if with_texts else ()),
         )
     if hits:
-        Console(file=sys.stdout, highlight=False).print(table)
+        Console(file=file or sys.stdout, highlight=False).print(table)
 
 
 def _show(opened: Index, query: Query, hits: Hits, sheet: str, open_: bool) -> None:

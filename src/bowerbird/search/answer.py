@@ -19,7 +19,7 @@ from bowerbird.hits import Hits
 from bowerbird.record import Modality
 from bowerbird.search import fuse
 from bowerbird.search.background import Background
-from bowerbird.search.evidence import BEST, Floats, likeness
+from bowerbird.search.evidence import BEST, Floats, evidence_of, likeness, match_of
 from bowerbird.search.gap import centred
 from bowerbird.search.query import WORDS, Query
 from bowerbird.search.question import Asker, Embedded, Question, liked
@@ -233,7 +233,8 @@ class _Answer:
             self._weigh(ranking, question, candidates, places)
         for ranking in rankings[len(self.questions) :]:
             self._weigh_words(ranking, places)
-        evidence = np.stack([ranking.evidence for ranking in rankings])  # (rankings, candidates)
+        self.presence = max((ranking.presence for ranking in rankings), default=0.0)
+        evidence = np.stack(self._judged(rankings))  # (rankings, candidates)
         parts = [ranking.part for ranking in rankings]
         self.certain, self.surest = fuse.calibrated(evidence, parts)
         ranks = np.stack([ranking.rank for ranking in rankings])
@@ -257,6 +258,23 @@ class _Answer:
         ids = np.asarray(candidates["id"].to_pylist()) if len(rankings) > 1 else np.arange(len(values))
         return np.lexsort((ids, -values)), values
 
+    def _judged(self, rankings: Sequence[_Ranking]) -> list[Floats]:
+        """The evidence of each ranking; where somebody has labelled pairs, with what was learned from them.
+
+        Then the presence is part of it: it is learned how much that means.
+        """
+        learned: list[Mapping[str, Any] | None] = [
+            self.backgrounds[q.entry.space].labels.get(f"{q.kind}->{q.column.name}") for q in self.questions
+        ]
+        if not any(learned):
+            return [ranking.evidence for ranking in rankings]
+        learned += [None] * (len(rankings) - len(learned))
+        presence, self.presence = self.presence, 1.0
+        return [
+            evidence_of(match_of(told, ranking.evidence, presence))
+            for told, ranking in zip(learned, rankings, strict=True)
+        ]
+
     def _weigh(
         self, ranking: _Ranking, question: Question, candidates: pa.Table, places: Mapping[str, int]
     ) -> None:
@@ -279,26 +297,9 @@ class _Answer:
         ranking.evidence = np.full(count, np.nan)
         known = ~np.isnan(asked)
         ranking.evidence[known] = background.evidence(question.kind, column, question.vector, asked[known])
-        best = self._best_rows(ranking, question)
-        ranking.presence = background.presence(question.kind, column, best @ question.raw, best)
-
-    def _best_rows(self, ranking: _Ranking, question: Question) -> NDArray[np.float32]:
-        """The vectors of the first results of a question, without the record that it is about; (n, dim)."""
-        found, name = ranking.found, question.column.name
-        if name not in found.column_names:
-            found = self.index.table.nearest(
-                name,
-                question.vector,
-                2 * BEST,
-                columns=["content", name],
-                where=self.where,
-                centre=question.centre,
-            )
-        found = found.slice(0, 2 * BEST)
-        if self.record:
-            keep = [content != self.record.content for content in found["content"].to_pylist()]
-            found = found.filter(keep) if found.num_rows else found
-        return _vectors(found.slice(0, BEST), name, question.column.dimensions)[1]
+        found = ranking.found if column.name in ranking.found.column_names else None
+        best = best_rows(self.index, question, found, self.record.content if self.record else "", self.where)
+        ranking.presence = presence_of(background, question, best)
 
     def _weigh_words(self, ranking: _Ranking, places: Mapping[str, int]) -> None:
         """The share of the query's words that a text has, squared; of equal shares BM25 decides."""
@@ -312,9 +313,9 @@ class _Answer:
         wanted = set(words_of(self.words))
         texts = ranking.found["text"].to_pylist()
         share = np.asarray([len(wanted.intersection(words_of(text or ""))) / len(wanted) for text in texts])
-        match = np.clip(share**2 * (0.9 + 0.09 * scores / max(scores.max(), 1e-9)), 1e-6, 1 - 1e-6)
+        match = share**2 * (0.9 + 0.09 * scores / max(scores.max(), 1e-9))
         ranking.rank[own], ranking.raw[own] = np.arange(1, len(own) + 1), scores
-        ranking.evidence[own] = 2.5 + np.log(match / (1 - match)) / 2  # the inverse of `likeness`
+        ranking.evidence[own] = evidence_of(match)
         ranking.presence = 1.0
 
     def _told(
@@ -336,7 +337,6 @@ class _Answer:
         else:
             scores = self.values[chosen].astype(np.float32)
             scale = f"{self.request.fusion} fusion of {' | '.join(dict.fromkeys(scales))}"
-        presence = max((ranking.presence for ranking in rankings), default=0.0)
         uris = zip(shown["uri"].to_pylist(), shown["id"].to_pylist(), strict=True)
         return Hits(
             ids=shown["id"].to_pylist(),
@@ -345,10 +345,42 @@ class _Answer:
             uris=[uri or id_ for uri, id_ in uris],
             attributes=attributes,
             notes=tuple(self.notes),
-            match=(likeness(self.certain[chosen]) * presence).astype(np.float32),
+            match=(likeness(self.certain[chosen]) * self.presence).astype(np.float32),
             parts=[ranking.part for ranking in by],
             models=[ranking.model for ranking in by],
         )
+
+
+def best_rows(
+    index: Index,
+    question: Question,
+    found: pa.Table | None = None,
+    exclude: str = "",
+    where: Filter | None = None,
+) -> NDArray[np.float32]:
+    """The raw vectors of the first results of a question, float32 (n, dim).
+
+    Args:
+        index: that is asked.
+        question: one.
+        found: its results with their vectors, where there are some already.
+        exclude: content of the record that it is about.
+        where: a filter.
+    """
+    name = question.column.name
+    if found is None:
+        found = index.table.nearest(
+            name, question.vector, 2 * BEST, columns=["content", name], where=where, centre=question.centre
+        )
+    found = found.slice(0, 2 * BEST)
+    if exclude and found.num_rows:
+        found = found.filter([content != exclude for content in found["content"].to_pylist()])
+    return _vectors(found.slice(0, BEST), name, question.column.dimensions)[1]
+
+
+def presence_of(background: Background, question: Question, best: NDArray[np.float32]) -> float:
+    """Whether there is anything of the kind, 0 to 1; see `Background.presence`."""
+    return background.presence(question.kind, question.column, best @ question.raw, best)
 
 
 def _together(tables: Sequence[pa.Table]) -> pa.Table:

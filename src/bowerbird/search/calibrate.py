@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bowerbird.search.background import Background, measure, unused
+from bowerbird.search.labels import Fit, Labelled, learn
 
 if TYPE_CHECKING:
     from bowerbird.search.index import Index
@@ -32,6 +33,36 @@ def calibrate(index: Index, models: str | Sequence[str] = "all", *, seed: int = 
         entries = index.entries(models)
         found = [measure(index, entry, seed=seed) for entry in entries]
         keep(index, found)
+    return found
+
+
+def calibrate_with(
+    index: Index, pairs: Sequence[Labelled], models: str | Sequence[str] = "all", *, seed: int = 0
+) -> dict[str, tuple[list[Fit], list[str]]]:
+    """Measure, and refine the match by pairs that people have judged.
+
+    Args:
+        index: that is locked for it.
+        pairs: see `bowerbird.search.labels.read_pairs`.
+        models: which of its models.
+        seed: of the samples.
+
+    Returns:
+        by the space of each model, what was learned, and problems: pairs of records that are not there.
+
+    Raises:
+        QueryError: the index has no such model, or nothing can be learned from these pairs.
+        InputError: a query cannot be embedded.
+    """
+    found: dict[str, tuple[list[Fit], list[str]]] = {}
+    calibrate(index, models, seed=seed)
+    with index.writing():
+        learned = []
+        for entry in index.entries(models):
+            background, fits, problems = learn(index, entry, pairs)
+            learned.append(background)
+            found[entry.space] = (fits, problems)
+        keep(index, learned)
     return found
 
 

@@ -131,6 +131,36 @@ def likeness(evidence: Floats) -> Floats:
     return _logistic(2.0 * (np.asarray(evidence, np.float64) - 2.5))
 
 
+def evidence_of(match: Floats) -> Floats:
+    """The inverse of `likeness`, of a match that is neither 0 nor 1 to the last digit."""
+    return 2.5 + log_odds(match) / 2
+
+
+def log_odds(match: Floats) -> Floats:
+    """The logarithm of `match / (1 - match)`, at most about 21 either way."""
+    inside = np.clip(np.asarray(match, np.float64), 1e-9, 1 - 1e-9)
+    found: Floats = np.log(inside / (1 - inside))
+    return found
+
+
+def match_of(told: Mapping[str, Any] | None, evidence: Floats, presence: Floats | float) -> Floats:
+    """The match, 0 to 1, of evidence and presence; with what was learned from labels, if anything was.
+
+    Args:
+        told: what `bowerbird.search.labels` found out for a kind of pair.
+        evidence: (n,).
+        presence: (n,), or one for all: 0 to 1.
+    """
+    plain: Floats = likeness(evidence) * presence
+    if not told:
+        return plain
+    if told["method"] == "isotonic":
+        found: Floats = np.interp(log_odds(plain), told["x"], told["y"])
+        # What is not there stays so: NaN is no number to interpolate.
+        return np.where(np.isnan(plain), np.nan, found)
+    return _logistic(told["slope"] * log_odds(plain) + told["bias"])
+
+
 def strength(best: Floats) -> float:
     """How strong the best results are together: a mean in which the first counts most.
 

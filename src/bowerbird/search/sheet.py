@@ -67,14 +67,14 @@ class Panel:
     query_image: bytes = b""
 
 
-def panel_of(index: Index, query: Query, hits: Hits) -> Panel:
+def panel_of(index: Index, query: Query, hits: Hits, *, heading: str = "") -> Panel:
     """A search and what it found, with the thumbnails that the index keeps."""
     pictures = index.thumbnails(hits.ids)
     picture = b""
     if query.image is not None:
         picture = index.model.image.open(query.image).thumbnail()
     return Panel(
-        heading=str(query),
+        heading=heading or str(query),
         tiles=tuple(_tile_of(hit, pictures.get(hit.id) or b"") for hit in hits),
         note="" if hits else "Nothing matches.",
         query_image=picture,
@@ -99,7 +99,7 @@ def _tile_of(hit: Hit, thumbnail: bytes) -> Tile:
         thumbnail=thumbnail,
         width=int(str(facts["width"] or 0)),
         height=int(str(facts["height"] or 0)),
-        score=hit.score,
+        score=hit.match if math.isfinite(hit.match) else hit.score,
         details=tuple(details),
     )
 

@@ -1,0 +1,314 @@
+"""What labelled pairs say of a match: logistic regression (Platt), or isotonic regression where there are many.
+
+Both are monotone in the evidence, so the order of results in one part stays as it is; what changes is what number means
+"yes". Each kind of pair (a question's modality and a part) that has labels enough is fitted by itself.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bowerbird.errors import QueryError, UnreadableError
+from bowerbird.flow.files import to_uri
+from bowerbird.record import Modality
+from bowerbird.search.evidence import Floats, log_odds, match_of
+from bowerbird.search.query import Query
+from bowerbird.store.filters import among
+
+if TYPE_CHECKING:
+    from bowerbird.search.background import Background
+    from bowerbird.search.index import Index
+    from bowerbird.store.manifest import ModelEntry
+
+FEWEST = 50
+"""Labelled pairs of a kind without which nothing is learned (Platt needs about so many)."""
+
+MANY = 1000
+"""From here on isotonic regression, which needs no shape to be assumed."""
+
+YES = frozenset({"1", "true", "yes", "y", "match", "relevant"})
+NO = frozenset({"0", "false", "no", "n", "-1", "other", "irrelevant"})
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A pair that a person has judged.
+
+    Attributes:
+        line: of the file, for messages.
+        query: words, or the path of a picture.
+        record: id or path of a record.
+        yes: whether they belong together.
+    """
+
+    line: int
+    query: str | Path
+    record: str
+    yes: bool
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What was learned for one kind of pair.
+
+    Attributes:
+        query: modality of the question.
+        column: that it was asked of.
+        method: `platt` or `isotonic`.
+        pairs: how many there were.
+        before: mean log loss of the match without labels.
+        after: the same with them, on pairs that were left out of the fit (5 folds).
+    """
+
+    query: str
+    column: str
+    method: str
+    pairs: int
+    before: float
+    after: float
+
+
+def read_pairs(path: str | Path) -> list[Labelled]:
+    """Labelled pairs of a CSV or TSV file with the columns `query`, `record` and `label` (1 or 0).
+
+    Raises:
+        UnreadableError: it cannot be read, a column is missing, or a line cannot be understood.
+    """
+    place = Path(path).expanduser()
+    try:
+        text = place.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnreadableError(f"{place} cannot be read: {error}.") from error
+    delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
+    reader = csv.DictReader(text.splitlines(), delimiter=delimiter)
+    names = [name.strip().lower() for name in reader.fieldnames or ()]
+    if missing := [name for name in ("query", "record", "label") if name not in names]:
+        raise UnreadableError(
+            f"{place} has no column {missing[0]!r}; it has {', '.join(names) or 'none'}.",
+            hint="Give query,record,label: words or the path of a picture, id or path of a record, 1 or 0.",
+        )
+    reader.fieldnames = names
+    return [_labelled(place, reader.line_num, row) for row in reader]
+
+
+def _labelled(place: Path, line: int, row: Mapping[str, Any]) -> Labelled:
+    query, record = (str(row.get(name) or "").strip() for name in ("query", "record"))
+    label = str(row.get("label") or "").strip().lower()
+    if not query or not record or label not in YES | NO:
+        what = "no query" if not query else "no record" if not record else f"the label {label!r}"
+        raise UnreadableError(f"{place}:{line} has {what}.", hint="A label is 1 or 0.")
+    picture = place.parent / query
+    is_picture = len(query) < 1024 and picture.is_file()
+    return Labelled(line, picture if is_picture else query, record, label in YES)
+
+
+def learn(
+    index: Index, entry: ModelEntry, pairs: Sequence[Labelled]
+) -> tuple[Background, list[Fit], list[str]]:
+    """Fit the match of a model to labelled pairs.
+
+    Args:
+        index: that holds the records.
+        entry: of the model.
+        pairs: as judged.
+
+    Returns:
+        the background with what was learned, what that was, and what a person should know: pairs of unknown records.
+
+    Raises:
+        QueryError: there are too few pairs of every kind, or those of one kind are all alike.
+        InputError: a query cannot be embedded.
+    """
+    background = index.background(entry)
+    known = _ids(index, {pair.record for pair in pairs})
+    problems = [
+        f"line {p.line}: no record {p.record!r} is in the index" for p in pairs if p.record not in known
+    ]
+    plain = replace(background, labels={})
+    seen = _seen(index, entry, plain, [pair for pair in pairs if pair.record in known], known)
+    labels: dict[str, Any] = {}
+    fits: list[Fit] = []
+    for (kind, column), (evidence, presence, yes) in seen.items():
+        if len(yes) < FEWEST or yes.all() or not yes.any():
+            problems.append(
+                f"{kind} -> {column}: {len(yes)} pairs, {int(yes.sum())} of them matches; "
+                f"at least {FEWEST} of both kinds are needed"
+            )
+            continue
+        told = _fitted(evidence, presence, yes)
+        labels[f"{kind}->{column}"] = told
+        before = _loss(match_of(None, evidence, presence), yes)
+        fits.append(Fit(kind, column, told["method"], len(yes), before, _held_out(evidence, presence, yes)))
+    if not fits:
+        raise QueryError(
+            f"Nothing can be learned from {len(pairs)} labelled pairs: {'; '.join(problems[:3]) or 'there are none'}.",
+            hint=f"Give at least {FEWEST} pairs of one kind, matches and others.",
+        )
+    return replace(background, labels={**background.labels, **labels}), fits, problems
+
+
+def _fitted(evidence: Floats, presence: Floats, yes: Floats) -> dict[str, Any]:
+    x = log_odds(match_of(None, evidence, presence))
+    if len(yes) >= MANY:
+        return _isotonic(x, yes)
+    slope, bias = platt(x, yes)
+    return {"method": "platt", "slope": slope, "bias": bias, "pairs": len(yes)}
+
+
+def platt(x: Floats, yes: Floats) -> tuple[float, float]:
+    """Slope and bias of `1 / (1 + exp(-(slope x + bias)))`, by Newton's method on Platt's smoothed targets.
+
+    Platt 1999, with the targets `(n+ + 1) / (n+ + 2)` and `1 / (n- + 2)`; the slope is never negative.
+
+    Args:
+        x: (n,).
+        yes: (n,), 1 or 0.
+    """
+    many = float(np.count_nonzero(yes))
+    few = len(yes) - many
+    target = np.where(np.asarray(yes) > 0, (many + 1) / (many + 2), 1 / (few + 2))
+    centre, scale = float(x.mean()), max(float(x.std()), 1e-9)
+    design = np.stack([(x - centre) / scale, np.ones(len(x))], 1)
+    weights = np.asarray([1.0, np.log((many + 1) / (few + 1))])
+    for _ in range(100):
+        p = 1 / (1 + np.exp(-np.clip(design @ weights, -30, 30)))  # (n,)
+        gradient = design.T @ (p - target) + 1e-6 * weights
+        curvature = (design * (p * (1 - p))[:, None]).T @ design + 1e-6 * np.eye(2)
+        step = np.linalg.solve(curvature, gradient)
+        weights = weights - step * min(1.0, 5 / max(float(np.abs(step).max()), 1e-9))
+        if np.abs(step).max() < 1e-9:
+            break
+    slope = max(float(weights[0]), 0.0) / scale
+    return slope, float(weights[1]) - slope * centre
+
+
+def _isotonic(x: Floats, yes: Floats) -> dict[str, Any]:
+    """Pool adjacent violators (Ayer et al. 1955), as knots to interpolate between."""
+    order = np.argsort(x, kind="stable")
+    values = pooled(np.asarray(yes, np.float64)[order])
+    xs, first = np.unique(x[order], return_index=True)
+    last = np.append(first[1:], len(values)) - 1
+    ys = (values[first] + values[last]) / 2
+    changes = np.flatnonzero(np.diff(ys) != 0)
+    keep = np.unique(np.concatenate([[0], changes, changes + 1, [len(ys) - 1]]))
+    # Never sure of it: the share of 0 or 1 of a few pairs is not one of all.
+    edge = 1 / (len(yes) + 2)
+    ys = np.clip(ys, edge, 1 - edge)
+    return {"method": "isotonic", "x": xs[keep].tolist(), "y": ys[keep].tolist(), "pairs": len(yes)}
+
+
+def pooled(values: Floats) -> Floats:
+    """The non-decreasing sequence nearest to some values, in least squares."""
+    blocks: list[list[float]] = []
+    for value in values.tolist():
+        blocks.append([value, 1.0])
+        while len(blocks) > 1 and blocks[-2][0] >= blocks[-1][0]:
+            mean, count = blocks.pop()
+            before, more = blocks[-1]
+            blocks[-1] = [(before * more + mean * count) / (more + count), more + count]
+    return np.concatenate([np.full(int(count), mean) for mean, count in blocks]) if blocks else np.zeros(0)
+
+
+def _loss(match: Floats, yes: Floats) -> float:
+    p = np.clip(match, 1e-6, 1 - 1e-6)
+    return float(-np.mean(np.where(yes > 0, np.log(p), np.log(1 - p))))
+
+
+def _held_out(evidence: Floats, presence: Floats, yes: Floats, folds: int = 5) -> float:
+    """The mean log loss on pairs that took no part in the fit; a fold with one kind of pair only counts unfitted."""
+    order = np.random.default_rng(0).permutation(len(yes))
+    losses = []
+    for fold in range(folds):
+        test = order[fold::folds]
+        train = np.setdiff1d(order, test)
+        both = yes[train].any() and not yes[train].all()
+        told = _fitted(evidence[train], presence[train], yes[train]) if both else None
+        losses.append(_loss(match_of(told, evidence[test], presence[test]), yes[test]) * len(test))
+    return float(sum(losses) / len(yes))
+
+
+def _ids(index: Index, names: set[str]) -> dict[str, str]:
+    """The ids of records, by id, path, address or the name of the file where only one is called so."""
+    found: dict[str, str] = {}
+    by_name: dict[str, set[str]] = {}
+    uris = {to_uri(os.path.abspath(os.path.expanduser(name))): name for name in names}
+    for batch in index.table.scan(["id", "uri", "name"]):
+        for id_, uri, name in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            for given in (id_ if id_ in names else None, uri if uri in names else None, uris.get(uri or "")):
+                if given:
+                    found[given] = id_
+            if name in names:
+                by_name.setdefault(name, set()).add(id_)
+    for name, ids in by_name.items():
+        if len(ids) == 1:
+            found.setdefault(name, next(iter(ids)))
+    return found
+
+
+Seen = dict[tuple[str, str], tuple[Floats, Floats, Floats]]
+
+
+def _seen(
+    index: Index,
+    entry: ModelEntry,
+    background: Background,
+    pairs: Sequence[Labelled],
+    known: Mapping[str, str],
+) -> Seen:
+    """By kind of question and column: evidence, presence and label of each pair that has such a part."""
+    from bowerbird.search.answer import best_rows, presence_of
+    from bowerbird.search.question import Asker, embed_together
+
+    queries = {pair.query: _query(pair.query) for pair in pairs}
+    embedded = embed_together(index, list(queries.values()), [entry])
+    asker = Asker(index, entry, background, embedded)
+    rows: dict[tuple[str, str], list[tuple[float, float, bool]]] = {}
+    vectors = _vectors_of(index, entry, sorted({known[pair.record] for pair in pairs}))
+    for text, query in queries.items():
+        of_query = [pair for pair in pairs if pair.query == text]
+        questions = asker.questions(query, None)
+        presence = max(
+            presence_of(background, question, best_rows(index, question)) for question in questions
+        )
+        for question in questions:
+            for pair in of_query:
+                vector = vectors.get((known[pair.record], question.column.name))
+                if vector is None:
+                    continue
+                moved = vector if question.centre is None else vector - question.centre
+                length = max(float(np.linalg.norm(moved)), 1e-12)
+                score = np.asarray([float(moved @ question.vector) / length])
+                (evidence,) = background.evidence(question.kind, question.column, question.vector, score)
+                key = (question.kind, question.column.name)
+                rows.setdefault(key, []).append((float(evidence), presence, pair.yes))
+    return {key: _columns(found) for key, found in rows.items()}
+
+
+def _columns(rows: Sequence[tuple[float, float, bool]]) -> tuple[Floats, Floats, Floats]:
+    evidence, presence, yes = zip(*rows, strict=True)
+    return np.asarray(evidence), np.asarray(presence), np.asarray(yes, np.float64)
+
+
+def _query(given: str | Path) -> Query:
+    return Query(image=given) if isinstance(given, Path) else Query(texts=(given,))
+
+
+def _vectors_of(
+    index: Index, entry: ModelEntry, ids: Sequence[str]
+) -> dict[tuple[str, str], np.ndarray[Any, np.dtype[np.float32]]]:
+    names = [column.name for column in entry.columns if column.modality in (Modality.IMAGE, Modality.TEXT)]
+    found = {}
+    for start in range(0, len(ids), 500):
+        for batch in index.table.scan(["id", *names], where=among("id", ids[start : start + 500])):
+            for row in batch.to_pylist():
+                for name in names:
+                    if row[name] is not None:
+                        found[row["id"], name] = np.asarray(row[name], np.float32)
+    return found

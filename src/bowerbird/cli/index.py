@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -31,7 +33,6 @@ from bowerbird.cli.records import (
 from bowerbird.cli.screen import (
     Display,
     IndexOption,
-    ModelOption,
     native_libraries_silent,
     numerics_line,
     say,
@@ -41,6 +42,7 @@ from bowerbird.cli.screen import (
 if TYPE_CHECKING:
     from bowerbird.collection.collection import Collection
     from bowerbird.flow.run import Executor
+    from bowerbird.models.encoder import Encoder
     from bowerbird.search.index import Index
     from bowerbird.search.report import Report
 
@@ -60,7 +62,14 @@ def index(
         ),
     ] = None,
     index: IndexOption = "",
-    model: ModelOption = "",
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            help="As in `bowerbird models`; may be given several times. Default: those of the index, or mini.",
+            show_default=False,
+        ),
+    ] = None,
     precision: Annotated[
         str,
         typer.Option(
@@ -95,8 +104,12 @@ def index(
     bowerbird index ~/Pictures
     bowerbird index "photos/**/*.jpg" --index photos.bower
     bowerbird index goods.csv --image photo --text description --id sku
+    bowerbird index goods.csv --image photo --text description --model mini --model all-MiniLM-L6-v2
+
+    A model that the index does not have yet is added to it, and its vectors are filled in for all records.
     """
     from bowerbird.flow.files import expand
+    from bowerbird.search.entries import split
 
     wanted = sources or [os.getcwd()]
     options = TableOptions(image, tuple(text or ()), id, delimiter, root)
@@ -107,20 +120,20 @@ def index(
             expand(source)  # A source that does not exist stops everything before anything is done.
     records = {source: collection(source, options) for source in tables}
     place = executor(on, address, workers, cpus, gpus)
+    models = Models(split(model or ()), precision)
     reports = [
-        _one(path, group, model, precision, place, keep_missing=keep_missing, every=failures)
-        for path, group in _by_index(folders, index, model).items()
+        _one(path, group, models, place, keep_missing=keep_missing, every=failures)
+        for path, group in _by_index(folders, index, models.names).items()
     ]
     reports += [
         _records(
             path,
             some(group, together([records[source] for source in group])),
-            model,
-            precision,
+            replace(models, coming=_coming(group, options)),
             place,
             every=failures,
         )
-        for path, group in _by_index(tables, index, model).items()
+        for path, group in _by_index(tables, index, models.names).items()
     ]
     if any(report.interrupted for report in reports):
         raise SystemExit(130)  # it has said so already
@@ -128,10 +141,38 @@ def index(
         raise typer.Exit(1)
 
 
-def _by_index(sources: list[str], index: str, model: str) -> dict[str, list[str]]:
+@dataclass(frozen=True)
+class Models:
+    """What an index is to hold.
+
+    Attributes:
+        names: of models, as they were given.
+        precision: that they are loaded with.
+        coming: the parts that the sources have: `image`, `text`.
+    """
+
+    names: Sequence[str]
+    precision: str
+    coming: Sequence[str] = ("image",)
+
+    def load(self) -> list[Encoder]:
+        """The models that were named."""
+        from bowerbird.models.encoder import load
+
+        return [load(name, precision=self.precision) for name in self.names]
+
+
+def _coming(sources: Sequence[str], options: TableOptions) -> tuple[str, ...]:
+    """The parts that the records of tables may have."""
+    if not all(is_table(source) for source in sources) or not options.given:
+        return ("image", "text")
+    return (*(("image",) if options.image else ()), *(("text",) if options.text else ()))
+
+
+def _by_index(sources: list[str], index: str, models: Sequence[str]) -> dict[str, list[str]]:
     """Which sources go into which index: the one that is given, or that of the folder each belongs to."""
     from bowerbird.errors import BowerbirdError
-    from bowerbird.search.places import home, place
+    from bowerbird.search.places import home, target
     from bowerbird.settings import settings
 
     given = index or settings().index
@@ -141,65 +182,78 @@ def _by_index(sources: list[str], index: str, model: str) -> dict[str, list[str]
             raise BowerbirdError(
                 f"{source} is in no folder here.", hint="Say where the index goes: --index PATH."
             )
-        groups.setdefault(given or str(place(home(source), model)), []).append(source)
+        groups.setdefault(given or str(target(home(source), models)), []).append(source)
     return groups
 
 
 def _one(
-    path: str,
-    sources: list[str],
-    model: str,
-    precision: str,
-    where: Executor,
-    *,
-    keep_missing: bool,
-    every: bool,
+    path: str, sources: list[str], models: Models, where: Executor, *, keep_missing: bool, every: bool
 ) -> Report:
     with native_libraries_silent(), Display("indexing") as display:
-        opened = _open(path, model, precision, sources)
+        opened = _open(path, models, sources)
         report = opened.add(sources, keep_missing=keep_missing, progress=display, executor=where)
     _summary(opened, report, every)
     return report
 
 
-def _records(
-    path: str, records: Collection[Any], model: str, precision: str, where: Executor, *, every: bool
-) -> Report:
-    from bowerbird.models.encoder import load
-    from bowerbird.search.records import add_records, opened
+def _records(path: str, records: Collection[Any], models: Models, where: Executor, *, every: bool) -> Report:
+    from bowerbird.search.records import add_records
 
     with native_libraries_silent(), Display("indexing") as display:
+        found = _open(path, models)
         plan = records.plan
-        if model:
-            plan = records.embed(load(model, precision=precision)).plan
-        found = opened(plan, path, precision=precision)
         report = add_records(found, plan, where, progress=display, total=plan.source.count() or 0)
     _summary(found, report, every)
     return report
 
 
-def _open(path: str, model: str, precision: str, sources: list[str]) -> Index:
+def _open(path: str, models: Models, sources: Sequence[str] | None = None) -> Index:
+    """The index, made if it is not there, with all models.
+
+    Args:
+        path: of the index.
+        models: that it is to hold.
+        sources: folders and files whose pictures are indexed: nothing is made for none.
+    """
     from bowerbird.errors import StoreError
     from bowerbird.flow.files import FoundFile, expand, walk
-    from bowerbird.models.encoder import load
     from bowerbird.search.index import Index
     from bowerbird.search.ingest import no_pictures
     from bowerbird.store import manifest as manifests
     from bowerbird.store.location import Location
 
-    given = load(model, precision=precision) if model else None
+    encoders = models.load()
     place = Location.of(path)
-    if manifests.exists(place):
-        return Index.open(path, given, precision=precision)
-    roots = [root for source in sources for root in expand(source)]
-    if not any(isinstance(entry, FoundFile) for entry in walk(roots)):
-        raise no_pictures(roots)  # An empty index would be found instead of that of a folder above.
-    try:
-        return Index.create(path, given or load(precision=precision))
-    except StoreError:
-        if not manifests.exists(place):
-            raise
-        return Index.open(path, given, precision=precision)  # Another process has made it in the meantime.
+    if not manifests.exists(place):
+        roots = [root for source in sources or () for root in expand(source)]
+        if roots and not any(isinstance(entry, FoundFile) for entry in walk(roots)):
+            raise no_pictures(roots)  # An empty index would be found instead of that of a folder above.
+        try:
+            return Index.create(path, encoders, precision=models.precision)
+        except StoreError:
+            if not manifests.exists(place):
+                raise  # Otherwise another process has made it in the meantime.
+    opened = Index.open(path, precision=models.precision)
+    _add(opened, encoders, models.coming)
+    return opened
+
+
+def _add(opened: Index, encoders: Sequence[Encoder], coming: Sequence[str]) -> None:
+    """Add the models that an index does not have yet; their vectors are filled in when the records are there."""
+    from bowerbird.search.changing import check_use, include
+
+    have = {entry.space for entry in opened.manifest.models}
+    opened.encoders.update((e.card.space, e) for e in encoders if e.card.space in have)
+    new = [encoder for encoder in encoders if encoder.card.space not in have]
+    if not new:
+        return
+    with opened.writing():
+        for encoder in new:
+            check_use(opened, encoder, coming=coming)
+        for encoder in new:
+            others = ", ".join(entry.name for entry in opened.manifest.models)
+            if include(opened, encoder):
+                say(f"Adding the model {encoder.card.name} beside {others}.")
 
 
 def _summary(opened: Index, report: Report, every: bool) -> None:
@@ -216,6 +270,9 @@ def _summary(opened: Index, report: Report, every: bool) -> None:
     parts = [
         f"{count:,} {what}{copies if what == 'added' else ''}" for what, count in counts.items() if count
     ]
+    if report.filled:
+        others = ", ".join(entry.name for entry in opened.manifest.models[1:])
+        parts.append(f"{report.filled:,} filled in for {others}")
     say(f"{', '.join(parts) or 'nothing to do'} in {seconds_(report.seconds)}.")
     if report.interrupted:
         say("Stopped early; what was done is kept, and the same command continues from there.")
@@ -228,9 +285,10 @@ def _summary(opened: Index, report: Report, every: bool) -> None:
         say(f"  for {count:,} of these: {hint}")
     if report.verdict and report.seconds >= VERDICT_SECONDS:
         say(report.verdict)
-    if opened.model.precision == "fast":
-        for tower, numerics in opened.model.numerics().items():
-            say(f"fast: {tower} tower in {numerics_line(numerics)}")
+    for encoder in opened.encoders.values():
+        if encoder.precision == "fast":
+            for tower, numerics in encoder.numerics().items():
+                say(f"fast: {tower} tower in {numerics_line(numerics)}")
     kind = "records" if any(column.modality == "text" for column in opened.columns) else "pictures"
     if len(opened) == 1:
         kind = kind.removesuffix("s")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bowerbird.cli import app
 from bowerbird.cli.screen import IndexOption, ModelOption, bytes_, numerics_line, result
+
+if TYPE_CHECKING:
+    from bowerbird.search.index import Index
+    from bowerbird.store.manifest import ModelEntry
 
 
 @app.command()
@@ -34,7 +38,7 @@ def info(
         result(json.dumps(facts, indent=1))
         return
     for heading, value in facts.items():
-        if heading not in ("models", "numerics here"):
+        if heading != "models" and value is not None:
             shown = (
                 bytes_(value)
                 if heading == "bytes"
@@ -45,6 +49,8 @@ def info(
             result(f"{heading:<12}{shown}")
     for entry in facts["models"]:
         result(f"\nmodel       {entry['name']}  (space {entry['space']})")
+        if "unusable" in entry:
+            result(f"  unusable  {entry['unusable']}")
         if entry["source"] != entry["name"]:
             result(f"  source    {entry['source']}")
         for option, value in entry["options"].items():
@@ -52,48 +58,62 @@ def info(
         for column in entry["columns"]:
             result(
                 f"  vectors   {column['name']}: {column['dimensions']} dimensions, "
-                f"{column['modality']} output {column['output']}"
+                f"{column['modality']} output {column['output']}, of {column['records']:,} records"
             )
-        for heading, towers in (("written", entry["numerics"]), ("here", facts["numerics here"])):
+        result(f"  calibrated {_calibrated(entry['calibration'])}")
+        for heading, towers in (("written", entry["numerics"]), ("here", entry["numerics here"])):
             for tower, numerics in towers.items():
                 for one in (numerics, *numerics.get("earlier", [])):
                     result(f"  {heading:<10}{tower} tower in {numerics_line(one)}")
 
 
-def describe(opened: Any) -> dict[str, Any]:
+def describe(opened: Index) -> dict[str, Any]:
     """Facts about an index as plain data."""
-    from dataclasses import asdict
-
     from bowerbird.record import Modality
     from bowerbird.store.table import ATTRIBUTES
 
     manifest = opened.manifest
     texts = any(column.modality == Modality.TEXT for column in opened.columns)
-    opened.model.warm()
     return {
         "index": str(opened.path),
         "pictures": manifest.records,
         "failed": manifest.failed,
         "folders": list(manifest.roots),
-        "bytes": sum(entry.stat().st_size for entry in _files(opened.path)),
+        "bytes": opened.location.size(),
         "created": manifest.created,
         "updated": manifest.updated,
         "written by": f"bowerbird {manifest.written_by}, format {manifest.format}",
         "columns": [*ATTRIBUTES, *(["text"] if texts else []), *opened.table.attributes().names],
-        "numerics here": opened.model.numerics(),
-        "models": [
-            {
-                "name": entry.name,
-                "source": entry.source,
-                "options": entry.options,
-                "space": entry.space,
-                "columns": [asdict(column) for column in entry.columns],
-                "numerics": entry.numerics,
-            }
-            for entry in manifest.models
-        ],
+        "models": [_model(opened, entry) for entry in manifest.models],
     }
 
 
-def _files(path: Path) -> list[Path]:
-    return [Path(folder) / name for folder, _, names in os.walk(path) for name in names]
+def _model(opened: Index, entry: ModelEntry) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from bowerbird.errors import BowerbirdError
+    from bowerbird.store.filters import IsNull, Not
+
+    facts = {
+        "name": entry.name,
+        "source": entry.source,
+        "options": entry.options,
+        "space": entry.space,
+        "columns": [
+            {**asdict(column), "records": opened.table.count(Not(IsNull(column.norm)))}
+            for column in entry.columns
+        ],
+        "numerics": entry.numerics,
+        "calibration": entry.calibration,
+    }
+    try:
+        return {**facts, "numerics here": opened.encoder(entry.space).warm().numerics()}
+    except BowerbirdError as error:
+        return {**facts, "numerics here": {}, "unusable": error.message}
+
+
+def _calibrated(told: Mapping[str, Any]) -> str:
+    """When the scores of a model were measured, and on how much."""
+    if not told:
+        return "not yet"
+    return f"{told.get('made', '')} on {told.get('records', 0):,} records"

@@ -111,6 +111,8 @@ class Display:
 
     def start(self, total: int) -> None:
         """Show the bar; `total` 0 stands for a number that nobody knows."""
+        if self._bar:  # of what was done before in the same run
+            self._bar.stop()
         if not sys.stderr.isatty():
             return
         from rich.console import Console

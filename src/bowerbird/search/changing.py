@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from bowerbird.errors import BowerbirdError, UnsupportedInputError
 from bowerbird.record import Modality
-from bowerbird.search.entries import entry_of, slug_of, text_column
+from bowerbird.search.entries import entry_of, mismatch, slug_of, text_column
 from bowerbird.store.filters import Filter, IsNull, Not, Or
 from bowerbird.store.manifest import ModelEntry
 from bowerbird.store.table import VECTOR_MARK, VectorColumn, schema
@@ -48,7 +48,7 @@ def include(index: Index, model: Encoder) -> bool:
 
 
 def check_use(index: Index, model: Encoder, *, coming: Iterable[str] = ()) -> None:
-    """See that a model takes something that the records have, before anything is changed for it.
+    """See that a model takes something that the records have, and is what it was, before anything is changed for it.
 
     Args:
         index: to which it is to be added.
@@ -56,8 +56,13 @@ def check_use(index: Index, model: Encoder, *, coming: Iterable[str] = ()) -> No
         coming: what else the records will have: `image`, `text`.
 
     Raises:
-        UnsupportedInputError: it does not.
+        UnsupportedInputError: it takes nothing that they have.
+        SpaceMismatchError: the index has it as it was before its files changed.
     """
+    asked = (model.card.source, model.card.options.to_dict())
+    for entry in index.manifest.models:
+        if (entry.source, entry.options) == asked and entry.space != model.card.space:
+            raise mismatch(index.location, (entry,), model)
     takes = set(map(str, model.card.modalities))
     if not len(index) or takes & set(coming) or any(index.table.count(HAVING[part]) for part in takes):
         return

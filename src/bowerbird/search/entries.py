@@ -89,7 +89,7 @@ def _named(entries: Sequence[ModelEntry], name: str, where: str) -> ModelEntry:
                 hint=f"Say which one: {exact[0].source if ways else exact[0].space}",
             )
     names = [called(entry) for entry in entries]
-    near = get_close_matches(name, names, 1, 0.5)
+    near = get_close_matches(name, {*names, *(entry.name for entry in entries)}, 1, 0.5)
     meant = f" Did you mean {near[0]}?" if near else ""
     raise QueryError(
         f"{where} holds no vectors of the model {name!r}, only of {', '.join(names)}.{meant}",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
-from bowerbird.errors import IndexNotFoundError, StoreError
+from bowerbird.errors import BowerbirdError, IndexNotFoundError
 from bowerbird.flow.files import printable
 from bowerbird.flow.sources.addresses import is_remote
-from bowerbird.models.hub.fetch import EMBEDDED, canonical, check_name
+from bowerbird.models.hub.fetch import check_name
+from bowerbird.search.entries import ALL, called, means, split
 from bowerbird.settings import settings
 from bowerbird.store import manifest as manifests
 from bowerbird.store.manifest import ModelEntry
@@ -26,17 +27,31 @@ def home(source: str | Path) -> Path:
     return path
 
 
-def place(folder: Path, model: str = "") -> Path:
+def place(folder: Path) -> Path:
     """Where the index of a folder lies, whether it exists or not: in the user's data directory.
 
-    A folder has one index for each model that it was indexed with; `model` is as `load` takes it, empty for the
-    default.
+    A folder has one index, whatever models it holds. Earlier versions made one for each model but the embedded one,
+    with the model's name behind a plus sign; these are found by `resolve` and gone on with by `target`.
     """
-    name = canonical(model or settings().model)
-    with_model = (
-        "" if name == EMBEDDED else f"+{_plain(name)}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    )
-    return _home() / f"{_stem(folder)}{with_model}{SUFFIX}"
+    return _home() / f"{_stem(folder)}{SUFFIX}"
+
+
+def target(folder: Path, models: Sequence[str] = ()) -> Path:
+    """The index that a folder is indexed into, whether it exists or not.
+
+    Args:
+        folder: the folder.
+        models: that the index is to hold. They matter only where earlier versions made several: then the first that
+            has one of them is taken.
+    """
+    usual = place(folder)
+    earlier = [found for found in _indexes(folder, empty=True) if found[0] != usual]
+    if manifests.exists(usual) or not earlier:
+        return usual
+    for path, entries in earlier:
+        if any(means(entry, name) for entry in entries for name in models):
+            return path
+    return earlier[0][0] if len(earlier) == 1 else usual
 
 
 def _home() -> Path:
@@ -54,21 +69,19 @@ def _plain(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in printable(name))[-40:]
 
 
-def resolve(given: str, start: Path, model: str = "") -> Path | str:
+def resolve(given: str, start: Path, models: str | Sequence[str] = ()) -> Path | str:
     """The index to use: the one given, the one of `BOWERBIRD_INDEX`, or that of `start` or a folder above it.
 
-    It is a path, or the address of an index in an object store, which is not looked for here.
-
-    Where no model is asked for and none of these folders was indexed with the default one, the only index that the
-    nearest of them has is taken, whatever its model.
+    It is a path, or the address of an index in an object store, which is not looked for here. Which models it holds is
+    looked at only where it has to be found: the nearest that has all of those that are asked for.
 
     Args:
         given: path of an index, or empty.
         start: where to look from.
-        model: which of a folder's indexes; see `place`.
+        models: that it must hold, as `Index.entries` takes them; none, `both` or `all`: no matter.
 
     Raises:
-        IndexNotFoundError: there is none, or there are several of other models.
+        IndexNotFoundError: there is none, or a folder has several that an earlier version made.
         ModelNotFoundError: there is none, and no such model either.
     """
     named = given or settings().index
@@ -82,82 +95,66 @@ def resolve(given: str, start: Path, model: str = "") -> Path | str:
             )
         return path
     folders = (start, *start.parents)
-    found = [path for folder in folders if manifests.exists(path := place(folder, model))]
-    for path in found:
-        if not _is_empty(path):
-            return path
-    asked = model or settings().model
-    other = _made_with(folders, asked) if model or asked != EMBEDDED else _only(folders)
-    if other or found:
-        return other or found[0]
-    check_name(asked)
-    shown = asked if model or asked != EMBEDDED else ""
-    raise IndexNotFoundError(
-        f"Neither {printable(str(start))} nor a folder above it is indexed{f' with {shown}' if shown else ''}."
-        f"{_listed()}",
-        hint=f"Index it with: bowerbird index {printable(str(start))}{f' --model {shown}' if shown else ''}",
+    wanted = [name for name in split(models) if name not in ALL]
+    for folder in folders:
+        if _is_damaged(place(folder)):
+            return place(folder)  # What is wrong with it is said when it is opened.
+        found = [
+            path
+            for path, entries in _indexes(folder)
+            if all(any(means(entry, name) for entry in entries) for name in wanted)
+        ]
+        if found and (wanted or len(found) == 1 or found[0] == place(folder)):
+            return found[0]
+        if found:
+            raise _several(folder)
+    # What holds nothing, as after a run in which every file failed, must not hide what lies above; it beats none.
+    for folder in folders if not wanted else ():
+        if manifests.exists(place(folder)):
+            return place(folder)
+    raise _nothing(start, wanted)
+
+
+def _several(folder: Path) -> IndexNotFoundError:
+    names = sorted(called(entry) for _, entries in _indexes(folder) for entry in entries)
+    return IndexNotFoundError(
+        f"{printable(str(folder))} has several indexes, as earlier versions made them: of {', '.join(names)}.",
+        hint=f"Say which one: --model {names[0]}",
     )
 
 
-def _made_with(folders: Iterable[Path], model: str) -> Path | None:
-    """The nearest index whose manifest names a model, wherever its name would have put it by now.
-
-    The place of an index follows from the name its model was given; a name such as `org/name@COMMIT` leads to another
-    place once the branch that meant it has moved.
-    """
-    for folder in folders:
-        for path, entry in _indexes(folder):
-            if model == entry.source or canonical(model) == canonical(entry.source):
-                return path
-    return None
+def _nothing(start: Path, wanted: Sequence[str]) -> IndexNotFoundError:
+    for name in wanted:
+        check_name(name)
+    asked = f" with {' and '.join(wanted)}" if wanted else ""
+    options = "".join(f" --model {name}" for name in wanted)
+    return IndexNotFoundError(
+        f"Neither {printable(str(start))} nor a folder above it is indexed{asked}.{_listed()}",
+        hint=f"Index it with: bowerbird index {printable(str(start))}{options}",
+    )
 
 
-def _only(folders: Iterable[Path]) -> Path | None:
-    """The one index of the nearest folder that has any.
-
-    Raises:
-        IndexNotFoundError: it has several.
-    """
-    for folder in folders:
-        indexes = _indexes(folder)
-        if len(indexes) > 1:
-            names = sorted(called(entry) for _, entry in indexes)
-            raise IndexNotFoundError(
-                f"{printable(str(folder))} is indexed with several models, none of them {EMBEDDED}: "
-                f"{', '.join(names)}.",
-                hint=f"Say which one: --model {names[0]}",
-            )
-        if indexes:
-            return indexes[0][0]
-    return None
-
-
-def called(entry: ModelEntry) -> str:
-    """What `--model` is given for the model of an index: its short name if that still means it, else its source."""
-    return entry.name if canonical(entry.name) == canonical(entry.source) else entry.source
-
-
-def _indexes(folder: Path) -> list[tuple[Path, ModelEntry]]:
-    """The indexes of a folder that hold anything, whatever their models."""
+def _indexes(folder: Path, *, empty: bool = False) -> list[tuple[Path, tuple[ModelEntry, ...]]]:
+    """The indexes of a folder that hold anything, or all of them, and their models; the usual one first."""
     stem = _stem(folder)
-    paths = [path for pattern in (f"{stem}{SUFFIX}", f"{stem}+*{SUFFIX}") for path in _home().glob(pattern)]
+    earlier = sorted(_home().glob(f"{stem}+*{SUFFIX}"))
     found = []
-    for path in sorted(paths):
+    for path in (place(folder), *earlier):
         try:
             manifest = manifests.read(path)
-        except StoreError:
+        except BowerbirdError:
             continue  # A damaged index is reported when it is opened, not when others are listed.
-        if manifest.records:
-            found.append((path, manifest.models[0]))
+        if manifest.records or empty:
+            found.append((path, manifest.models))
     return found
 
 
-def _is_empty(path: Path) -> bool:
-    """Whether an index holds nothing, as after a run in which every file failed; it must not hide one above it."""
+def _is_damaged(path: Path) -> bool:
+    """Whether there is an index that cannot be read."""
     try:
-        return manifests.read(path).records == 0
-    except StoreError:
-        return False  # What is wrong with it is said when it is opened.
+        return manifests.exists(path) and not manifests.read(path)
+    except BowerbirdError:
+        return True
 
 
 def _listed() -> str:
@@ -166,9 +163,9 @@ def _listed() -> str:
     for path in sorted(_home().glob(f"*{SUFFIX}/{manifests.NAME}")):
         try:
             manifest = manifests.read(path.parent)
-        except StoreError:
+        except BowerbirdError:
             continue
         for root in manifest.roots:
-            found.setdefault(root, set()).add(called(manifest.models[0]))
+            found.setdefault(root, set()).update(map(called, manifest.models))
     roots = [f"{root} (with {', '.join(sorted(models))})" for root, models in sorted(found.items())]
     return f" Indexed so far: {', '.join(roots[:5])}{' ...' if len(roots) > 5 else ''}." if roots else ""

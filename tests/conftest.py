@@ -9,12 +9,16 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import bowerbird as bb
+
+if TYPE_CHECKING:
+    from tests.store.postgres_server import Server
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -66,6 +70,15 @@ def picture() -> Callable[..., bytes]:
         return stream.getvalue()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    """A running PostgreSQL with pgvector; each test takes a database of its own."""
+    from tests.store.postgres_server import serving
+
+    with serving() as server:
+        yield server
 
 
 @dataclass

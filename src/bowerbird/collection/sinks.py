@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from bowerbird.errors import BowerbirdError, MissingExtraError
 from bowerbird.flow.plan import Plan
+from bowerbird.flow.remote import scheme
 from bowerbird.flow.run import Executor, carried_out, closed
 from bowerbird.flow.sinks.sink import Sink
 from bowerbird.flow.sources.addresses import is_remote
 from bowerbird.record import Failure
+from bowerbird.store.location import DATABASES
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -81,7 +83,7 @@ def write(
     plan: Plan, executor: Executor, target: Place, format: str, *, overwrite: bool = False
 ) -> RunReport:
     """Run a plan into files or an index; see `Collection.write`."""
-    kind = format or _by_suffix(str(target))
+    kind = format or ("index" if scheme(target) in DATABASES else _by_suffix(str(target)))
     if kind not in FORMATS:
         raise BowerbirdError(f"There is no format {format!r}.", hint=f"There are {', '.join(FORMATS)}.")
     if kind == "index":

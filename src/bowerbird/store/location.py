@@ -29,6 +29,9 @@ from bowerbird.store.postgres_address import is_postgres
 
 LOCK = ".lock"
 
+DATABASES = ("postgresql", "postgres", "pinecone")
+"""Protocols of addresses at which there can be nothing but an index."""
+
 Place: TypeAlias = "str | Path | Location"
 """What `Location.of` takes."""
 

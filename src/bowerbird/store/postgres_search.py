@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from bowerbird.store.postgres_session import Connection
 
-EXACT_ROWS = 20_000
+EXACT_ROWS = 10_000
 """Up to this many rows, in the table or by the planner's estimate of a filter, every vector is compared."""
 
 MOST_BY_INDEX = 1_000

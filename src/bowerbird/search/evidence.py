@@ -37,12 +37,17 @@ TOP_SHARE = 0.05
 TOP_EVIDENCE = 3.5
 """The evidence of the best 5 % of all pairs of a kind."""
 
+HALFWAY, STEEPNESS = 2.5, 3.0
+"""Where the likeness is 1/2, and how quickly it rises there: the best results of a question are nearly all alike 1, so
+that among questions the presence decides."""
+
 _LOWER, _UPPER = 0.1, 0.7
 _LOWER_NORMAL, _UPPER_NORMAL = -1.2815515655446004, 0.5244005127080407
 """Quantiles of the standard normal distribution that belong to the two."""
 
-BEST = 5
-"""Results that say whether there is anything of the kind; the first counts 1, the second 1/2, and so on."""
+BEST = 10
+"""Results that say whether there is anything of the kind: few enough that one that is really there shows, enough that
+one that looks like it by accident does not."""
 
 
 @dataclass(frozen=True)
@@ -128,12 +133,12 @@ def standardised(scores: Floats, background: Floats, pair: Pair) -> Floats:
 
 def likeness(evidence: Floats) -> Floats:
     """Evidence as a number from 0 to 1: 1/2 at 2.5, which one in 160 unrelated pairs reaches; strictly increasing."""
-    return _logistic(2.0 * (np.asarray(evidence, np.float64) - 2.5))
+    return _logistic(STEEPNESS * (np.asarray(evidence, np.float64) - HALFWAY))
 
 
 def evidence_of(match: Floats) -> Floats:
     """The inverse of `likeness`, of a match that is neither 0 nor 1 to the last digit."""
-    return 2.5 + log_odds(match) / 2
+    return HALFWAY + log_odds(match) / STEEPNESS
 
 
 def log_odds(match: Floats) -> Floats:
@@ -162,13 +167,13 @@ def match_of(told: Mapping[str, Any] | None, evidence: Floats, presence: Floats 
 
 
 def strength(best: Floats) -> float:
-    """How strong the best results are together: a mean in which the first counts most.
+    """How strong the best results are together: their mean, the n-th with the weight `1 / sqrt(n)`.
 
     Args:
         best: (n,): how far results stand out, descending; those after the first `BEST` are not looked at.
     """
     best = np.asarray(best, np.float64)[:BEST]
-    weights = 1 / np.arange(1, len(best) + 1)
+    weights = 1 / np.sqrt(np.arange(1, len(best) + 1))
     return float((best * weights).sum() / weights.sum()) if len(best) else -np.inf
 
 

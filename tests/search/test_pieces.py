@@ -410,3 +410,26 @@ def test_the_command_with_a_cluster_of_its_own(run: Command, picture: Picture) -
     assert "6 added" in done.err
     assert "fork" not in done.err
     assert [row["id"] for row in rows(run.cwd / "goods.bower")] == [f"s{number}" for number in range(6)]
+
+
+def test_several_models_are_filled_in_on_the_cluster(
+    tmp_path: Path, picture: Picture, ray: bb.Ray, eager: None
+) -> None:
+    """By the workers, for records that they have written, and for a model that comes later."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for seed in range(12):
+        (folder / f"{seed:02}.png").write_bytes(picture(seed))
+    (folder / "broken.png").write_bytes(b"not a picture")
+    small, smaller = (bb.load("mini", dimensions=dimensions) for dimensions in (64, 32))
+    there = bb.Index.create(tmp_path / "there.bower", ["mini", small])
+    report = there.add(folder, executor=ray)
+    assert (report.added, report.filled, len(report.failed)) == (12, 12, 1)
+    added = there.add_model(smaller, executor=ray)
+    assert (added.filled, added.failed) == (12, [])
+    here = bb.Index.create(tmp_path / "here.bower", ["mini", small, smaller])
+    here.add(folder)
+    columns = [column.name for column in here.columns]
+    assert len(columns) == 6
+    for mine, theirs in zip(rows(here.path), rows(there.path), strict=True):
+        assert {name: mine[name] for name in columns} == {name: theirs[name] for name in columns}

@@ -18,6 +18,7 @@ from bowerbird.flow.remote import is_remote
 from bowerbird.store.filters import Filter, IsNull, Not, among
 from bowerbird.store.lance_errors import translated
 from bowerbird.store.lance_filters import to_sql
+from bowerbird.store.lance_rows import KeptRows
 from bowerbird.store.lance_search import Question, VectorSearch, build_index, outgrown
 from bowerbird.store.lance_words import find_words, index_words
 from bowerbird.store.location import Location
@@ -57,6 +58,7 @@ class LanceTable(Table):
         self._dataset = dataset
         self._path = place
         self._vectors = VectorSearch()
+        self._rows_kept = KeptRows()
         self._pieces_since = 0  # the version that the workers of this run began with
 
     @classmethod
@@ -258,7 +260,7 @@ class LanceTable(Table):
             return _with_scores(self._rows(ids, columns), scores)
 
     def _rows(self, ids: NDArray[np.uint64], columns: Sequence[str]) -> pa.Table:
-        return self._dataset._take_rows(ids.tolist(), columns=list(columns))
+        return self._rows_kept.take(self._dataset, ids, columns)
 
     def optimize(self, vectors: Sequence[VectorColumn]) -> None:
         """See `Table`."""

@@ -1,15 +1,18 @@
 """Filters as Lance reads them: SQL of DataFusion.
 
-Lance converts a literal to the type of its column and refuses where that loses anything (`width > 1.5`), so such
-comparisons are rewritten here. It compares floats in total order: NaN equals itself and is larger than all others.
+Lance converts a literal to the type of its column, and refuses where that loses anything (`width > 1.5`) or loses it
+in silence (parts of seconds). It compares NaN as the largest number, -0.0 as less than 0.0, and days as nanoseconds,
+which end in 2262. So values are made such as the column can hold, with the same answer, and columns are converted where
+that does not help.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from bowerbird.errors import QueryError
@@ -49,7 +52,7 @@ def _condition(where: Compare | In | IsNull | Like | Words, fields: pa.Schema) -
     if isinstance(where, In):
         return _in(where, fields)
     if isinstance(where, IsNull):
-        return f"({_column(where.column, fields)} IS NULL)"
+        return _is_null(where.column, fields)
     return _like(where, fields) if isinstance(where, Like) else _words(where, fields)
 
 
@@ -72,22 +75,40 @@ def _type(name: str, fields: pa.Schema) -> pa.DataType:
     return fields.field(name).type
 
 
+def _is_null(name: str, fields: pa.Schema) -> str:
+    import pyarrow as pa
+
+    column = _column(name, fields)
+    is_null = f"{column} IS NULL"
+    return f"({is_null} OR isnan({column}))" if pa.types.is_floating(_type(name, fields)) else f"({is_null})"
+
+
 def _compare(where: Compare, fields: pa.Schema) -> str:
     if where.operator not in _OPERATORS:
         raise QueryError(f"There is no comparison {where.operator!r}.", hint=f"Use {', '.join(_OPERATORS)}.")
-    left = _column(where.column, fields)
-    if isinstance(where.value, Column):
-        right = _column(where.value.name, fields)
-        kinds = (_kind(_type(name, fields)) for name in (where.column, where.value.name))
-        if len(set(kinds)) > 1:
-            raise QueryError(f"The columns {where.column!r} and {where.value.name!r} cannot be compared.")
-        return f"({left} {where.operator} {right})"
     type_ = _type(where.column, fields)
-    if isinstance(where.value, float) and math.isnan(where.value) and _kind(type_) == "number":
-        return f"(CAST({left} AS DOUBLE) {where.operator} CAST('NaN' AS DOUBLE))"
-    return (
-        f"({_beside(left, type_, where.value, where.column)} {where.operator} {_literal(where.value, type_)})"
-    )
+    if isinstance(where.value, Column):
+        other = _type(where.value.name, fields)
+        if _kind(type_) != _kind(other):
+            raise QueryError(f"The columns {where.column!r} and {where.value.name!r} cannot be compared.")
+        right = _converted(where.value.name, fields, type_)
+        return f"({_converted(where.column, fields, other)} {where.operator} {right})"
+    _checked(where.column, type_, where.value)
+    if _is_nan(where.value):
+        return _whatever(where.column, fields, where.operator == "!=")
+    low = _floor(where.value, type_)
+    column = _converted(where.column, fields)
+    if low == where.value:
+        return f"({column} {where.operator} {_literal(where.value, type_)})"
+    if low is None or where.operator in ("=", "!="):
+        return _whatever(where.column, fields, where.operator in ("!=", ">", ">="))
+    return f"({column} {'<=' if where.operator in ('<', '<=') else '>'} {_literal(low, type_)})"
+
+
+def _whatever(name: str, fields: pa.Schema, true: bool) -> str:
+    """What is true, or false, of all values, and unknown of nulls."""
+    unknown = f"({_is_null(name, fields)} AND CAST(NULL AS BOOLEAN))"
+    return f"(NOT {unknown})" if true else unknown
 
 
 def _kind(type_: pa.DataType) -> str:
@@ -118,58 +139,77 @@ def _checked(name: str, type_: pa.DataType, value: Value) -> None:
         )
 
 
-def _beside(column: str, type_: pa.DataType, value: Value, name: str) -> str:
-    """The column, as wide as it has to be to stand beside a value."""
+def _converted(name: str, fields: pa.Schema, other: pa.DataType | None = None) -> str:
+    """A column as it is compared: with values, or with a column of the type `other`."""
     import pyarrow as pa
 
-    _checked(name, type_, value)
+    column, type_ = _column(name, fields), _type(name, fields)
+    if pa.types.is_floating(type_):
+        return f"(nullif({column}, CAST('NaN' AS DOUBLE)) + 0.0)"  # -0.0 would be less than 0.0
+    if other is None or type_.equals(other):
+        return column
+    if pa.types.is_temporal(type_):
+        return f"CAST({column} AS TIMESTAMP(6))"
+    return f"CAST({column} AS {'DOUBLE' if pa.types.is_floating(other) else 'DECIMAL(38, 0)'})"
+
+
+def _floor(value: Value, type_: pa.DataType) -> Value | None:
+    """The largest value of a type that is not larger than this one; None where all are larger."""
+    import pyarrow as pa
+
+    if isinstance(value, datetime):
+        if pa.types.is_date(type_):
+            return value.replace(hour=0, minute=0, second=0, microsecond=0)
+        coarse = {"s": 1_000_000, "ms": 1000}.get(type_.unit, 1)
+        return value.replace(microsecond=value.microsecond // coarse * coarse)
+    if isinstance(value, (int, float)) and not pa.types.is_boolean(type_):
+        return _floor_of_number(value, type_)
+    return value
+
+
+def _floor_of_number(value: int | float, type_: pa.DataType) -> int | float | None:
+    import pyarrow as pa
+
     if pa.types.is_integer(type_):
-        whole = _whole(value)
-        if whole is None:
-            return f"CAST({column} AS DOUBLE)"
-        if not _fits(whole, type_):
-            return f"CAST({column} AS DECIMAL(38, 0))"
-    elif pa.types.is_floating(type_) and type_.bit_width < 64:
-        return f"CAST({column} AS DOUBLE)"
-    elif pa.types.is_temporal(type_):
-        return f"CAST({column} AS TIMESTAMP)"
-    return column
-
-
-def _whole(value: Value) -> int | None:
-    """The integer that a number is."""
-    if isinstance(value, int):
+        signed = bool(pa.types.is_signed_integer(type_))
+        bits = int(type_.bit_width) - signed
+        low, high = -signed << bits, (1 << bits) - 1
+        if value > high:
+            return high
+        return math.floor(value) if value >= low else None
+    if isinstance(value, float):
         return value
-    return int(value) if isinstance(value, float) and value.is_integer() else None
+    if abs(value) > sys.float_info.max:
+        return sys.float_info.max if value > 0 else -math.inf
+    near = float(value)
+    return near if near <= value else math.nextafter(near, -math.inf)
 
 
-def _fits(value: int, type_: pa.DataType) -> bool:
-    import pyarrow as pa
-
-    signed = pa.types.is_signed_integer(type_)
-    bits = type_.bit_width - signed
-    return bool(-(signed << bits) <= value < 1 << bits)
+def _is_nan(value: Value) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _literal(value: Value, type_: pa.DataType) -> str:
+    """A value that the type holds."""
     import pyarrow as pa
 
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, datetime):
-        moment = value if value.tzinfo is None else value.astimezone(timezone.utc).replace(tzinfo=None)
-        return f"timestamp '{moment.isoformat(sep=' ')}'"
-    if isinstance(value, str):
-        return _quoted(value)
-    whole = _whole(value)
-    if pa.types.is_integer(type_) and whole is not None:
-        # Beyond this all columns of integers are on one side, and a DECIMAL has no room for more.
-        near = max(-(10**37), min(whole, 10**37))
-        return str(near) if _fits(near, type_) else f"CAST('{near}' AS DECIMAL(38, 0))"
-    if isinstance(value, int) and abs(value) > 1 << 1000:
-        value = math.copysign(math.inf, value)
-    value = float(value)
-    return f"CAST('{value!r}' AS DOUBLE)" if math.isinf(value) else repr(value)
+        is_day = pa.types.is_date(type_)
+        return f"date '{value.date()}'" if is_day else f"timestamp '{value.isoformat(sep=' ')}'"
+    return _quoted(value) if isinstance(value, str) else _number(value, type_)
+
+
+def _number(value: float, type_: pa.DataType) -> str:
+    import pyarrow as pa
+
+    if pa.types.is_integer(type_):
+        # The least integer of 64 bits would be read as a float.
+        return f"CAST('{value}' AS BIGINT)" if value == -1 << 63 else str(int(value))
+    if abs(value) > sys.float_info.max:
+        return f"CAST('{'-' if value < 0 else ''}inf' AS DOUBLE)"
+    return repr(float(value) + 0.0)
 
 
 def _quoted(text: str) -> str:
@@ -178,13 +218,12 @@ def _quoted(text: str) -> str:
 
 def _in(where: In, fields: pa.Schema) -> str:
     type_ = _type(where.column, fields)
-    column = _column(where.column, fields)
     for value in where.values:
         _checked(where.column, type_, value)
-    alike = all(_beside(column, type_, value, where.column) == column for value in where.values)
-    if where.values and alike:
-        return f"({column} IN ({', '.join(_literal(value, type_) for value in where.values)}))"
-    return to_sql(Or(tuple(Compare(where.column, "=", value) for value in where.values)), fields)
+    if not where.values or any(_is_nan(value) or _floor(value, type_) != value for value in where.values):
+        return to_sql(Or(tuple(Compare(where.column, "=", value) for value in where.values)), fields)
+    values = ", ".join(_literal(value, type_) for value in where.values)
+    return f"({_converted(where.column, fields)} IN ({values}))"
 
 
 def _of_texts(name: str, fields: pa.Schema) -> str:
@@ -193,9 +232,16 @@ def _of_texts(name: str, fields: pa.Schema) -> str:
     return _column(name, fields)
 
 
+_ESCAPES = re.compile(r"\\([%_\\])|\\")
+
+
 def _like(where: Like, fields: pa.Schema) -> str:
-    word = "ILIKE" if where.ignore_case else "LIKE"
-    return f"({_of_texts(where.column, fields)} {word} {_quoted(where.pattern)})"
+    column = _of_texts(where.column, fields)
+    # Lance takes a backslash away from before any sign.
+    pattern = _ESCAPES.sub(lambda found: found[0] if found[1] else r"\\", where.pattern)
+    if where.ignore_case:
+        return f"(lower({column}) LIKE {_quoted(pattern.lower())})"
+    return f"({column} LIKE {_quoted(pattern)})"
 
 
 def _words(where: Words, fields: pa.Schema) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,22 @@ EXACT_BYTES = 150_000_000
 index (6.7 against 7.7 ms at 100,000 x 384; benchmarks/LOG.md). It is 97,000 rows of 384 dimensions."""
 
 PROBES = 20
-REFINE = 5
-"""Partitions read, and candidates scored exactly for each result: recall@10 of 1.000 on 100,000 and 1,000,000 rows
-(benchmarks/LOG.md)."""
+"""Partitions read of an index, of as many as the root of the rows. Filters widen it: of the rows that pass, the nearest
+lie farther apart. Recall@10 and how it was measured: benchmarks/LOG.md."""
 
-FEWEST = 64
+FEWEST = 32
 """The index is asked for so many, or four times as many and so on: a page and the next come from one ranking."""
 
+OVER = 3
 WIDER = 4
-"""With a centre, so many times as many candidates of the index are compared exactly."""
+"""So many times as many candidates are scored exactly; and so many times more where there is a centre, of which the
+index knows nothing."""
+
+FEW = 256
+"""When no more rows than this pass a filter, they are compared one by one."""
+
+KEPT_FILTERS = 8
+"""The rows that pass a filter are remembered: it is asked again for the next page, or with other words."""
 
 BATCH_ROWS = 8192
 SAME_POINT = 1e-6
@@ -132,17 +140,19 @@ class VectorSearch:
 
     def __init__(self) -> None:
         self._matrices: dict[str, Matrix] = {}
+        self._passing: dict[tuple[int, str], Passing] = {}
+        self._partitions: dict[tuple[int, str], int] = {}
 
     def nearest(self, dataset: Any, question: Question, *, exact: bool) -> Found:
         """The rows that score highest, ties in the order of the rows."""
         if question.k < 1:
             return NOTHING
         width = dataset.schema.field(question.column).type.list_size
-        if not has_index(dataset, question.column):
-            exact = True
-        if not exact:
-            return self._through_index(dataset, question)
-        if 4 * width * dataset.count_rows() <= EXACT_BYTES:
+        rows = dataset.count_rows()
+        wanted = _rung(question.k) * OVER * (1 if question.centre is None else WIDER)
+        if not exact and 4 * wanted < rows and has_index(dataset, question.column):
+            return self._through_index(dataset, question, wanted, rows)
+        if 4 * width * rows <= EXACT_BYTES:
             return self._in_memory(dataset, question)
         return _streamed(dataset, question)
 
@@ -153,44 +163,97 @@ class VectorSearch:
         scores = matrix.scores(question)
         if question.where:
             passing = np.zeros(len(scores), bool)
-            for batch in dataset.scanner(columns=[], filter=question.where, with_row_id=True).to_batches():
-                passing[np.searchsorted(matrix.row_ids, batch.column("_rowid").to_numpy())] = True
+            passing[np.searchsorted(matrix.row_ids, self.passing(dataset, question.where).ids)] = True
             scores[~passing] = -np.inf
         best = top(scores, question.k)
         return matrix.row_ids[best], scores[best]
 
-    def _through_index(self, dataset: Any, question: Question) -> Found:
-        wanted = FEWEST
-        while wanted < question.k:
-            wanted *= 4
-        if question.centre is not None:
-            wanted *= WIDER
-        asked = {
-            "column": question.column,
-            "q": question.vector,
-            "k": wanted,
-            "metric": "dot",
-            "minimum_nprobes": PROBES,
-            "refine_factor": REFINE,
-        }
-        centred = question.centre is not None
-        found = dataset.scanner(
-            columns=[question.column, "_distance"] if centred else ["_distance"],
-            nearest=asked,
-            filter=question.where or None,
-            prefilter=True,
-            with_row_id=True,
-        ).to_table()
-        ids = found["_rowid"].to_numpy()
-        if centred:
-            flat = found[question.column].combine_chunks().flatten().to_numpy()
-            scores = scored(flat.reshape(len(ids), -1), question)
-        else:
-            scores = (1.0 - found["_distance"].to_numpy()).astype(
-                np.float32
-            )  # Lance's dot distance is 1 - dot.
-        best = np.lexsort((ids, -scores))[: question.k]
-        return ids[best], scores[best]
+    def _partitions_of(self, dataset: Any, column: str) -> int:
+        key = (int(dataset.version), column)
+        if key not in self._partitions:
+            self._partitions = {key: _partitions_of(dataset, column)}
+        return self._partitions[key]
+
+    def passing(self, dataset: Any, where: str) -> Passing:
+        """The rows that pass a filter."""
+        key = (int(dataset.version), where)
+        found = self._passing.pop(key, None) or Passing(_ids(dataset, where))
+        self._passing[key] = found  # the last asked for is the last to go
+        while len(self._passing) > KEPT_FILTERS:
+            self._passing.pop(next(iter(self._passing)))
+        return found
+
+    def _through_index(self, dataset: Any, question: Question, wanted: int, rows: int) -> Found:
+        some = self.passing(dataset, question.where) if question.where else None
+        count = rows if some is None else len(some.ids)
+        if some is not None and (count <= max(FEW, wanted)):
+            return _best(dataset, question, some.ids)
+        partitions = self._partitions_of(dataset, question.column)
+        probes = math.ceil(PROBES * (rows / count) ** 0.25 + 2 * wanted * partitions / count)
+        while True:
+            asked = {
+                "column": question.column,
+                "q": question.vector,
+                "k": wanted,
+                "metric": "dot",
+                "minimum_nprobes": min(probes, partitions),
+                "maximum_nprobes": min(probes, partitions),
+            }
+            found = dataset.scanner(
+                columns=["_distance"],
+                nearest=asked,
+                prefilter=True,
+                with_row_id=True,
+                row_addr_allowlist=None if some is None else some.for_lance,
+            ).to_table()
+            if found.num_rows >= min(question.k, count) or probes >= partitions:
+                return _best(dataset, question, found["_rowid"].to_numpy())
+            probes *= 4
+
+
+class Passing:
+    """The rows that pass a filter.
+
+    Attributes:
+        ids: uint64 (rows,), ascending.
+    """
+
+    def __init__(self, ids: NDArray[np.uint64]) -> None:
+        self.ids = ids
+
+    @cached_property
+    def for_lance(self) -> bytes:
+        """The same as Lance takes them."""
+        from lance.dataset import serialize_row_addrs
+
+        packed: bytes = serialize_row_addrs(self.ids.tolist())
+        return packed
+
+
+def _ids(dataset: Any, where: str) -> NDArray[np.uint64]:
+    found = dataset.scanner(columns=[], filter=where, with_row_id=True, scan_in_order=True).to_table()
+    ids: NDArray[np.uint64] = found["_rowid"].to_numpy()
+    return ids
+
+
+def _rung(k: int) -> int:
+    rung = FEWEST
+    while rung < k:
+        rung *= 4
+    return rung
+
+
+def _best(dataset: Any, question: Question, ids: NDArray[np.uint64]) -> Found:
+    """The best of some rows, scored exactly."""
+    if not len(ids):
+        return NOTHING
+    ids = np.sort(ids)
+    lists = dataset._take_rows(ids.tolist(), columns=[question.column])[question.column].combine_chunks()
+    there = lists.is_valid().to_numpy(zero_copy_only=False)
+    ids = ids[there]
+    scores = scored(lists.flatten().to_numpy().reshape(len(ids), -1), question)
+    best = top(scores, question.k)
+    return ids[best], scores[best]
 
 
 def _streamed(dataset: Any, question: Question) -> Found:
@@ -244,11 +307,7 @@ def outgrown(dataset: Any, column: VectorColumn, rows: int) -> bool:
     """Whether a column is too large for search in memory, and its index missing or made for a quarter of the rows."""
     if 4 * column.dimensions * rows <= EXACT_BYTES:
         return False
-    for index in dataset.describe_indices():
-        if column.name in index.field_names:
-            partitions = dataset.stats.index_stats(index.name)["indices"][0]["num_partitions"]
-            return bool(2 * partitions < _partitions(rows))
-    return True
+    return not has_index(dataset, column.name) or 2 * _partitions_of(dataset, column.name) < _partitions(rows)
 
 
 def build_index(dataset: Any, column: VectorColumn, rows: int) -> Any:
@@ -261,6 +320,13 @@ def build_index(dataset: Any, column: VectorColumn, rows: int) -> Any:
     return dataset.create_index(
         column.name, metric="dot", num_partitions=_partitions(rows), replace=True, **kind
     )
+
+
+def _partitions_of(dataset: Any, column: str) -> int:
+    for index in dataset.describe_indices():
+        if column in index.field_names:
+            return int(dataset.stats.index_stats(index.name)["indices"][0]["num_partitions"])
+    return 1
 
 
 def _partitions(rows: int) -> int:

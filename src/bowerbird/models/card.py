@@ -187,6 +187,8 @@ class ModelCard:
         text: the text tower, if there is one.
         image: the image tower, if there is one.
         options: what was asked for beyond the model's own conditions.
+        sigmoid: scale and bias of a model that was trained with a sigmoid for each pair of a text and a picture; it
+            changes no vector, so it is not part of the space. See `bowerbird.models.sigmoid`.
     """
 
     name: str
@@ -196,6 +198,7 @@ class ModelCard:
     text: TextTower | None
     image: ImageTower | None
     options: Options = field(default_factory=Options)
+    sigmoid: tuple[float, float] | None = None
 
     @property
     def modalities(self) -> tuple[Modality, ...]:

@@ -16,6 +16,7 @@ from bowerbird.models.card import PREPARED, ImageTower, ModelCard, Options, Text
 from bowerbird.models.hub.fetch import EMBEDDED, Located, locate
 from bowerbird.models.jsonfile import read_object
 from bowerbird.models.outputs import ANNOTATIONS, AbsentLayerError, check_pooling, pick_image, pick_text
+from bowerbird.models.sigmoid import read_sigmoid
 from bowerbird.models.text.rules import read_text_rules
 from bowerbird.models.vision.processors import read_steps
 from bowerbird.models.vision.steps import Steps
@@ -87,7 +88,15 @@ def read_card(name: str, options: Options | None = None) -> ModelCard:
         text=text,
         image=image,
         options=options,
+        sigmoid=_sigmoid(reading) if text and image else None,
     )
+
+
+def _sigmoid(reading: Reading) -> tuple[float, float] | None:
+    """As the checkpoint has it; of other vectors than its own it says nothing."""
+    found = read_sigmoid(reading.directory, reading.directory / ANNOTATIONS, reading.notes, reading.config)
+    options = reading.options
+    return None if options.layer or options.pooling or options.dimensions else found
 
 
 def _tower(
@@ -205,10 +214,10 @@ def _annotations(directory: Path) -> Mapping[str, Any]:
         raise ModelFormatError(
             f"{path} is of a format this version does not read.", hint="Upgrade bowerbird."
         )
-    unknown = set(notes) - {"format", "license", "image", "text"}
+    unknown = set(notes) - {"format", "license", "image", "text", "sigmoid"}
     if unknown:
         raise ModelFormatError(
-            f"{path}: unknown key {sorted(unknown)[0]!r}.", hint="Known: license, image, text."
+            f"{path}: unknown key {sorted(unknown)[0]!r}.", hint="Known: license, image, text, sigmoid."
         )
     if not all(isinstance(notes.get(tower, {}), dict) for tower in ("image", "text")):
         raise ModelFormatError(f"{path}: `text` and `image` are objects.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,6 +105,15 @@ def traced(inner: Any, call: Callable[..., Any]) -> Any:
             return call(*inputs)
 
     return Traced().eval()
+
+
+def sigmoid(model: Any) -> list[float]:
+    """Scale and bias of a model with `logit_scale` and `logit_bias`, as SigLIP has them; empty for others.
+
+    See `bowerbird.models.sigmoid`.
+    """
+    scale, bias = (getattr(model, name, None) for name in ("logit_scale", "logit_bias"))
+    return [] if scale is None or bias is None else [math.exp(float(scale.detach())), float(bias.detach())]
 
 
 def floats(values: Any) -> NDArray[np.float32]:

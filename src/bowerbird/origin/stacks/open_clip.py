@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bowerbird.errors import ModelFormatError, ModelNotFoundError
-from bowerbird.origin.original import Feeds, Original, Tower, traced
+from bowerbird.origin.original import Feeds, Original, Tower, sigmoid, traced
 from bowerbird.origin.packages import need, quiet, versions
 from bowerbird.origin.request import Request
 from bowerbird.origin.stacks.timm import transform_feeds
@@ -153,7 +153,11 @@ def _original(model: Any, tokenizer: Any, write_config: Callable[[Path], None], 
         _write_tokenizer(tokenizer, out)
 
     made_with = versions("torch", "open_clip", "torchvision", "pillow")
-    return Original(request.name, "open_clip", "openclip", made_with, write, image=image, text=text)
+    scale = sigmoid(model)
+    notes = {"sigmoid": scale} if scale else {}
+    return Original(
+        request.name, "open_clip", "openclip", made_with, write, image=image, text=text, notes=notes
+    )
 
 
 def _write_tokenizer(tokenizer: Any, out: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bowerbird.errors import ModelFormatError
-from bowerbird.origin.original import Array, Feeds, Original, Tower, traced
+from bowerbird.origin.original import Array, Feeds, Original, Tower, sigmoid, traced
 from bowerbird.origin.packages import need, quiet, versions
 from bowerbird.origin.request import Request
 from bowerbird.origin.weights import read_weights, safe_weights
@@ -328,6 +328,8 @@ def _two_towers(directory: Path, model: Any, request: Request) -> Original:
         notes = {"text": {"output": text_name}, "image": {"output": image_name}}
         if not type(tokenizer).__name__.startswith(_CLEANING):
             notes["text"]["clean"] = []
+    if scale := sigmoid(model):
+        notes["sigmoid"] = scale
     return _original(request, profile, write, image=image, text=text, notes=notes)
 
 

@@ -39,7 +39,7 @@ MOST_LISTED = 10_000
 MOST_ADDRESS = 8_000
 
 Fault = Callable[[str, str], str]
-"""Given method and path: `` for none, a status as text, `reset`, `lost` (done, and never answered) or `hold`."""
+"""Given method and path: `` for none, a status as text, `reset`, `full`, `lost` (done, never answered) or `hold`."""
 
 
 class Refused(Exception):
@@ -494,6 +494,13 @@ class Handler(BaseHTTPRequestHandler):
             wrong = "reset"
         if wrong == "reset":
             return self._reset()
+        if wrong == "full":
+            full = {
+                "code": 7,
+                "message": "QUOTA_EXCEEDED: you've reached the max storage of your plan",
+                "details": [],
+            }
+            return self._answer(403, full, {})
         if wrong.isdigit():
             return self._answer(int(wrong), {"error": {"code": "UNKNOWN", "message": "made to fail"}}, {})
         try:

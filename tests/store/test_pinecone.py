@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -23,7 +24,9 @@ from bowerbird.errors import (
     IndexDamagedError,
     IndexNotFoundError,
     IndexReadOnlyError,
+    MissingExtraError,
     QueryError,
+    StorageFullError,
     StoreError,
 )
 from bowerbird.search.copying import copy_index
@@ -291,13 +294,13 @@ class TestLag:
 
     def test_what_a_dead_writer_left_is_cleared_away_though_it_is_not_seen_yet(self, server, table, place):
         table.upsert(rows(["a", "b"]))
-        fail_from(server, lambda path: path.endswith("/vectors/update"))
+        asked = itertools.count()
+        # The first one counts what is there and changes nothing.
+        fail_from(server, lambda path: path.endswith("/vectors/update") and next(asked) > 0)
         with pytest.raises(StoreError):
             table.upsert(rows(["b", "c"], width=[8, 9]))
         server.fault = lambda method, path: ""
-        writer = open_table(place)
-        assert contents(writer) == {"a": 0, "b": 1}
-        writer.upsert(rows(["d"], width=[5]))
+        open_table(place).upsert(rows(["d"], width=[5]))
         assert contents(open_table(place)) == {"a": 0, "b": 1, "d": 5}
 
 
@@ -359,16 +362,18 @@ class TestFailures:
             assert found in (BEFORE, AFTER), number
             assert open_table(table._place).count() == len(found)
             assert contents(table) == found
-            # The same table goes on, and so does another process.
-            for writer in (table, open_table(table._place)):
-                change(writer)
-                assert contents(writer) == AFTER
-                assert writer.count() == 3
-                nearest = writer.nearest("v", units(1)[0], 9, columns=["id", "width"]).to_pylist()
-                assert {row["id"]: row["width"] for row in nearest} == AFTER
+            # The same table goes on, or another process, with something else: what was begun is not finished by it.
+            writer = table if number % 2 else open_table(table._place)
+            writer.upsert(rows(["e"], width=[5]))
+            assert contents(open_table(table._place)) == {**found, "e": 5}, number
+            change(writer)
+            assert contents(table) == contents(writer) == {**AFTER, "e": 5}
+            assert writer.count() == 4
+            nearest = writer.nearest("v", units(1)[0], 9, columns=["id", "width"]).to_pylist()
+            assert {row["id"]: row["width"] for row in nearest} == {**AFTER, "e": 5}
             writer.optimize([COLUMN])
             kept = server.records(server.name, f"t{number}.records")
-            assert len([id_ for id_ in kept if id_ != "barrier"]) == 3
+            assert len([id_ for id_ in kept if id_ != "barrier"]) == 4
         assert ends[0] == BEFORE
         assert ends[-1] == AFTER
 
@@ -465,6 +470,18 @@ class TestFailures:
             table.upsert(rows(["b"]))
         assert contents(open_table(place)) == {"a": 0}
         assert table.count(Compare("width", "=", 0)) == 1
+
+    def test_a_plan_that_is_used_up(self, server, table, place):
+        table.upsert(rows(["a"]))
+        server.fault = lambda method, path: "full" if path.endswith("vectors/upsert") else ""
+        with pytest.raises(StorageFullError, match="max storage"):
+            table.upsert(rows(["b"]))
+        assert contents(open_table(place)) == {"a": 0}
+
+    def test_without_the_client(self, server, monkeypatch):
+        monkeypatch.setitem(sys.modules, "pinecone", None)
+        with pytest.raises(MissingExtraError, match=r"bowerbird\[pinecone\]"):
+            Location.of(f"pinecone://{server.name}-b").names()
 
     def test_a_state_that_is_damaged(self, server, table, place):
         table.upsert(rows(["a"]))

@@ -12,7 +12,8 @@ next one clears it away, and the rows that ended before the version that it begi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -77,15 +78,14 @@ class Commits:
         """What was committed last, after clearing away what nobody will read."""
         state = self.now()
         if not self.clean:
+            # What a writer that died has sent may not be seen yet, and what is not seen is not cleared away.
+            _together(Space.barrier, self._all(state))
             for space in self._all(state):
-                # What a writer that died has sent may not be seen yet, and what is not seen is not cleared away.
-                space.barrier()
                 space.delete(where={"from": {"$gt": state.version}})
                 space.delete(where={"to": {"$lte": state.version}})
                 unended = {"$and": [{"to": {"$gt": state.version}}, {"to": {"$lt": FOREVER}}]}
                 space.mark(unended, {"to": FOREVER})
-            for space in self._all(state):
-                space.barrier()
+            _together(Space.barrier, self._all(state))
             self.clean = True
         return state
 
@@ -110,8 +110,7 @@ class Commits:
         self.clean = False
         for dimensions in sorted({column.dimensions for column in state.vectors}):
             self._place.account.make(self._place.index(dimensions), dimensions)
-        for space in self._all(state):
-            space.settle()
+        _together(Space.settle, self._all(state))
         state = replace(state, version=state.version + 1)
         self._files.write(_STATE, state.to_bytes())
         self.state = state
@@ -119,6 +118,12 @@ class Commits:
 
     def _all(self, state: State) -> list[Space]:
         return [self.records, self.pieces, *(self.space(column) for column in state.vectors)]
+
+
+def _together(wait: Callable[[Space], None], spaces: Sequence[Space]) -> None:
+    """Wait for several namespaces at once: each takes as long as Pinecone likes."""
+    with ThreadPoolExecutor(len(spaces)) as pool:
+        list(pool.map(wait, spaces))
 
 
 def read_state(place: PineconePlace) -> State | None:

@@ -18,6 +18,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,7 +64,7 @@ class Column:
         """As users know it."""
         return str(self.field.name)
 
-    @property
+    @cached_property
     def dimensions(self) -> int:
         """Length of the vectors in it; 0 when it holds none."""
         import pyarrow as pa
@@ -71,7 +72,7 @@ class Column:
         type_ = self.field.type
         return int(type_.list_size) if pa.types.is_fixed_size_list(type_) else 0
 
-    @property
+    @cached_property
     def kind(self) -> str:
         """What it holds: id, vector, bytes, text, whole, number, flag or time; plain: only asked for null."""
         from pyarrow import types
@@ -94,7 +95,7 @@ class Column:
         }
         return next((kind for kind, yes in asked.items() if yes), "plain")
 
-    @property
+    @cached_property
     def has_words(self) -> bool:
         """Whether its words are kept, so that a filter can ask for them."""
         return self.kind == "text" and self.name not in _WORDLESS

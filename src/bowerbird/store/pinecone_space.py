@@ -110,9 +110,9 @@ class Space:
 
     def matching(self, where: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
         """Ids and metadata of all records that pass a filter, in the order of the ids."""
+        client = self._client()
         from pinecone.errors import NotFoundError
 
-        client = self._client()
         found: list[tuple[str, Mapping[str, Any]]] = []
         token = None
         with self._account.translated():
@@ -145,9 +145,9 @@ class Space:
             self.settle()
 
     def _update(self, where: Mapping[str, Any], metadata: Mapping[str, Any], *, dry_run: bool) -> int:
+        client = self._client()
         from pinecone.errors import NotFoundError
 
-        client = self._client()
         with self._account.translated(writing=True):
             try:
                 answer = client.update(
@@ -160,9 +160,9 @@ class Space:
 
     def delete(self, *, ids: Sequence[str] = (), where: Mapping[str, Any] | None = None) -> None:
         """Delete records, by id or by a filter, whether there are any or not."""
+        client = self._client()
         from pinecone.errors import NotFoundError
 
-        client = self._client()
         with self._account.translated(writing=True):
             try:
                 if where is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -108,9 +109,9 @@ def things(count: int = 60) -> pa.Table:
     rng = np.random.default_rng(4)
     made = rows([f"r{i:02}" for i in range(count)])
     drawn = {field.name: rng.integers(0, 999, count) for field in MORE}
-    for field, values in zip(MORE, (WHOLE, REAL, TRUTHS, TEXTS, TIMES), strict=True):
-        chosen = [values[number % len(values)] for number in drawn[field.name]]
-        made = made.append_column(field, pa.array(chosen, field.type))
+    for more, values in zip(MORE, (WHOLE, REAL, TRUTHS, TEXTS, TIMES), strict=True):
+        chosen = [values[number % len(values)] for number in drawn[more.name]]
+        made = made.append_column(more, pa.array(chosen, more.type))
     texts = pa.array([TEXTS[row % len(TEXTS)] for row in range(count)], pa.string())
     taken = pa.array([TIMES[row % 3] for row in range(count)], pa.timestamp("s"))
     made = made.set_column(made.schema.get_field_index("text"), "text", texts)
@@ -171,15 +172,23 @@ def conditions(where: Filter) -> Iterator[Filter]:
         yield where
 
 
+@dataclass(frozen=True)
+class Varied:
+    """A table, and what it holds."""
+
+    table: Table
+    held: list[dict[str, Any]] = field(repr=False)  # too long for what Hypothesis tells of an example
+
+
 @pytest.fixture(scope="module")
-def varied(store) -> tuple[Table, list[dict[str, Any]]]:
-    """A table of things, and what it holds."""
+def varied(store) -> Varied:
+    """A table of things."""
     table = store.create(store.place(), SCHEMA)
     table.extend(MORE)
     made = things()
     table.upsert(made.slice(0, 20))
     table.upsert(made.slice(20))
-    return table, made.to_pylist()
+    return Varied(table, made.to_pylist())
 
 
 class TestTable:
@@ -501,7 +510,7 @@ class TestTable:
     @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
     @given(filters())
     def test_filters_are_what_the_reference_says(self, store, varied, where):
-        table, held = varied
+        table, held = varied.table, varied.held
         if any(map(store.refuses, conditions(where))):
             with pytest.raises(QueryError):
                 table.count(where)
@@ -516,12 +525,12 @@ class TestTable:
     def test_what_a_store_cannot_ask_it_refuses(self, store, varied, where):
         if store.refuses(where):
             with pytest.raises(QueryError):
-                varied[0].count(where)
+                varied.table.count(where)
         else:
-            assert varied[0].count(where) == sum(passes(where, row) for row in varied[1])
+            assert varied.table.count(where) == sum(passes(where, row) for row in varied.held)
 
     def test_filters_apply_to_every_way_of_asking(self, varied):
-        table, held = varied
+        table, held = varied.table, varied.held
         where = And((Words("text", ("red", "shoes")), Compare("width", ">", 30)))
         expected = sorted(row["id"] for row in held if passes(where, row))
         assert expected
@@ -533,7 +542,7 @@ class TestTable:
             assert sorted(found["id"].to_pylist()) == expected
 
     def test_hundreds_of_conditions(self, varied):
-        table, held = varied
+        table, held = varied.table, varied.held
         several = Or(tuple(Compare("name", "=", f"it's r{i:02}") for i in range(300)))
         assert table.count(several) == len(held)
         assert table.count(In("id", tuple(f"r{i:02}" for i in range(30, 5000)))) == 30
@@ -656,6 +665,8 @@ class TestTable:
         table.upsert(made.set_column(made.schema.get_field_index("text"), "text", texts), remove=["r1"])
         assert table.words("green", 9, columns=["id"])["id"].to_pylist() == ["new"]
         assert set(table.words("dress red", 9, columns=["id"])["id"].to_pylist()) == {"new", "r6"}
+        for where, expected in ((Compare("id", "<", "r"), ["new"]), (Compare("id", ">", "r"), ["r6"])):
+            assert table.words("dress", 9, columns=["id"], where=where)["id"].to_pylist() == expected
         table.update(pa.table({"id": ["r6"], "text": ["a hat"]}))
         assert set(table.words("dress hat", 9, columns=["id"])["id"].to_pylist()) == {"new", "r6"}
         assert table.words("a hat", 1, columns=["id"])["id"].to_pylist() == ["r6"]

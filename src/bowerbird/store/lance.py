@@ -20,7 +20,7 @@ from bowerbird.store.lance_errors import translated
 from bowerbird.store.lance_filters import to_sql
 from bowerbird.store.lance_rows import KeptRows
 from bowerbird.store.lance_search import Question, VectorSearch, build_index, outgrown
-from bowerbird.store.lance_words import find_words, index_words
+from bowerbird.store.lance_words import WordSearch, index_words
 from bowerbird.store.location import Location
 from bowerbird.store.table import SCORE, Table, VectorColumn, schema
 
@@ -58,6 +58,7 @@ class LanceTable(Table):
         self._dataset = dataset
         self._path = place
         self._vectors = VectorSearch()
+        self._texts = WordSearch()
         self._rows_kept = KeptRows()
         self._pieces_since = 0  # the version that the workers of this run began with
 
@@ -256,7 +257,8 @@ class LanceTable(Table):
     def words(self, text: str, k: int, *, columns: Sequence[str], where: Filter | None = None) -> pa.Table:
         """See `Table`."""
         with self._filtered(where) as sql:
-            ids, scores = find_words(self._dataset, text, k, sql)
+            some = self._vectors.passing(self._dataset, sql) if sql else None
+            ids, scores = self._texts.find(self._dataset, text, k, some)
             return _with_scores(self._rows(ids, columns), scores)
 
     def _rows(self, ids: NDArray[np.uint64], columns: Sequence[str]) -> pa.Table:

@@ -6,12 +6,15 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bowerbird.store.table import VectorColumn
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 EXACT_BYTES = 150_000_000
 """Up to this, the vectors of a column are searched exactly in memory: there one matrix product is as fast as an
@@ -187,7 +190,8 @@ class VectorSearch:
         some = self.passing(dataset, question.where) if question.where else None
         count = rows if some is None else len(some.ids)
         if some is not None and (count <= max(FEW, wanted)):
-            return _best(dataset, question, some.ids)
+            ids = some.ids.tolist()
+            return _ranked(question, some.ids, dataset._take_rows(ids, columns=[question.column]))
         partitions = self._partitions_of(dataset, question.column)
         probes = math.ceil(PROBES * (rows / count) ** 0.25 + 2 * wanted * partitions / count)
         while True:
@@ -200,14 +204,14 @@ class VectorSearch:
                 "maximum_nprobes": min(probes, partitions),
             }
             found = dataset.scanner(
-                columns=["_distance"],
+                columns=[question.column, "_distance"],
                 nearest=asked,
                 prefilter=True,
                 with_row_id=True,
                 row_addr_allowlist=None if some is None else some.for_lance,
             ).to_table()
             if found.num_rows >= min(question.k, count) or probes >= partitions:
-                return _best(dataset, question, found["_rowid"].to_numpy())
+                return _ranked(question, found["_rowid"].to_numpy(), found)
             probes *= 4
 
 
@@ -243,16 +247,21 @@ def _rung(k: int) -> int:
     return rung
 
 
-def _best(dataset: Any, question: Question, ids: NDArray[np.uint64]) -> Found:
-    """The best of some rows, scored exactly."""
-    if not len(ids):
-        return NOTHING
-    ids = np.sort(ids)
-    lists = dataset._take_rows(ids.tolist(), columns=[question.column])[question.column].combine_chunks()
+def _ranked(question: Question, ids: NDArray[np.uint64], rows: pa.Table) -> Found:
+    """The best of some rows, scored exactly, ties in the order of the rows.
+
+    Args:
+        question: with the column of vectors.
+        ids: of the rows.
+        rows: in the same order, with that column.
+    """
+    lists = rows[question.column].combine_chunks()
     there = lists.is_valid().to_numpy(zero_copy_only=False)
     ids = ids[there]
+    if not len(ids):
+        return NOTHING
     scores = scored(lists.flatten().to_numpy().reshape(len(ids), -1), question)
-    best = top(scores, question.k)
+    best = np.lexsort((ids, -scores))[: question.k]
     return ids[best], scores[best]
 
 

@@ -199,6 +199,8 @@ class TestTypes:
         assert "NUL" in caplog.text
         assert table.count(Compare("id", "=", "a\0b")) == 1
         assert table.delete(["a\0b"]) == 1
+        table.upsert(of_ids(["c\0", "c\N{REPLACEMENT CHARACTER}"]))
+        assert table.count() == 1
 
     def test_a_time_finer_than_a_microsecond_is_refused_and_nothing_changes(self, uri):
         table = made(uri, schema((WIDE,)))
@@ -583,12 +585,12 @@ class TestRefusals:
         server.run("DROP ROLE IF EXISTS locked; CREATE ROLE locked LOGIN PASSWORD 'right'")
         assert "does not know" in self.ask(server.uri(user="stranger", table="t")).message
 
-    def test_a_wrong_password(self, server, monkeypatch):
+    def test_a_wrong_password(self, server, database, monkeypatch):
         server.run("DROP ROLE IF EXISTS locked; CREATE ROLE locked LOGIN PASSWORD 'right'")
-        uri = server.uri(user="locked:pa55", table="t")
+        uri = server.uri(database, user="locked:pa55", table="t")
         assert "refused the user or the password" in self.ask(uri).message
         monkeypatch.setenv("PGPASSWORD", "right")
-        assert Location.of(server.uri(user="locked", table="t")).read_bytes("x") is None
+        assert Location.of(server.uri(database, user="locked", table="t")).read_bytes("x") is None
 
     def test_an_address_that_libpq_does_not_read(self, server):
         self.ask("postgresql://me:pa55@host:port/db?table=t")

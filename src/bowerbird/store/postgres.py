@@ -23,7 +23,7 @@ from bowerbird.store.postgres_address import Address
 from bowerbird.store.postgres_catalogue import change, exists, known, schema_of
 from bowerbird.store.postgres_drawing import draw
 from bowerbird.store.postgres_filters import condition
-from bowerbird.store.postgres_rows import STAGE, Staged, batch_of, definition, fetched, row_bytes
+from bowerbird.store.postgres_rows import Staged, batch_of, definition, fetched, row_bytes
 from bowerbird.store.postgres_search import (
     EXACT_ROWS,
     MOST_BY_INDEX,
@@ -230,18 +230,6 @@ class PostgresTable(Table):
 
         staged = Staged.of(rows, self._fields)
         lacking = [name for name in self.names if name not in rows.column_names]
-        columns = sql.SQL(", ").join(identifier(name) for name in staged.columns)
-        changes = [sql.SQL("{0} = stage.{0}").format(identifier(name)) for name in staged.columns]
-        changes += [sql.SQL("{} = NULL").format(identifier(column_name(name))) for name in lacking]
-        if "text" in lacking:
-            changes.append(sql.SQL("{} = NULL").format(identifier(WORDS)))
-        parts = {
-            "table": self._names.table,
-            "stage": identifier(STAGE),
-            "columns": columns,
-            "changes": sql.SQL(", ").join(changes),
-            "staged": sql.SQL(", ").join(sql.SQL("stage.{}").format(identifier(n)) for n in staged.columns),
-        }
 
         def upsert(connection: Connection) -> None:
             gone = Values()
@@ -250,37 +238,21 @@ class PostgresTable(Table):
                 connection.execute(statement.format(self._names.table, gone.put(list(remove))), gone)
             if staged.rows:
                 staged.send(connection, self._names.table)
-                replace = (
-                    "UPDATE {table} AS here SET {changes} FROM {stage} AS stage WHERE here.id = stage.id"
-                )
-                insert = (
-                    "INSERT INTO {table} ({columns}) SELECT {staged} FROM {stage} AS stage"
-                    " LEFT JOIN {table} AS here USING (id) WHERE here.id IS NULL ORDER BY stage.{row}"
-                )
-                connection.execute(sql.SQL(replace).format(**parts), {})
-                connection.execute(sql.SQL(insert).format(**parts, row=identifier(ROW)), {})
+                staged.replace(connection, self._names.table, lacking)
+                staged.insert(connection, self._names.table)
 
         change(self._session, [*staged.ids, *remove], upsert)
 
     def update(self, rows: pa.Table) -> None:
         """See `Table`."""
-        from psycopg import sql
-
         staged = Staged.of(rows, self._fields)
-        changed = [name for name in staged.columns if name != "id"]
-        if not (staged.rows and changed):
-            return
-        statement = sql.SQL("UPDATE {} AS here SET {} FROM {} AS stage WHERE here.id = stage.id").format(
-            self._names.table,
-            sql.SQL(", ").join(sql.SQL("{0} = stage.{0}").format(identifier(name)) for name in changed),
-            identifier(STAGE),
-        )
 
         def update(connection: Connection) -> None:
             staged.send(connection, self._names.table)
-            connection.execute(statement, {})
+            staged.replace(connection, self._names.table)
 
-        change(self._session, staged.ids, update)
+        if staged.rows and rows.num_columns > 1:
+            change(self._session, staged.ids, update)
 
     def delete(self, ids: Sequence[str]) -> int:
         """See `Table`."""

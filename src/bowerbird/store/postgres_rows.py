@@ -13,6 +13,7 @@ from bowerbird.store.postgres_types import (
     WORDS,
     Values,
     array_of,
+    clean,
     column_name,
     copied_as,
     identifier,
@@ -45,7 +46,7 @@ class Staged(NamedTuple):
         Raises:
             StoreError: the table has no such column, or it cannot hold a value.
         """
-        last = {id_: row for row, id_ in enumerate(rows["id"].to_pylist())}
+        last = {clean(id_): row for row, id_ in enumerate(rows["id"].to_pylist())}
         if len(last) < rows.num_rows:
             rows = rows.take(list(last.values()))
         columns, types, values = [], [], []
@@ -79,6 +80,40 @@ class Staged(NamedTuple):
             stream.set_types(["int8", *self.types])
             for number, row in enumerate(self.rows):
                 stream.write_row((number, *row))
+
+    def replace(self, connection: Connection, table: sql.Composable, lacking: Sequence[str] = ()) -> None:
+        """Replace the columns of rows that there are by those sent before.
+
+        Args:
+            connection: in the same transaction.
+            table: of the rows.
+            lacking: columns that become null in these rows.
+        """
+        from psycopg import sql
+
+        changes = [sql.SQL("{0} = stage.{0}").format(identifier(name)) for name in self.columns]
+        changes += [sql.SQL("{} = NULL").format(identifier(column_name(name))) for name in lacking]
+        if "text" in lacking:
+            changes.append(sql.SQL("{} = NULL").format(identifier(WORDS)))
+        statement = sql.SQL("UPDATE {} AS here SET {} FROM {} AS stage WHERE here.id = stage.id")
+        connection.execute(statement.format(table, sql.SQL(", ").join(changes), identifier(STAGE)), {})
+
+    def insert(self, connection: Connection, table: sql.Composable) -> None:
+        """Insert the rows that there are not, of those sent before."""
+        from psycopg import sql
+
+        columns = [identifier(name) for name in self.columns]
+        statement = sql.SQL(
+            "INSERT INTO {table} ({columns}) SELECT {staged} FROM {stage} AS stage"
+            " LEFT JOIN {table} AS here USING (id) WHERE here.id IS NULL ORDER BY stage.{row}"
+        ).format(
+            table=table,
+            columns=sql.SQL(", ").join(columns),
+            staged=sql.SQL(", ").join(sql.SQL("stage.{}").format(name) for name in columns),
+            stage=identifier(STAGE),
+            row=identifier(ROW),
+        )
+        connection.execute(statement, {})
 
 
 def definition(field: pa.Field) -> sql.Composable:

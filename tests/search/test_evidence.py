@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from bowerbird.search.evidence import Pair, evidence_of, fitted, likeness, match_of, standardised, strength
+from bowerbird.search.evidence import (
+    Pair,
+    best_of,
+    evidence_of,
+    fitted,
+    likeness,
+    match_of,
+    standardised,
+    strength,
+)
 from bowerbird.search.labels import platt, pooled
 
 numbers = st.floats(-50, 50, width=32)
@@ -75,7 +84,8 @@ def test_what_unrelated_pairs_do_is_found_among_related_ones(seed, share):
 def test_the_first_result_counts_most():
     assert strength(np.asarray([3.0])) == 3
     assert strength(np.asarray([5.0, 1, 1, 1, 1])) > strength(np.asarray([2.0, 2, 2, 2, 2])) > 1
-    assert strength(np.asarray([2.0] * 10 + [-9])) == pytest.approx(2)
+    assert Pair().strength(np.asarray([2.0] * 10 + [-9])) == pytest.approx(2), "ten are looked at"
+    assert [best_of(rows) for rows in (0, 1, 6, 30, 100, 10**6)] == [1, 1, 2, 5, 10, 10]
 
 
 def test_presence_is_between_what_is_absent_and_present():

@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ import numpy as np
 from bowerbird.errors import IndexDamagedError, SpaceMismatchError
 from bowerbird.record import Modality
 from bowerbird.search import gap
-from bowerbird.search.evidence import BEST, PRIOR, Floats, Pair, fitted, standardised, strength
+from bowerbird.search.evidence import PRIOR, Floats, Pair, best_of, fitted, standardised
 from bowerbird.search.gap import ENOUGH, Correction, Vectors, centred
 from bowerbird.settings import settings
 from bowerbird.store.filters import And, IsNull, Not
@@ -140,7 +140,7 @@ class Background:
             return 1 / (1 + math.exp(-max(-700.0, min(700.0, scale * float(raw[0]) + bias))))
         pair = self.pair(kind, column)
         neutral = self.arrays.get(NEUTRAL_TEXTS) if kind == Modality.TEXT else None
-        return pair.presence(strength(_standing(raw, rows, neutral, pair)))
+        return pair.presence(pair.strength(_standing(raw, rows, neutral, pair)))
 
     def save(self, location: Location) -> dict[str, Any]:
         """Write the vectors beside the manifest; what the manifest says of them is returned."""
@@ -361,14 +361,15 @@ def _pair(
         deviation=max(float(scores.std()), 1e-3),
         raw=float(plain.mean()),
         raw_deviation=max(float(plain.std()), 1e-3),
+        best=best_of(total),
     )
     asking = own if len(own) >= ENOUGH else neutral
     pooled = _pooled(asking, centre, sample, pair)
     if len(pooled) >= ENOUGH * ENOUGH:
         middle, spread, top = fitted(pooled)
-        pair = Pair(**{**pair.to_dict(), "middle": middle, "spread": spread, "top": top})
+        pair = replace(pair, middle=middle, spread=spread, top=top)
     absent, present = _presence(found, kind, pair, plain, rows, own, total)
-    return Pair(**{**pair.to_dict(), "absent": absent, "present": present})
+    return replace(pair, absent=absent, present=present)
 
 
 def _pooled(asking: Vectors, centre: Vectors | None, sample: Vectors, pair: Pair) -> Floats:
@@ -419,8 +420,8 @@ def _strengths(plain: Floats, rows: Vectors, neutral: Vectors | None, pair: Pair
     if not plain.size:
         return np.zeros(len(plain))
     standing = _standing(plain, rows[None], neutral, pair)
-    best = -np.sort(-standing, axis=1)[:, :BEST]
-    return np.asarray([strength(row) for row in best])
+    best = -np.sort(-standing, axis=1)
+    return np.asarray([pair.strength(row) for row in best])
 
 
 def _tail(plain: Floats, pair: Pair) -> float:

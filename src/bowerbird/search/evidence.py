@@ -21,6 +21,7 @@ those of unrelated pairs of the same two modalities:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -64,6 +65,7 @@ class Pair:
         present: from where on something is taken to be there.
         raw: mean of the raw scores of neutral questions.
         raw_deviation: of the same.
+        best: so many of the best results say whether there is anything of the kind.
     """
 
     middle: float = 0.0
@@ -75,6 +77,7 @@ class Pair:
     present: float = 0.0
     raw: float = 0.0
     raw_deviation: float = 0.1
+    best: int = BEST
 
     def evidence(self, standardised: Floats) -> Floats:
         """Standardised scores, any shape, on the scale that all kinds of pairs share; strictly increasing."""
@@ -94,14 +97,18 @@ class Pair:
         steps = (strength - self.present) / (self.present - self.absent)
         return float(_logistic(np.asarray(2.08 * steps)))
 
-    def to_dict(self) -> dict[str, float]:
+    def strength(self, standing: Floats) -> float:
+        """How strong the best results of a question are together; see `strength`."""
+        return strength(standing[: self.best])
+
+    def to_dict(self) -> dict[str, Any]:
         """As plain data."""
         return asdict(self)
 
     @classmethod
-    def of(cls, data: Mapping[str, float]) -> Pair:
+    def of(cls, data: Mapping[str, Any]) -> Pair:
         """From plain data."""
-        return cls(**data)
+        return cls(**{name: int(value) if name == "best" else value for name, value in data.items()})
 
 
 def fitted(standardised: Floats) -> tuple[float, float, float]:
@@ -166,13 +173,18 @@ def match_of(told: Mapping[str, Any] | None, evidence: Floats, presence: Floats 
     return _logistic(told["slope"] * log_odds(plain) + told["bias"])
 
 
+def best_of(rows: int) -> int:
+    """How many of the best results are looked at in a column: in a small one, fewer may be what was asked for."""
+    return max(1, min(BEST, round(math.sqrt(rows))))
+
+
 def strength(best: Floats) -> float:
     """How strong the best results are together: their mean, the n-th with the weight `1 / sqrt(n)`.
 
     Args:
-        best: (n,): how far results stand out, descending; those after the first `BEST` are not looked at.
+        best: (n,): how far results stand out, descending.
     """
-    best = np.asarray(best, np.float64)[:BEST]
+    best = np.asarray(best, np.float64)
     weights = 1 / np.sqrt(np.arange(1, len(best) + 1))
     return float((best * weights).sum() / weights.sum()) if len(best) else -np.inf
 

@@ -367,6 +367,10 @@ class PostgresTable(Table):
                 raise SpaceMismatchError(f"The {what} has {len(given)} dimensions and {column} has {width}.")
         question = Nearest(column, np.asarray(vector, np.float32), max(k, 0), where, centre)
 
+        def ask(connection: Connection, how: Callable[..., Any]) -> list[tuple[Any, ...]]:
+            statement, values = how(question, self._names.table, self._fields)
+            return fetched(connection, self._with_columns(statement, columns), values)
+
         def find(connection: Connection) -> list[tuple[Any, ...]]:
             if not exact and k <= MOST_BY_INDEX and self._has_index(connection, column):
                 many = where is None or (
@@ -374,11 +378,11 @@ class PostgresTable(Table):
                 )
                 if many:
                     prepare_index_scan(connection)
-                    found = fetched(connection, *through_index(question, self._names.table, self._fields))
+                    found = ask(connection, through_index)
                     if len(found) == k:
                         return found
                     connection.execute("SELECT set_config('enable_seqscan', 'on', true)")
-            return fetched(connection, *compared(question, self._names.table, self._fields))
+            return ask(connection, compared)
 
         return self._scored(self._session.read(find, asking=True), columns)
 
@@ -386,39 +390,48 @@ class PostgresTable(Table):
         """See `Table`."""
         self._selected(columns)
         statement, values = by_words(text, max(k, 0), where, self._names, self._fields)
-        return self._scored(self._rows_of(statement, values), columns)
+        return self._scored(self._rows_of(self._with_columns(statement, columns), values), columns)
 
-    def _scored(self, found: Sequence[tuple[int, float]], columns: Sequence[str]) -> pa.Table:
-        """Rows by number, in that order, with their scores."""
+    def _with_columns(self, statement: sql.Composed, columns: Sequence[str]) -> sql.Composed:
+        """A statement for row numbers and scores as one for these and columns, best first."""
+        from psycopg import sql
+
+        selected, _ = self._selected(columns)
+        return sql.SQL(
+            "WITH found AS MATERIALIZED ({statement}) SELECT {columns}, found.score FROM found"
+            " JOIN {table} AS here USING ({row}) ORDER BY found.score DESC, found.{row}"
+        ).format(
+            statement=statement,
+            columns=sql.SQL(", ").join(
+                sql.SQL("here.{}").format(name) for name in (identifier(ROW), *selected)
+            ),
+            table=self._names.table,
+            row=identifier(ROW),
+        )
+
+    def _scored(self, found: Sequence[tuple[Any, ...]], columns: Sequence[str]) -> pa.Table:
+        """What `_with_columns` gives as Arrow."""
         import pyarrow as pa
 
-        scores = dict(found)
-        rows = self._taken(list(scores), [*columns], numbered=True)
-        numbers = rows[ROW].to_pylist()
-        held = np.array([scores[number] for number in numbers], np.float32)
-        return rows.drop_columns([ROW]).append_column(SCORE, pa.array(held))
+        _, types = self._selected(columns)
+        rows = pa.Table.from_batches([batch_of([row[:-1] for row in found], types)])
+        return rows.append_column(SCORE, pa.array([row[-1] for row in found], pa.float32()))
 
-    def _taken(self, rows: Sequence[int], columns: Sequence[str], *, numbered: bool = False) -> pa.Table:
+    def _taken(self, rows: Sequence[int], columns: Sequence[str]) -> pa.Table:
         """Rows by number, in that order; those that have gone in the meantime are left out."""
         import pyarrow as pa
         from psycopg import sql
 
         selected, types = self._selected(columns)
-        found: dict[int, tuple[Any, ...]] = {}
-        for start in range(0, len(rows), 10_000):
-            values = Values()
-            statement = sql.SQL("SELECT {} FROM {} WHERE {} = ANY({})").format(
-                sql.SQL(", ").join([identifier(ROW), *selected]),
-                self._names.table,
-                identifier(ROW),
-                values.put(list(rows[start : start + 10_000])),
-            )
-            found.update((row[0], row) for row in self._rows_of(statement, values))
-        there = [found[row] for row in rows if row in found]
-        taken = pa.Table.from_batches([batch_of(there, types)])
-        return (
-            taken.append_column(ROW, pa.array([row[0] for row in there], pa.int64())) if numbered else taken
+        values = Values()
+        statement = sql.SQL("SELECT {} FROM {} WHERE {} = ANY({})").format(
+            sql.SQL(", ").join([identifier(ROW), *selected]),
+            self._names.table,
+            identifier(ROW),
+            values.put(list(rows)),
         )
+        found = {row[0]: row for row in self._rows_of(statement, values)}
+        return pa.Table.from_batches([batch_of([found[row] for row in rows if row in found], types)])
 
     # Indexes.
 

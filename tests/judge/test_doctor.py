@@ -272,6 +272,30 @@ def test_an_empty_index(tmp_path: Path, model: bb.Encoder) -> None:
     assert found.what == "The index is empty."
 
 
+def test_one_model_under_two_conditions(indexed) -> None:
+    index = indexed()
+    index.add_model(bb.load("mini", dimensions=32))
+    found = doctor(index, fresh=3, only=["self-retrieval", "broken"])
+    assert {(f.check, f.model, f.level) for f in found.findings} == {
+        (check, model, Level.OK)
+        for check in ("self-retrieval, pictures", "vectors")
+        for model in ("mini", "mini, dimensions 32")
+    }
+    space = index.entries("all")[1].space
+    assert doctor(index, models=[space], only=["broken"]).models == ("mini, dimensions 32",)
+
+
+def test_a_model_that_is_gone_is_a_problem_of_its_own(tmp_path: Path, photographs: dict[str, Path]) -> None:
+    own = Path(shutil.copytree(Path(bb.__file__).parent / "models" / "mini", tmp_path / "own"))
+    bb.Index.create(tmp_path / "photos.bower", str(own)).add(list(photographs.values()))
+    shutil.rmtree(own)
+    checkup = doctor(bb.Index.open(tmp_path / "photos.bower"))
+    found = of(checkup, "model")
+    assert found.level == Level.PROBLEM
+    assert "own" in found.what
+    assert of(checkup, "files").level == Level.OK
+
+
 def test_the_page_shows_the_gravest_first_and_escapes(indexed, photos: Path) -> None:
     (photos / "<b>14.jpg").write_bytes((photos / "14.jpg").read_bytes())
     index = indexed()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bowerbird.errors import QueryError
 from bowerbird.judge.projection import flat
-from bowerbird.judge.sampled import Sampled, sampled, shared_columns, similar_column
+from bowerbird.judge.sampled import Sampled, label, sampled, shared_columns, similar_column
 from bowerbird.record import Modality
 from bowerbird.search.gap import centred
 from bowerbird.store.table import ATTRIBUTES
@@ -134,7 +134,7 @@ def atlas(
     vectors, texts, owners = _points(drawn, columns, points)
     if not len(vectors):
         raise QueryError(
-            f"No record of {index.path} has a vector under {entry.name}.",
+            f"No record of {index.path} has a vector under {label(entry)}.",
             hint="Index pictures or texts first.",
         )
     both = bool(texts.any()) and not texts.all()
@@ -147,7 +147,7 @@ def atlas(
     pictures = np.unique(renumbered[~texts])
     seen = np.random.default_rng(seed).permutation(pictures)[: max(thumbnails, 0)]
     return Atlas(
-        model=entry.name,
+        model=label(entry),
         records=len(index),
         places=places,
         texts=texts,

@@ -15,6 +15,7 @@ from bowerbird.judge.checks.finding import Case, Finding, Level
 from bowerbird.judge.checks.neighbours import copies, neighbourhood
 from bowerbird.judge.checks.recall import approximate, captions, itself
 from bowerbird.judge.checks.stored import broken, missing, texts
+from bowerbird.judge.sampled import label
 
 if TYPE_CHECKING:
     from bowerbird.search.index import Index
@@ -154,7 +155,7 @@ def doctor(
         index=str(index.path),
         records=len(index),
         looked_at=case.of if len(index) else "nothing",
-        models=tuple(entry.name for entry in entries),
+        models=tuple(label(entry) for entry in entries),
         findings=tuple(findings),
         seconds=time.monotonic() - started,
         version=index.table.version,

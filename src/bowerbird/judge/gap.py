@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bowerbird.errors import QueryError
-from bowerbird.judge.sampled import sampled, shared_columns
+from bowerbird.judge.sampled import label, sampled, shared_columns
 from bowerbird.search.gap import centred
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def gap_of(index: Index, model: str = "", *, sample: int = SAMPLE, seed: int = 0
     (entry,) = index.entries((model,) if model else ())[:1]
     parts = parts_of(index, entry, sample=sample, seed=seed)
     return Gap(
-        model=entry.name,
+        model=label(entry),
         output=parts.output,
         pictures=len(parts.pictures),
         texts=len(parts.texts),
@@ -173,7 +173,7 @@ def parts_of(index: Index, entry: ModelEntry, *, sample: int = SAMPLE, seed: int
     pictures, texts = shared_columns(entry)
     if pictures is None:
         raise QueryError(
-            f"{entry.name} takes no pictures, so it has no gap between pictures and texts.",
+            f"{label(entry)} takes no pictures, so it has no gap between pictures and texts.",
             hint="Measure an index that was made with a model of pictures and texts.",
         )
     columns = [pictures, *([texts] if texts else [])]
@@ -193,10 +193,10 @@ def parts_of(index: Index, entry: ModelEntry, *, sample: int = SAMPLE, seed: int
 def _of_bank(index: Index, entry: ModelEntry) -> Array:
     from bowerbird.search.background import bank
 
-    encoder = index.encoder(entry.name)
+    encoder = index.encoder(entry.space)
     if encoder.card.text is None:
         raise QueryError(
-            f"{entry.name} takes no texts, so it has no gap between pictures and texts.",
+            f"{label(entry)} takes no texts, so it has no gap between pictures and texts.",
             hint="Measure an index that was made with a model of pictures and texts.",
         )
     vectors: Array = encoder.embed(list(bank()), role="query")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bowerbird.record import Modality
+from bowerbird.search.entries import labelled
 from bowerbird.store.table import VectorColumn
 
 if TYPE_CHECKING:
@@ -80,6 +81,11 @@ def sampled(
         matrices[column.name], present[column.name] = matrix, there
     known = {name: drawn[name].to_pylist() for name in names}
     return Sampled(known, matrices, present, drawn.num_rows < k or drawn.num_rows == index.table.count(where))
+
+
+def label(entry: ModelEntry) -> str:
+    """A model as people call it, with what was asked of it: an index may hold one model under two conditions."""
+    return labelled(entry.name, entry.options)
 
 
 def shared_columns(entry: ModelEntry) -> tuple[VectorColumn | None, VectorColumn | None]:

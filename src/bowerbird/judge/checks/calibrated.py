@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from bowerbird.errors import StoreError
 from bowerbird.judge.checks.finding import Case, Finding, Level
 from bowerbird.judge.gap import correction_of
+from bowerbird.judge.sampled import label
 
 GROWN = 0.2
 """From this share of records more, or fewer, on, what was measured may no longer hold."""
@@ -23,13 +24,13 @@ def calibration(case: Case) -> Iterator[Finding]:
                 Level.NOTE,
                 "Not calibrated: scores of pictures and of texts mean different things.",
                 do=command,
-                model=entry.name,
+                model=label(entry),
             )
             continue
         try:
             case.index.background(entry)
         except StoreError as error:
-            yield Finding("calibration", Level.PROBLEM, error.message, do=command, model=entry.name)
+            yield Finding("calibration", Level.PROBLEM, error.message, do=command, model=label(entry))
             continue
         then = int(entry.calibration.get("records", now))
         figures = {"records_then": then, "records_now": now, "correction": correction_of(entry)}
@@ -39,7 +40,7 @@ def calibration(case: Case) -> Iterator[Finding]:
                 Level.WARNING,
                 f"Calibrated with {then:,} records, and there are {now:,} now.",
                 do=command,
-                model=entry.name,
+                model=label(entry),
                 figures=figures,
             )
         else:
@@ -47,6 +48,6 @@ def calibration(case: Case) -> Iterator[Finding]:
                 "calibration",
                 Level.OK,
                 f"Calibrated with {then:,} records; correction of the modality gap: {correction_of(entry)}.",
-                model=entry.name,
+                model=label(entry),
                 figures=figures,
             )

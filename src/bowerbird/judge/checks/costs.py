@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bowerbird.judge.checks.finding import NEIGHBOURS, Array, Case, Finding, Level, count
-from bowerbird.judge.sampled import similar_column
+from bowerbird.judge.sampled import label, similar_column
 from bowerbird.store.manifest import ModelEntry
 from bowerbird.store.table import VectorColumn
 
@@ -83,7 +83,7 @@ def smaller(case: Case) -> Iterator[Finding]:
                 "smaller vectors",
                 Level.OK,
                 f"Only {count(len(vectors), 'different vector')} looked at: too few to say what smaller ones cost.",
-                model=entry.name,
+                model=label(entry),
                 figures={"vectors": len(vectors)},
             )
             continue
@@ -103,7 +103,7 @@ def _told(case: Case, entry: ModelEntry, column: VectorColumn, vectors: Array) -
         Level.OK,
         f"{column.name}: of the ten nearest of {len(vectors):,} vectors stay the same with {listed}.",
         do=f"{best.name} would save {_megabytes(best.saved)} and change nearly nothing." if best else "",
-        model=entry.name,
+        model=label(entry),
         figures={"column": column.name, "vectors": len(vectors), "costs": [vars(cost) for cost in found]},
     )
 

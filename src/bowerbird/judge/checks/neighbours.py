@@ -19,7 +19,7 @@ from bowerbird.judge.checks.finding import (
     count,
     shown,
 )
-from bowerbird.judge.sampled import shared_columns, similar_column
+from bowerbird.judge.sampled import label, shared_columns, similar_column
 from bowerbird.record import Modality
 from bowerbird.store.filters import IsNull, Not, Or, among
 from bowerbird.store.manifest import ModelEntry
@@ -209,7 +209,7 @@ def _duplicates(
             "near duplicates",
             Level.OK,
             f"None of {count(looked_at, 'picture')} looked at is nearly the same as another (cosine {case.near:g}).",
-            model=entry.name,
+            model=label(entry),
             figures=figures,
         )
     return Finding(
@@ -218,7 +218,7 @@ def _duplicates(
         f"{count(records, 'picture')} of {looked_at:,} looked at {are(records)} nearly the same as "
         f"another (cosine {case.near:g} or more): resized, cropped, or taken a moment later.",
         do="Look at the pairs; delete what nobody needs.",
-        model=entry.name,
+        model=label(entry),
         figures=figures,
         examples=examples,
     )
@@ -237,7 +237,7 @@ def _outliers(case: Case, entry: ModelEntry, rows: Array, near: Near) -> Finding
             "outliers",
             Level.OK,
             f"None of {count(len(rows), 'record')} is far from all others.",
-            model=entry.name,
+            model=label(entry),
             figures=figures,
         )
     return Finding(
@@ -246,7 +246,7 @@ def _outliers(case: Case, entry: ModelEntry, rows: Array, near: Near) -> Finding
         f"{count(len(far), 'record')} of {len(rows):,} {are(len(far))} far from all others: rare, "
         "or not what belongs here.",
         do="Look at them: a picture that is all one colour, a broken scan, a file that strayed in.",
-        model=entry.name,
+        model=label(entry),
         figures=figures,
         examples=tuple(
             case.example(
@@ -286,13 +286,13 @@ def _hubs(case: Case, entry: ModelEntry, rows: Array, listed: Array, what: str) 
         f"average; {100 * never:.0f} % are in none (skewness {skewed:.1f})."
     )
     if skewed < SKEWED or not hubs:
-        return Finding("hubs", Level.OK, said, model=entry.name, figures=figures)
+        return Finding("hubs", Level.OK, said, model=label(entry), figures=figures)
     return Finding(
         "hubs",
         Level.NOTE,
         said,
         do="Searches show these again and again: look whether they are blank, blurred or generic.",
-        model=entry.name,
+        model=label(entry),
         figures=figures,
         examples=tuple(
             case.example(int(rows[at]), note=f"in {int(counts[at]):,} {what}") for at in hubs[:SHOWN]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bowerbird.errors import InputError
+from bowerbird.errors import InputError, ModelError, StoreError
 from bowerbird.judge.checks.finding import NEIGHBOURS, SHOWN, Array, Case, Example, Finding, Level, count
-from bowerbird.judge.sampled import shared_columns, similar_column
+from bowerbird.judge.sampled import label, shared_columns, similar_column
 from bowerbird.media.image import read_bytes
 from bowerbird.models.encoder import Encoder
 from bowerbird.record import Modality, content_id
@@ -33,6 +33,11 @@ PAIRS = 20
 
 QUERIES = 100
 """Searches that the approximate index is tried with, of each modality."""
+
+SECONDS = 10.0
+"""Exact search in a large index may take a second, so that no more queries are tried after this; at least `FEWEST`."""
+
+FEWEST = 10
 
 FOUND = 0.95
 """Recall of the approximate index below which results are lost that somebody may miss."""
@@ -56,6 +61,11 @@ def itself(case: Case) -> Iterator[Finding]:
     if case.fresh < 1:
         return
     for entry in case.entries:
+        try:
+            case.index.encoder(entry.space)
+        except (ModelError, StoreError) as error:
+            yield Finding("model", Level.PROBLEM, error.message, error.hint, label(entry))
+            continue
         column = similar_column(entry)
         if column is not None and column.modality == Modality.IMAGE:
             again = _pictures_again(case, entry, column)
@@ -70,7 +80,7 @@ def itself(case: Case) -> Iterator[Finding]:
 
 
 def _pictures_again(case: Case, entry: ModelEntry, column: VectorColumn) -> _Again:
-    encoder = case.index.encoder(entry.name)
+    encoder = case.index.encoder(entry.space)
     again = _Again()
     rows = np.flatnonzero(case.drawn.present[column.name])
     on_disk = np.array([row for row in rows.tolist() if case.path(row)], np.int64)
@@ -114,7 +124,7 @@ def _texts_again(case: Case, entry: ModelEntry, column: VectorColumn) -> _Again:
     some = case.chosen(single, case.fresh).tolist()
     if not some:
         return again
-    encoder = case.index.encoder(entry.name)
+    encoder = case.index.encoder(entry.space)
     outcomes = encoder.outcomes([told[row] for row in some], role="document")
     for row, outcome in zip(some, outcomes, strict=True):
         if outcome.vector is not None:
@@ -154,7 +164,7 @@ def _changed(case: Case, entry: ModelEntry, again: _Again) -> Iterator[Finding]:
             f"{count(len(again.changed), 'file')} of {looked:,} read again changed after being indexed: other bytes "
             "are there now.",
             do=f"Bring the index up to date: {case.update}",
-            model=entry.name,
+            model=label(entry),
             figures={"looked_at": looked, "changed": len(again.changed)},
             examples=tuple(again.changed[:SHOWN]),
         )
@@ -188,7 +198,9 @@ def _selves(entry: ModelEntry, again: _Again, noun: str, source: str) -> Finding
         )
     else:
         level, do = Level.OK, ""
-    return Finding(f"self-retrieval, {noun}s", level, said, do, entry.name, figures, tuple(examples[:SHOWN]))
+    return Finding(
+        f"self-retrieval, {noun}s", level, said, do, label(entry), figures, tuple(examples[:SHOWN])
+    )
 
 
 def captions(case: Case) -> Iterator[Finding]:
@@ -208,7 +220,7 @@ def captions(case: Case) -> Iterator[Finding]:
                 Level.OK,
                 f"Only {count(len(both), 'record')} looked at {'has' if len(both) == 1 else 'have'} a picture and a "
                 f"text: too few to say whether they find each other.",
-                model=entry.name,
+                model=label(entry),
                 figures={"pairs": len(both)},
             )
             continue
@@ -269,7 +281,7 @@ def _of_captions(entry: ModelEntry, pairs: int, raw: dict[str, float], moved: di
             "show? Otherwise try another model."
         )
     figures = {"pairs": pairs, "chance": round(chance, 6), "stored": raw, "centred": moved}
-    return Finding("caption recall", level, said, do, entry.name, figures)
+    return Finding("caption recall", level, said, do, label(entry), figures)
 
 
 def approximate(case: Case) -> Iterator[Finding]:
@@ -300,7 +312,10 @@ def _held_against_exact(
     taken: dict[bool, list[float]] = {False: [], True: []}
     for exact in (False, True):
         table.nearest(column.name, queries[0], NEIGHBOURS, columns=["id"], exact=exact)  # reads what it keeps
+    began = time.perf_counter()
     for vector in queries:
+        if len(shares) >= FEWEST and time.perf_counter() - began > SECONDS:
+            break
         scores = {}
         for exact in (True, False):
             started = time.perf_counter()
@@ -318,12 +333,12 @@ def _held_against_exact(
         "recall of the index",
         Level.WARNING if low else Level.OK,
         f"{modality}->{column.modality} in {column.name}: search finds {100 * recall:.1f} % of the ten that exact "
-        f"search finds, in {quick:.1f} ms against {slow:.1f} ms (median of {len(queries)}).",
+        f"search finds, in {quick:.1f} ms against {slow:.1f} ms (median of {len(shares)}).",
         "Index again, so that the store's index is brought up to date." if low else "",
-        entry.name,
+        label(entry),
         {
             "column": column.name,
-            "queries": len(queries),
+            "queries": len(shares),
             "from": modality,
             "recall@10": round(recall, 6),
             "p50_ms": round(quick, 3),

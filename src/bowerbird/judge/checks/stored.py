@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from bowerbird.judge.checks.finding import SHOWN, Case, Example, Finding, Level, are, count, shown
+from bowerbird.judge.sampled import label
 from bowerbird.record import Modality
+from bowerbird.search.entries import called
 from bowerbird.store.filters import And, Filter, IsNull, Not, Or
 from bowerbird.store.table import VectorColumn
 
@@ -32,8 +34,8 @@ def missing(case: Case) -> Iterator[Finding]:
                 "vectors missing",
                 Level.WARNING,
                 f"{count(none, 'record')} of {len(case.index):,} have no vector at all: no search finds them.",
-                do=f"Fill them in: {case.update} --model {entry.name}",
-                model=entry.name,
+                do=f"Fill them in: {case.update} --model {called(entry)}",
+                model=label(entry),
                 figures={"records": none},
                 examples=_listed(case, lack),
             )
@@ -51,8 +53,8 @@ def missing(case: Case) -> Iterator[Finding]:
                     "vectors missing",
                     Level.WARNING,
                     f"{count(lacking, noun)} of records that have other vectors have none: searches miss them.",
-                    do=f"Fill them in: {case.update} --model {entry.name}",
-                    model=entry.name,
+                    do=f"Fill them in: {case.update} --model {called(entry)}",
+                    model=label(entry),
                     figures={f"{noun}s": lacking},
                     examples=_listed(case, lack),
                 )
@@ -73,7 +75,7 @@ def broken(case: Case) -> Iterator[Finding]:
                 Level.PROBLEM,
                 f"{count(len(found), 'vector')} cannot be what the model gave.",
                 do="Delete these records, or index their files anew at another place; look for what wrote them.",
-                model=entry.name,
+                model=label(entry),
                 figures={"vectors": len(found)},
                 examples=tuple(found[:SHOWN]),
             )
@@ -82,7 +84,7 @@ def broken(case: Case) -> Iterator[Finding]:
                 "vectors",
                 Level.OK,
                 f"The vectors of {case.of} have length 1, and no raw length of the index is odd.",
-                model=entry.name,
+                model=label(entry),
                 figures={"vectors": 0},
             )
 

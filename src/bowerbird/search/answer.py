@@ -6,8 +6,7 @@ question -> the nearest rows of each column -> how far each of them stands out (
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +18,12 @@ from bowerbird.hits import Hits
 from bowerbird.record import Modality
 from bowerbird.search import fuse
 from bowerbird.search.background import Background
+from bowerbird.search.candidates import distinct, sameness, together, vectors_of
 from bowerbird.search.evidence import BEST, Floats, evidence_of, likeness, match_of
 from bowerbird.search.gap import centred
 from bowerbird.search.query import WORDS, Query
 from bowerbird.search.question import Asker, Embedded, Question, liked
+from bowerbird.search.request import Request
 from bowerbird.store.filters import Filter, words_of
 from bowerbird.store.table import ATTRIBUTES, SCORE
 from bowerbird.store.where import parse
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from bowerbird.search.index import Index
-    from bowerbird.search.rerank import Reranker
     from bowerbird.store.manifest import ModelEntry
 
 SPARE = 16
@@ -47,53 +47,6 @@ SAME = 1e-6
 """Scores of exact copies differ by less: a dot product depends in its last bits on where the row lies."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """How a query is answered; see `Index.ask`."""
-
-    k: int = 10
-    offset: int = 0
-    where: str = ""
-    models: str | Sequence[str] = ()
-    fusion: str = "calibrated"
-    part_weights: Mapping[str, float] = field(default_factory=dict)
-    min_match: float | None = None
-    threshold: float | None = None
-    rerank: Reranker | None = None
-
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise QueryError(f"{self.k} results were asked for.", hint="Ask for at least 1.")
-        if self.offset < 0:
-            raise QueryError(f"The offset {self.offset} is negative.", hint="The first page begins at 0.")
-        if self.fusion not in fuse.FUSIONS:
-            raise QueryError(
-                f"There is no fusion {self.fusion!r}.", hint=f"Use one of {', '.join(fuse.FUSIONS)}."
-            )
-        for name, value in (("threshold", self.threshold), ("min_match", self.min_match)):
-            if value is not None and not math.isfinite(value):
-                raise QueryError(f"The {name} {value} cannot be used.", hint="Give a number such as 0.3.")
-        if self.min_match is not None and not 0 <= self.min_match <= 1:
-            raise QueryError(
-                f"The least match {self.min_match:g} is not between 0 and 1.",
-                hint="0.5 is a good start; raw scores are compared with `threshold`.",
-            )
-        self._check_weights()
-
-    def _check_weights(self) -> None:
-        known = (str(Modality.IMAGE), str(Modality.TEXT), WORDS)
-        if strange := [part for part in self.part_weights if part not in known]:
-            raise QueryError(f"There is no part {strange[0]!r} to weigh.", hint=f"Use {', '.join(known)}.")
-        weights = list(self.part_weights.values())
-        if weights and (any(not math.isfinite(w) or w < 0 for w in weights) or not any(weights)):
-            raise QueryError(
-                f"The weights of parts {weights} cannot be used.",
-                hint="Give numbers of 0 or more, not all of them 0.",
-            )
-        if weights and self.fusion != "weighted":
-            raise QueryError("Parts are weighed in the fusion 'weighted' only.", hint="Ask for that fusion.")
-
-
 @dataclass
 class _Ranking:
     """What was found in one part under one model.
@@ -105,6 +58,7 @@ class _Ranking:
         found: the rows, best first.
         presence: whether anything of the kind is there, 0 to 1.
         raw: (candidates,), NaN where there is none.
+        asked: likewise, the scores that it is ranked by: those of corrected vectors where the gap is corrected.
         evidence: likewise.
         rank: from 1, NaN for candidates that were not found here.
     """
@@ -115,8 +69,21 @@ class _Ranking:
     found: pa.Table
     presence: float = 0.0
     raw: Floats = field(default_factory=lambda: np.zeros(0))
+    asked: Floats = field(default_factory=lambda: np.zeros(0))
     evidence: Floats = field(default_factory=lambda: np.zeros(0))
     rank: Floats = field(default_factory=lambda: np.zeros(0))
+
+    def place(self, candidates: int, places: Mapping[str, int]) -> list[int]:
+        """Make room for what is said of so many candidates; where those lie that were found here."""
+        self.rank, self.raw, self.asked, self.evidence = (np.full(candidates, np.nan) for _ in range(4))
+        own = [places[id_] for id_ in self.found["id"].to_pylist()]
+        self.rank[own] = np.arange(1, len(own) + 1)
+        return own
+
+    def deep(self, values: Floats) -> Floats:
+        """Values of the later half of what was found: of deeper rows there are hardly any larger."""
+        later: Floats = values[self.rank > self.found.num_rows / 2]
+        return later
 
 
 def answer(index: Index, query: Query, request: Request, embedded: Embedded | None = None) -> Hits:
@@ -150,20 +117,18 @@ class _Answer:
         """All of it."""
         request, reranker = self.request, self.request.rerank
         last = request.offset + request.k
-        found = self._fused(last if reranker is None else max(last, reranker.depth))
-        if request.threshold is not None:
-            found = found.above(request.threshold)
         page = slice(request.offset, last)
-        passing = found if request.min_match is None else found.matching(request.min_match)
-        if found and not passing:
-            return replace(found[:0], below=found[page])
+        found = self._fused(last if reranker is None else max(last, reranker.depth))
+        if found.below is not None:
+            return replace(found, below=found.below[page])
         # Last: what does not pass shall not stand in the way of what does, and both limits are on what was found.
-        return (passing if reranker is None else reranker.rerank(self.index, self.query, passing))[page]
+        return (found if reranker is None else reranker.rerank(self.index, self.query, found))[page]
 
     def _questions(self, entries: Sequence[ModelEntry], embedded: Embedded | None) -> list[Question]:
         found: list[Question] = []
         refused: list[InputError] = []
         self.backgrounds: dict[str, Background] = {}
+        self._check_parts(entries)
         for entry in entries:
             background = self.backgrounds[entry.space] = self.index.background(entry)
             asker = Asker(self.index, entry, background, embedded)
@@ -183,8 +148,17 @@ class _Answer:
             )
         return found
 
+    def _check_parts(self, entries: Sequence[ModelEntry]) -> None:
+        have = {column.modality for entry in entries for column in entry.columns}
+        for part in self.query.asked:
+            if part != WORDS and part not in have:
+                raise QueryError(
+                    f"The index at {self.index.path} has no {'texts' if part == Modality.TEXT else 'pictures'}.",
+                    hint=f"It has {' and '.join(sorted(have))}: leave out the part to search.",
+                )
+
     def _fused(self, wanted: int) -> Hits:
-        """The first `wanted` results of all rankings together, exact copies as one."""
+        """The first `wanted` results of all rankings together that pass the limits, exact copies as one."""
         exclude = self.record.content if self.record else ""
         several = len(self.questions) + bool(self.words) > 1
         depth = wanted + SPARE + bool(exclude)
@@ -192,51 +166,85 @@ class _Answer:
             depth = next((step for step in DEPTHS if step >= 4 * depth), 4 * depth)
         while True:
             rankings = [*(self._ask(question, depth) for question in self.questions), *self._by_words(depth)]
-            candidates = _together([ranking.found for ranking in rankings])
-            order, values = self._order(rankings, candidates)
-            rows, copies = _distinct(candidates, order, exclude)
-            full = any(ranking.found.num_rows >= depth for ranking in rankings)
-            if not full or (len(rows) >= wanted and (several or _is_past(values, order, rows[wanted - 1]))):
+            candidates = together([ranking.found for ranking in rankings])
+            order = self._order(rankings, candidates)
+            rows, copies = distinct(candidates, order, exclude)
+            near = [row for row in rows if self._reaches(rankings[0], row)]
+            passing = [row for row in near if self._matches(row)]
+            if not self._may_find_more(rankings, depth):
                 break
-            depth *= 4  # Many exact copies of few pictures.
-        return self._told(rankings, candidates, rows[:wanted], copies)
+            if len(passing) >= wanted and (several or _is_past(rankings[0], order, passing[wanted - 1])):
+                break
+            depth *= 4  # Many exact copies of few pictures, or much that does not pass.
+        hits = self._told(rankings, candidates, passing[:wanted], copies)
+        if passing or not near:
+            return hits
+        return replace(hits, below=self._told(rankings, candidates, near[:wanted], copies))
+
+    def _reaches(self, ranking: _Ranking, row: int) -> bool:
+        threshold = self.request.threshold
+        return threshold is None or bool(np.float32(ranking.raw[row]) >= threshold)
+
+    def _matches(self, row: int) -> bool:
+        least = self.request.min_match
+        return least is None or bool(self.match[row] >= np.float32(least))
+
+    def _may_find_more(self, rankings: Sequence[_Ranking], depth: int) -> bool:
+        """Whether there are deeper rows, and some of them may pass the limits."""
+        least, threshold = self.request.min_match, self.request.threshold
+        for ranking, evidence in zip(rankings, self.judged, strict=True):
+            if ranking.found.num_rows < depth:
+                continue
+            matches = likeness(ranking.deep(evidence)) * self.presence
+            if (least is None or (matches >= least).any()) and (
+                threshold is None or (ranking.deep(ranking.raw) >= threshold).any()
+            ):
+                return True
+        return False
 
     def _ask(self, question: Question, depth: int) -> _Ranking:
-        columns = ["id", "uri", "content", *self.told]
-        if depth <= MOST_VECTORS:
-            columns += [other.column.name for other in self.questions]
+        # Others that mix raw scores know of no correction.
+        corrected = question.centre is not None and self.request.fusion != "raw"
         found = self.index.table.nearest(
             question.column.name,
-            question.vector,
+            question.vector if corrected else question.raw,
             depth,
-            columns=list(dict.fromkeys(columns)),
+            columns=self._columns(depth),
             where=self.where,
-            centre=question.centre,
+            centre=question.centre if corrected else None,
             exact=self.request.rerank is not None and self.request.rerank.exact,
         )
         return _Ranking(question.scale, question.part, question.entry.name, found)
 
+    def _columns(self, depth: int) -> list[str]:
+        columns = ["id", "uri", "content", *self.told]
+        if min(depth, len(self.index)) <= MOST_VECTORS:
+            columns += [question.column.name for question in self.questions]
+        return list(dict.fromkeys(columns))
+
     def _by_words(self, depth: int) -> list[_Ranking]:
         if not self.words:
             return []
-        columns = ["id", "uri", "content", *self.told]
-        if depth <= MOST_VECTORS:
-            columns += [question.column.name for question in self.questions]
-        columns = list(dict.fromkeys(columns))
+        columns = self._columns(depth)
         found = self.index.table.words(self.words, depth, columns=columns, where=self.where)
         return [_Ranking("words (BM25)", WORDS, "", found)]
 
-    def _order(self, rankings: Sequence[_Ranking], candidates: pa.Table) -> tuple[NDArray[np.int64], Floats]:
-        """Candidates, best first, and what they are ranked by."""
+    def _order(self, rankings: Sequence[_Ranking], candidates: pa.Table) -> NDArray[np.int64]:
+        """The places of candidates, best first."""
         places = {id_: place for place, id_ in enumerate(candidates["id"].to_pylist())}
-        for ranking, question in zip(rankings, self.questions, strict=False):
-            self._weigh(ranking, question, candidates, places)
-        for ranking in rankings[len(self.questions) :]:
-            self._weigh_words(ranking, places)
+        asked = list(zip(rankings, self.questions, strict=False))
+        own = [ranking.place(candidates.num_rows, places) for ranking in rankings]
+        self._score(asked, candidates, places)
+        for (ranking, question), found in zip(asked, own, strict=False):
+            self._weigh(ranking, question, found)
+        for ranking, found in zip(rankings[len(asked) :], own[len(asked) :], strict=True):
+            self._weigh_words(ranking, found)
         self.presence = max((ranking.presence for ranking in rankings), default=0.0)
-        evidence = np.stack(self._judged(rankings))  # (rankings, candidates)
         parts = [ranking.part for ranking in rankings]
+        plain, _ = fuse.calibrated(np.stack([ranking.evidence for ranking in rankings]), parts)
+        self.judged = evidence = np.stack(self._judged(rankings))  # (rankings, candidates)
         self.certain, self.surest = fuse.calibrated(evidence, parts)
+        self.match = (likeness(self.certain) * self.presence).astype(np.float32)
         ranks = np.stack([ranking.rank for ranking in rankings])
         values = self.certain
         if self.request.fusion == "rank":
@@ -253,10 +261,12 @@ class _Answer:
             raw = np.stack([ranking.raw for ranking in rankings])
             values, self.surest = fuse.by_raw_score(raw, ~np.isnan(ranks))
         self.values = values
-        values = np.where(np.isnan(values), -np.inf, values)
-        # Where several are asked, equals are in the order of their ids: which of them came first depends on the depth.
+        # Labels make much equal, and so do ranks: then the evidence decides. Where several are asked, what is equal
+        # there too is in the order of the ids: which of them came first depends on the depth.
         ids = np.asarray(candidates["id"].to_pylist()) if len(rankings) > 1 else np.arange(len(values))
-        return np.lexsort((ids, -values)), values
+        falling = [-np.where(np.isnan(key), -np.inf, key) for key in (plain, values)]
+        order: NDArray[np.int64] = np.lexsort((ids, *falling))
+        return order
 
     def _judged(self, rankings: Sequence[_Ranking]) -> list[Floats]:
         """The evidence of each ranking; where somebody has labelled pairs, with what was learned from them.
@@ -275,38 +285,56 @@ class _Answer:
             for told, ranking in zip(learned, rankings, strict=True)
         ]
 
-    def _weigh(
-        self, ranking: _Ranking, question: Question, candidates: pa.Table, places: Mapping[str, int]
+    def _score(
+        self, asked: Sequence[tuple[_Ranking, Question]], candidates: pa.Table, places: Mapping[str, int]
     ) -> None:
-        """What a question says of every candidate, also of those that another one found."""
-        background = self.backgrounds[question.entry.space]
-        count, column = candidates.num_rows, question.column
-        ranking.rank, ranking.raw = np.full(count, np.nan), np.full(count, np.nan)
-        own = [places[id_] for id_ in ranking.found["id"].to_pylist()]
-        ranking.rank[own] = np.arange(1, len(own) + 1)
-        asked = np.full(count, np.nan)
-        if column.name in candidates.column_names:
-            there, rows = _vectors(candidates, column.name, column.dimensions)
-            ranking.raw[there] = rows @ question.raw
-            moved = rows if question.centre is None else centred(rows, question.centre)
-            asked[there] = moved @ question.vector
+        """What every question says of every candidate, also of those that another one found."""
+        for rows, batch in self._batches(candidates, places):
+            for ranking, question in asked:
+                there, vectors = vectors_of(batch, question.column.name, question.column.dimensions)
+                here = rows[there]
+                ranking.raw[here] = vectors @ question.raw
+                moved = vectors if question.centre is None else centred(vectors, question.centre)
+                ranking.asked[here] = moved @ question.vector
+
+    def _batches(
+        self, candidates: pa.Table, places: Mapping[str, int]
+    ) -> Iterator[tuple[NDArray[np.int64], pa.Table]]:
+        """Candidates with their vectors, and their places; of a long list read now, and never all at once."""
+        import pyarrow as pa
+
+        names = list(dict.fromkeys(question.column.name for question in self.questions))
+        if set(names) <= set(candidates.column_names):
+            yield np.arange(candidates.num_rows), candidates
+            return
+        if len(names) == 1 and not self.words and self.questions[0].centre is None:
+            return  # The store's own scores say it all.
+        for batch in self.index.table.scan(["id", *names], where=self.where):
+            at = np.asarray([places.get(id_, -1) for id_ in batch.column("id").to_pylist()], np.int64)
+            found = np.flatnonzero(at >= 0)
+            yield at[found], pa.Table.from_batches([batch]).take(found)
+
+    def _weigh(self, ranking: _Ranking, question: Question, own: Sequence[int]) -> None:
+        """How far its scores stand out."""
+        background, column = self.backgrounds[question.entry.space], question.column
         # What the store says counts: so ranks and evidence never disagree.
-        asked[own] = ranking.found[SCORE].to_numpy()
+        said = ranking.found[SCORE].to_numpy()
         if question.centre is None:
-            ranking.raw[own] = asked[own]
-        ranking.evidence = np.full(count, np.nan)
-        known = ~np.isnan(asked)
-        ranking.evidence[known] = background.evidence(question.kind, column, question.vector, asked[known])
+            ranking.raw[own] = ranking.asked[own] = said
+        elif self.request.fusion == "raw":
+            ranking.raw[own] = said
+        else:
+            ranking.asked[own] = said
+        known = ~np.isnan(ranking.asked)
+        ranking.evidence[known] = background.evidence(
+            question.kind, column, question.vector, ranking.asked[known]
+        )
         found = ranking.found if column.name in ranking.found.column_names else None
         best = best_rows(self.index, question, found, self.record.content if self.record else "", self.where)
         ranking.presence = presence_of(background, question, best)
 
-    def _weigh_words(self, ranking: _Ranking, places: Mapping[str, int]) -> None:
+    def _weigh_words(self, ranking: _Ranking, own: Sequence[int]) -> None:
         """The share of the query's words that a text has, squared; of equal shares BM25 decides."""
-        count = len(places)
-        ranking.rank, ranking.raw = np.full(count, np.nan), np.full(count, np.nan)
-        ranking.evidence = np.full(count, np.nan)
-        own = [places[id_] for id_ in ranking.found["id"].to_pylist()]
         if not own:
             return
         scores = ranking.found[SCORE].to_numpy().astype(np.float64)
@@ -314,8 +342,8 @@ class _Answer:
         texts = ranking.found["text"].to_pylist()
         share = np.asarray([len(wanted.intersection(words_of(text or ""))) / len(wanted) for text in texts])
         match = share**2 * (0.9 + 0.09 * scores / max(scores.max(), 1e-9))
-        ranking.rank[own], ranking.raw[own] = np.arange(1, len(own) + 1), scores
-        ranking.evidence[own] = evidence_of(match)
+        ranking.raw[own] = scores
+        ranking.evidence[own] = ranking.asked[own] = evidence_of(match)
         ranking.presence = 1.0
 
     def _told(
@@ -328,7 +356,7 @@ class _Answer:
         chosen = np.asarray(rows, np.int64)
         shown = candidates.take(chosen)
         attributes: dict[str, Any] = {name: shown[name].to_pylist() for name in self.told}
-        attributes["copies"] = [copies[same] for same in _sameness(shown)]
+        attributes["copies"] = [copies[same] for same in sameness(shown)]
         by = [rankings[row] for row in self.surest[chosen]] if len(chosen) else []
         scales = [f"{r.scale} {self.query.modality}->{r.part}" for r in rankings]
         if self.request.fusion in ("calibrated", "raw"):
@@ -345,7 +373,7 @@ class _Answer:
             uris=[uri or id_ for uri, id_ in uris],
             attributes=attributes,
             notes=tuple(self.notes),
-            match=(likeness(self.certain[chosen]) * self.presence).astype(np.float32),
+            match=self.match[chosen],
             parts=[ranking.part for ranking in by],
             models=[ranking.model for ranking in by],
         )
@@ -358,7 +386,7 @@ def best_rows(
     exclude: str = "",
     where: Filter | None = None,
 ) -> NDArray[np.float32]:
-    """The raw vectors of the first results of a question, float32 (n, dim).
+    """The raw vectors of the first results of a question, each content once, float32 (n, dim).
 
     Args:
         index: that is asked.
@@ -373,9 +401,13 @@ def best_rows(
             name, question.vector, 2 * BEST, columns=["content", name], where=where, centre=question.centre
         )
     found = found.slice(0, 2 * BEST)
-    if exclude and found.num_rows:
-        found = found.filter([content != exclude for content in found["content"].to_pylist()])
-    return _vectors(found.slice(0, BEST), name, question.column.dimensions)[1]
+    # Many copies of one thing are no more of the kind than one.
+    first: dict[object, int] = {}
+    for row, content in enumerate(found["content"].to_pylist()):
+        if not exclude or content != exclude:
+            first.setdefault(content or row, row)
+    found = found.take(np.asarray(list(first.values()), np.int64))
+    return vectors_of(found.slice(0, BEST), name, question.column.dimensions)[1]
 
 
 def presence_of(background: Background, question: Question, best: NDArray[np.float32]) -> float:
@@ -383,51 +415,6 @@ def presence_of(background: Background, question: Question, best: NDArray[np.flo
     return background.presence(question.kind, question.column, best @ question.raw, best)
 
 
-def _together(tables: Sequence[pa.Table]) -> pa.Table:
-    """All rows that were found, each once, those of the first table first."""
-    import pyarrow as pa
-
-    plain = [table.drop_columns([SCORE]) for table in tables]
-    if len(plain) == 1:
-        return plain[0]
-    joined = pa.concat_tables(plain)
-    first: dict[str, int] = {}
-    for row, id_ in enumerate(joined["id"].to_pylist()):
-        first.setdefault(id_, row)
-    return joined.take(np.asarray(list(first.values()), np.int64))
-
-
-def _vectors(rows: pa.Table, name: str, width: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The places of rows that have a vector, and the vectors, float32 (n, dim)."""
-    column = rows[name]
-    there = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
-    parts = [chunk.drop_null().flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
-    flat = np.concatenate(parts) if parts else np.zeros(0, np.float32)
-    return there, flat.reshape(-1, width).astype(np.float32, copy=False)
-
-
-def _distinct(
-    candidates: pa.Table, order: NDArray[np.int64], exclude: str
-) -> tuple[list[int], dict[str, int]]:
-    """The rows to show, exact copies of one picture shown as one, and how many copies there are of each."""
-    rows: list[int] = []
-    copies: dict[str, int] = {}
-    same, contents = _sameness(candidates), candidates["content"].to_pylist()
-    for row in order.tolist():
-        if exclude and contents[row] == exclude:
-            continue  # The record asked about, and its copies, are not its own neighbours.
-        if same[row] not in copies:
-            rows.append(row)
-        copies[same[row]] = copies.get(same[row], 0) + 1
-    return rows, copies
-
-
-def _sameness(found: pa.Table) -> list[str]:
-    """What exact copies have in common: their content; a record to which the user gave an id is like no other."""
-    pairs = zip(found["id"].to_pylist(), found["content"].to_pylist(), strict=True)
-    return [content if content and id_.startswith(content) else id_ for id_, content in pairs]
-
-
-def _is_past(values: Floats, order: NDArray[np.int64], row: int) -> bool:
-    """Whether the last row found ranks lower than this one, so that all its exact copies were found."""
-    return bool(values[row] - values[order[-1]] > SAME)
+def _is_past(ranking: _Ranking, order: NDArray[np.int64], row: int) -> bool:
+    """Whether the last row found scores lower than this one, so that all its exact copies were found."""
+    return bool(ranking.asked[row] - ranking.asked[order[-1]] > SAME)

@@ -355,14 +355,19 @@ def _pair(
         return Pair()
     centre = found.query_centre(kind, column)
     plain = (neutral @ rows.T).astype(np.float64)
-    scores = (neutral if centre is None else centred(neutral, centre)) @ sample.T
+    # The photographs of the package may have been indexed themselves.
+    others = plain < SAME
+    if not others.any():
+        return Pair(best=best_of(total))
+    scores = ((neutral if centre is None else centred(neutral, centre)) @ sample.T)[others]
     pair = Pair(
         neutral=float(scores.mean()),
         deviation=max(float(scores.std()), 1e-3),
-        raw=float(plain.mean()),
-        raw_deviation=max(float(plain.std()), 1e-3),
+        raw=float(plain[others].mean()),
+        raw_deviation=max(float(plain[others].std()), 1e-3),
         best=best_of(total),
     )
+    plain[~others] = -1.0
     asking = own if len(own) >= ENOUGH else neutral
     pooled = _pooled(asking, centre, sample, pair)
     if len(pooled) >= ENOUGH * ENOUGH:

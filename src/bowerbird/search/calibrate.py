@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from bowerbird.errors import BowerbirdError, InputError, ModelError, QueryError
 from bowerbird.search.background import Background, measure, unused
 from bowerbird.search.labels import Fit, Labelled, learn
 
 if TYPE_CHECKING:
     from bowerbird.search.index import Index
     from bowerbird.store.manifest import ModelEntry
+
+_log = logging.getLogger("bowerbird")
 
 GROWN = 0.1
 """A calibration is measured again when so large a share of the records came or went since."""
@@ -48,20 +52,29 @@ def calibrate_with(
         seed: of the samples.
 
     Returns:
-        by the space of each model, what was learned, and problems: pairs of records that are not there.
+        by the space of each model, what was learned, and problems: pairs of records that are not there, or why a model
+        learned nothing.
 
     Raises:
-        QueryError: the index has no such model, or nothing can be learned from these pairs.
-        InputError: a query cannot be embedded.
+        QueryError: the index has no such model, or no model learned anything from these pairs.
+        InputError: no model can embed a query.
     """
     found: dict[str, tuple[list[Fit], list[str]]] = {}
     calibrate(index, models, seed=seed)
     with index.writing():
         learned = []
+        refused: list[BowerbirdError] = []
         for entry in index.entries(models):
-            background, fits, problems = learn(index, entry, pairs)
+            try:
+                background, fits, problems = learn(index, entry, pairs)
+            except (QueryError, InputError) as error:
+                refused.append(error)
+                found[entry.space] = ([], [error.message])
+                continue
             learned.append(background)
             found[entry.space] = (fits, problems)
+        if not learned:
+            raise refused[0]
         keep(index, learned)
     return found
 
@@ -70,7 +83,15 @@ def refresh(index: Index) -> None:
     """Measure again what has grown out of its calibration. The index is locked by the caller."""
     stale = [entry for entry in index.manifest.models if _is_stale(index, entry)]
     if stale and len(index):
-        keep(index, [_again(index, entry) for entry in stale])
+        found = []
+        for entry in stale:
+            try:
+                found.append(_again(index, entry))
+            except ModelError as error:
+                # What was to be done is done. It is measured when the model is there again.
+                _log.warning("%s was not calibrated: %s", entry.name, error.message)
+        if found:
+            keep(index, found)
 
 
 def keep(index: Index, found: Sequence[Background]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bowerbird.errors import QueryError
+from bowerbird.errors import IndexDamagedError, QueryError
 from bowerbird.models.encoder import Encoder, load
 from bowerbird.record import Modality
 from bowerbird.search import entries as naming
@@ -323,8 +323,9 @@ class Index:
             queries: what is asked.
             request: as of `ask`.
         """
-        from bowerbird.search.answer import Request, answer
+        from bowerbird.search.answer import answer
         from bowerbird.search.question import embed_together
+        from bowerbird.search.request import Request
 
         asked = Request(**{name: value for name, value in request.items() if value is not None})
         embedded = embed_together(self, queries, self.entries(asked.models)) if len(queries) > 1 else None
@@ -341,7 +342,16 @@ class Index:
 
         key = (entry.space, str(entry.calibration.get("file", f"at {self.table.version}")))
         if key not in self._backgrounds:
-            known = Background.load(self.location, entry) if entry.calibration else measure(self, entry)
+            try:
+                known = Background.load(self.location, entry) if entry.calibration else measure(self, entry)
+            except IndexDamagedError:
+                # Calibrated twice since this index was opened? Then the file that is named here was cleared away.
+                newest = next(
+                    (e for e in manifests.read(self.location).models if e.space == entry.space), entry
+                )
+                if newest.calibration == entry.calibration:
+                    raise
+                known = Background.load(self.location, newest)
             self._backgrounds[key] = known
         return self._backgrounds[key]
 

@@ -7,6 +7,7 @@ Both are monotone in the evidence, so the order of results in one part stays as 
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,11 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bowerbird.errors import QueryError, UnreadableError
 from bowerbird.flow.files import to_uri
 from bowerbird.record import Modality
 from bowerbird.search.evidence import Floats, log_odds, match_of
+from bowerbird.search.gap import centred
 from bowerbird.search.query import Query
 from bowerbird.store.filters import among
 
@@ -87,7 +90,14 @@ def read_pairs(path: str | Path) -> list[Labelled]:
     except (OSError, UnicodeDecodeError) as error:
         raise UnreadableError(f"{place} cannot be read: {error}.") from error
     delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
-    reader = csv.DictReader(text.splitlines(), delimiter=delimiter)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        return _rows(place, reader)
+    except csv.Error as error:
+        raise UnreadableError(f"{place}:{reader.line_num} cannot be read: {error}.") from error
+
+
+def _rows(place: Path, reader: csv.DictReader[str]) -> list[Labelled]:
     names = [name.strip().lower() for name in reader.fieldnames or ()]
     if missing := [name for name in ("query", "record", "label") if name not in names]:
         raise UnreadableError(
@@ -142,7 +152,7 @@ def learn(
                 f"at least {FEWEST} of both kinds are needed"
             )
             continue
-        told = _fitted(evidence, presence, yes)
+        told = _fitted(evidence, presence, yes, many=len(yes) >= MANY)
         labels[f"{kind}->{column}"] = told
         before = _loss(match_of(None, evidence, presence), yes)
         fits.append(Fit(kind, column, told["method"], len(yes), before, _held_out(evidence, presence, yes)))
@@ -154,9 +164,9 @@ def learn(
     return replace(background, labels={**background.labels, **labels}), fits, problems
 
 
-def _fitted(evidence: Floats, presence: Floats, yes: Floats) -> dict[str, Any]:
+def _fitted(evidence: Floats, presence: Floats, yes: Floats, *, many: bool) -> dict[str, Any]:
     x = log_odds(match_of(None, evidence, presence))
-    if len(yes) >= MANY:
+    if many:
         return _isotonic(x, yes)
     slope, bias = platt(x, yes)
     return {"method": "platt", "slope": slope, "bias": bias, "pairs": len(yes)}
@@ -191,11 +201,9 @@ def platt(x: Floats, yes: Floats) -> tuple[float, float]:
 
 def _isotonic(x: Floats, yes: Floats) -> dict[str, Any]:
     """Pool adjacent violators (Ayer et al. 1955), as knots to interpolate between."""
-    order = np.argsort(x, kind="stable")
-    values = pooled(np.asarray(yes, np.float64)[order])
-    xs, first = np.unique(x[order], return_index=True)
-    last = np.append(first[1:], len(values)) - 1
-    ys = (values[first] + values[last]) / 2
+    xs, at, counts = np.unique(x, return_inverse=True, return_counts=True)
+    # Pairs of one evidence, such as those that two people have judged, are one point: their share of matches.
+    ys = pooled(np.bincount(at, np.asarray(yes, np.float64)) / counts, counts)
     changes = np.flatnonzero(np.diff(ys) != 0)
     keep = np.unique(np.concatenate([[0], changes, changes + 1, [len(ys) - 1]]))
     # Never sure of it: the share of 0 or 1 of a few pairs is not one of all.
@@ -204,16 +212,23 @@ def _isotonic(x: Floats, yes: Floats) -> dict[str, Any]:
     return {"method": "isotonic", "x": xs[keep].tolist(), "y": ys[keep].tolist(), "pairs": len(yes)}
 
 
-def pooled(values: Floats) -> Floats:
-    """The non-decreasing sequence nearest to some values, in least squares."""
-    blocks: list[list[float]] = []
-    for value in values.tolist():
-        blocks.append([value, 1.0])
-        while len(blocks) > 1 and blocks[-2][0] >= blocks[-1][0]:
-            mean, count = blocks.pop()
-            before, more = blocks[-1]
-            blocks[-1] = [(before * more + mean * count) / (more + count), more + count]
-    return np.concatenate([np.full(int(count), mean) for mean, count in blocks]) if blocks else np.zeros(0)
+def pooled(values: Floats, weights: NDArray[Any] | None = None) -> Floats:
+    """The non-decreasing sequence nearest to some values, in least squares.
+
+    Args:
+        values: (n,).
+        weights: (n,), positive: how much each counts; None: all the same.
+    """
+    counts = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)
+    blocks: list[tuple[float, float, int]] = []  # mean, weight, how many values
+    for value, weight in zip(values.tolist(), counts.tolist(), strict=True):
+        block = (value, weight, 1)
+        while blocks and blocks[-1][0] >= block[0]:
+            mean, more, many = blocks.pop()
+            total = more + block[1]
+            block = ((mean * more + block[0] * block[1]) / total, total, many + block[2])
+        blocks.append(block)
+    return np.concatenate([np.full(many, mean) for mean, _, many in blocks]) if blocks else np.zeros(0)
 
 
 def _loss(match: Floats, yes: Floats) -> float:
@@ -229,7 +244,8 @@ def _held_out(evidence: Floats, presence: Floats, yes: Floats, folds: int = 5) -
         test = order[fold::folds]
         train = np.setdiff1d(order, test)
         both = yes[train].any() and not yes[train].all()
-        told = _fitted(evidence[train], presence[train], yes[train]) if both else None
+        many = len(yes) >= MANY  # as all together are fitted
+        told = _fitted(evidence[train], presence[train], yes[train], many=many) if both else None
         losses.append(_loss(match_of(told, evidence[test], presence[test]), yes[test]) * len(test))
     return float(sum(losses) / len(yes))
 
@@ -238,18 +254,22 @@ def _ids(index: Index, names: set[str]) -> dict[str, str]:
     """The ids of records, by id, path, address or the name of the file where only one is called so."""
     found: dict[str, str] = {}
     by_name: dict[str, set[str]] = {}
-    uris = {to_uri(os.path.abspath(os.path.expanduser(name))): name for name in names}
+    uris: dict[str, list[str]] = {}
+    for name in names:
+        for uri in {name, to_uri(os.path.abspath(os.path.expanduser(name)))}:
+            uris.setdefault(uri, []).append(name)
+    by_id: dict[str, str] = {}
     for batch in index.table.scan(["id", "uri", "name"]):
         for id_, uri, name in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            for given in (id_ if id_ in names else None, uri if uri in names else None, uris.get(uri or "")):
-                if given:
-                    found[given] = id_
+            if id_ in names:
+                by_id[id_] = id_
+            found.update(dict.fromkeys(uris.get(uri or "", ()), id_))
             if name in names:
                 by_name.setdefault(name, set()).add(id_)
     for name, ids in by_name.items():
         if len(ids) == 1:
             found.setdefault(name, next(iter(ids)))
-    return found
+    return {**found, **by_id}
 
 
 Seen = dict[tuple[str, str], tuple[Floats, Floats, Floats]]
@@ -271,23 +291,27 @@ def _seen(
     asker = Asker(index, entry, background, embedded)
     rows: dict[tuple[str, str], list[tuple[float, float, bool]]] = {}
     vectors = _vectors_of(index, entry, sorted({known[pair.record] for pair in pairs}))
-    for text, query in queries.items():
-        of_query = [pair for pair in pairs if pair.query == text]
-        questions = asker.questions(query, None)
+    by_query: dict[str | Path, list[Labelled]] = {}
+    for pair in pairs:
+        by_query.setdefault(pair.query, []).append(pair)
+    for given, of_query in by_query.items():
+        questions = asker.questions(queries[given], None)
         presence = max(
-            presence_of(background, question, best_rows(index, question)) for question in questions
+            (presence_of(background, question, best_rows(index, question)) for question in questions),
+            default=0.0,
         )
         for question in questions:
-            for pair in of_query:
-                vector = vectors.get((known[pair.record], question.column.name))
-                if vector is None:
-                    continue
-                moved = vector if question.centre is None else vector - question.centre
-                length = max(float(np.linalg.norm(moved)), 1e-12)
-                score = np.asarray([float(moved @ question.vector) / length])
-                (evidence,) = background.evidence(question.kind, question.column, question.vector, score)
-                key = (question.kind, question.column.name)
-                rows.setdefault(key, []).append((float(evidence), presence, pair.yes))
+            name = question.column.name
+            told = [(vectors[key], p.yes) for p in of_query if (key := (known[p.record], name)) in vectors]
+            if not told:
+                continue
+            stacked = np.stack([vector for vector, _ in told])
+            moved = stacked if question.centre is None else centred(stacked, question.centre)
+            evidence = background.evidence(
+                question.kind, question.column, question.vector, moved @ question.vector
+            )
+            of_kind = rows.setdefault((question.kind, name), [])
+            of_kind += [(float(e), presence, yes) for e, (_, yes) in zip(evidence, told, strict=True)]
     return {key: _columns(found) for key, found in rows.items()}
 
 

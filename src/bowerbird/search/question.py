@@ -125,7 +125,7 @@ class Asker:
         """What each column is asked.
 
         Raises:
-            QueryError: a part that was named is not there, or the parts of the query cancel each other out.
+            QueryError: the parts of the query cancel each other out.
             InputError: a text or the picture cannot be embedded, or the model takes none of its kind.
         """
         found = (self._question(query, record, part) for part in self._parts(query))
@@ -136,12 +136,10 @@ class Asker:
         asked = [part for part in query.asked if part != WORDS]
         for part in asked:
             if part not in have:
-                raise QueryError(
-                    f"The index at {self.index.path} has no {'texts' if part == Modality.TEXT else 'pictures'}.",
-                    hint=f"It has {' and '.join(sorted(have))}: leave out the part to search.",
-                )
+                what = "texts" if part == Modality.TEXT else "pictures"
+                self.notes[f"The model {self.entry.name} has no vectors of {what} here."] = None
         if query.asked:
-            return asked
+            return [part for part in asked if part in have]
         return [part for part in (Modality.IMAGE, Modality.TEXT) if part in have]
 
     def _question(self, query: Query, record: Liked | None, part: str) -> Question | None:
@@ -152,6 +150,9 @@ class Asker:
         output = tower.output
         if alone and part == Modality.IMAGE and card.image:
             output = card.image.similarity_output
+            # A record without a picture is compared with pictures by what texts and pictures share.
+            if record and self.entry.column(output, part).name not in record.vectors:
+                output = tower.output
         column = self.entry.column(output, part)
         shared = card.image.output if card.image else ""
         pieces: list[tuple[Vectors, Modality]] = [(self._text(text), Modality.TEXT) for text in query.texts]

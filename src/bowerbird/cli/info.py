@@ -60,7 +60,7 @@ def info(
                 f"  vectors   {column['name']}: {column['dimensions']} dimensions, "
                 f"{column['modality']} output {column['output']}, of {column['records']:,} records"
             )
-        result(f"  calibrated {_calibrated(entry['calibration'])}")
+        result(f"  scores    {_calibrated(entry['calibration'])}")
         for heading, towers in (("written", entry["numerics"]), ("here", entry["numerics here"])):
             for tower, numerics in towers.items():
                 for one in (numerics, *numerics.get("earlier", [])):
@@ -115,5 +115,5 @@ def _model(opened: Index, entry: ModelEntry) -> dict[str, Any]:
 def _calibrated(told: Mapping[str, Any]) -> str:
     """When the scores of a model were measured, and on how much."""
     if not told:
-        return "not yet"
-    return f"{told.get('made', '')} on {told.get('records', 0):,} records"
+        return "not calibrated yet"
+    return f"calibrated {told.get('made', '')} on {told.get('records', 0):,} records"

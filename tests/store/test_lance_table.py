@@ -148,7 +148,7 @@ class TestVectorIndex:
         assert table.count() == 2000
         assert table.nearest("v", fresh[0], 1, columns=["id"])["id"].to_pylist() == ["fresh"]
 
-    @pytest.mark.parametrize("dimensions", [1, 7, 20, 300, 500])
+    @pytest.mark.parametrize("dimensions", [1, 7, 20, 264, 300, 512])
     def test_any_length_of_vector_can_be_indexed(self, tmp_path, monkeypatch, dimensions):
         column = VectorColumn("v", "features", "image", dimensions)
         monkeypatch.setattr(lance_search, "EXACT_BYTES", 0)

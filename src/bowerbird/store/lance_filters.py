@@ -223,7 +223,9 @@ def _in(where: In, fields: pa.Schema) -> str:
     if not where.values or any(_is_nan(value) or _floor(value, type_) != value for value in where.values):
         return to_sql(Or(tuple(Compare(where.column, "=", value) for value in where.values)), fields)
     values = ", ".join(_literal(value, type_) for value in where.values)
-    return f"({_converted(where.column, fields)} IN ({values}))"
+    # Without the second half, DataFusion takes `x NOT IN (1) OR x NOT IN (2)` for true, of a null too.
+    known = f"(NOT {_is_null(where.column, fields)} OR CAST(NULL AS BOOLEAN))"
+    return f"({_converted(where.column, fields)} IN ({values}) AND {known})"
 
 
 def _of_texts(name: str, fields: pa.Schema) -> str:

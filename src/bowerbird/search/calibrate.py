@@ -22,7 +22,7 @@ GROWN = 0.1
 
 
 def calibrate(index: Index, models: str | Sequence[str] = "all", *, seed: int = 0) -> list[Background]:
-    """Measure what unrelated pairs score under models of an index, and keep it with the index.
+    """Measure what unrelated pairs score under models of an index, and keep it with the index; labels stay.
 
     Args:
         index: that is locked for it.
@@ -35,7 +35,7 @@ def calibrate(index: Index, models: str | Sequence[str] = "all", *, seed: int = 
     """
     with index.writing():
         entries = index.entries(models)
-        found = [measure(index, entry, seed=seed) for entry in entries]
+        found = [_again(index, entry, seed=seed) for entry in entries]
         keep(index, found)
     return found
 
@@ -107,10 +107,10 @@ def keep(index: Index, found: Sequence[Background]) -> None:
         index.location.remove(name)
 
 
-def _again(index: Index, entry: ModelEntry) -> Background:
+def _again(index: Index, entry: ModelEntry, *, seed: int = 0) -> Background:
     """Measured anew; what was learned from labels stays, since it builds on evidence and not on scores."""
     labels = entry.calibration.get("labels") or {}
-    return replace(measure(index, entry), labels=labels)
+    return replace(measure(index, entry, seed=seed), labels=labels)
 
 
 def _is_stale(index: Index, entry: ModelEntry) -> bool:

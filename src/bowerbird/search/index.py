@@ -55,7 +55,7 @@ class Index:
         self.precision = precision
         self.encoders = {encoder.card.space: encoder for encoder in encoders}
         self._held = Held()
-        self._backgrounds: dict[tuple[str, str], Background] = {}
+        self._backgrounds: dict[str, tuple[Mapping[str, Any], Background | None]] = {}
 
     @property
     def path(self) -> Path | str:
@@ -340,8 +340,9 @@ class Index:
         """
         from bowerbird.search.background import Background, measure
 
-        key = (entry.space, str(entry.calibration.get("file", f"at {self.table.version}")))
-        if key not in self._backgrounds:
+        said = entry.calibration or {"measured at": self.table.version}
+        before, known = self._backgrounds.get(entry.space, ({}, None))
+        if known is None or before != said:
             try:
                 known = Background.load(self.location, entry) if entry.calibration else measure(self, entry)
             except IndexDamagedError:
@@ -352,8 +353,8 @@ class Index:
                 if newest.calibration == entry.calibration:
                     raise
                 known = Background.load(self.location, newest)
-            self._backgrounds[key] = known
-        return self._backgrounds[key]
+            self._backgrounds[entry.space] = (said, known)
+        return known
 
     def thumbnails(self, ids: Sequence[str]) -> dict[str, bytes]:
         """Small JPEG files of records, by id."""

@@ -94,7 +94,7 @@ def read_pairs(path: str | Path) -> list[Labelled]:
     try:
         return _rows(place, reader)
     except csv.Error as error:
-        raise UnreadableError(f"{place}:{reader.line_num} cannot be read: {error}.") from error
+        raise UnreadableError(f"{place}:{reader.line_num + 1} cannot be read: {error}.") from error
 
 
 def _rows(place: Path, reader: csv.DictReader[str]) -> list[Labelled]:

@@ -228,6 +228,29 @@ def test_pages_of_the_vector_index(indexed, seed, one, other, fifth):
     assert np.all(np.diff(scores) <= 0)
 
 
+def test_an_index_grows_without_being_built_again(indexed, tmp_path, monkeypatch):
+    path, vectors = indexed
+    shutil.copytree(path, tmp_path / "t.lance")
+    table = LanceTable.open(tmp_path / "t.lance")
+    monkeypatch.setattr(lance_search, "EXACT_BYTES", 0)
+    monkeypatch.setattr(lance_search, "UNINDEXED", 20)
+    monkeypatch.setattr(lance_search, "MOST_BESIDE", 2)
+    name = table._dataset.describe_indices()[0].name
+    partitions, beside = lance_search._partitions_of(table._dataset, "v"), []
+    more = clustered(5 * 40, seed=21)
+    for run in range(5):
+        some = more[run * 40 : run * 40 + 40]
+        table.upsert(rows([f"new{run}-{row}" for row in range(40)], some, column=WIDE))
+        table.optimize([WIDE])
+        assert lance_search._partitions_of(table._dataset, "v") == partitions
+        beside.append(table._dataset.stats.index_stats(name)["num_indices"] - 1)
+    assert max(beside) == 2
+    everything = np.concatenate([vectors, more])
+    for query in more[::10]:
+        found = table.nearest("v", query, 1, columns=["id"])
+        assert found[SCORE][0].as_py() == pytest.approx((everything @ query).max(), abs=1e-5)
+
+
 def test_rows_are_kept_until_they_change(tmp_path):
     table = LanceTable.create(tmp_path / "t.lance", SCHEMA)
     vectors = units(300)

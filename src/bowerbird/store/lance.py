@@ -19,7 +19,7 @@ from bowerbird.store.filters import Filter, IsNull, Not, among
 from bowerbird.store.lance_errors import translated
 from bowerbird.store.lance_filters import to_sql
 from bowerbird.store.lance_rows import KeptRows
-from bowerbird.store.lance_search import Question, VectorSearch, build_index, outgrown
+from bowerbird.store.lance_search import Question, VectorSearch, build_index, extend_indexes, outgrown
 from bowerbird.store.lance_words import WordSearch, index_words
 from bowerbird.store.location import Location
 from bowerbird.store.table import SCORE, Table, VectorColumn, schema
@@ -40,6 +40,8 @@ def lance_library() -> Any:
     """The package, loaded when it is first needed."""
     # Its warnings about the training of an index would land between our lines on a user's terminal.
     os.environ.setdefault("LANCE_LOG", "error")
+    # What an index is asked about itself is how many partitions it has, not where each lies.
+    os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")
     import lance
 
     return lance
@@ -275,8 +277,7 @@ class LanceTable(Table):
                 if outgrown(self._dataset, column, rows):
                     self._dataset = build_index(self._dataset, column, rows)
             index_words(self._dataset)
-            if self._dataset.describe_indices():
-                self._dataset.optimize.optimize_indices()
+            extend_indexes(self._dataset)
             self._dataset.checkout_latest()
             self._dataset.cleanup_old_versions(older_than=KEEP_VERSIONS)
 

@@ -35,6 +35,11 @@ index knows nothing."""
 FEW = 256
 """When no more rows than this pass a filter, they are compared one by one."""
 
+UNINDEXED = 256
+MOST_BESIDE = 8
+"""So many rows are compared one by one until an index is extended; and so many small indexes lie beside the first
+until they are merged."""
+
 KEPT_FILTERS = 8
 """The rows that pass a filter are remembered: it is asked again for the next page, or with other words."""
 
@@ -329,6 +334,20 @@ def build_index(dataset: Any, column: VectorColumn, rows: int) -> Any:
     return dataset.create_index(
         column.name, metric="dot", num_partitions=_partitions(rows), replace=True, **kind
     )
+
+
+def extend_indexes(dataset: Any) -> None:
+    """Add the rows that came since to all indexes of a dataset, of vectors and of words.
+
+    They become small indexes beside the first. Lance would rather merge all into one, and joins partitions until few
+    are left (316 became 7): slower, and worse.
+    """
+    for index in dataset.describe_indices():
+        stats = dataset.stats.index_stats(index.name)
+        if stats["num_unindexed_rows"] > UNINDEXED:
+            beside = stats["num_indices"] - 1
+            merged = beside if beside >= MOST_BESIDE else 0
+            dataset.optimize.optimize_indices(num_indices_to_merge=merged, index_names=[index.name])
 
 
 def _partitions_of(dataset: Any, column: str) -> int:

@@ -17,7 +17,7 @@ import bowerbird as bb
 from bowerbird import Record
 from bowerbird.errors import IndexDamagedError, QueryError, SpaceMismatchError
 from bowerbird.search import background
-from bowerbird.search.calibrate import calibrate
+from bowerbird.search.calibrate import calibrate, refresh
 from bowerbird.store import manifest as manifests
 
 THINGS = [f"a {c} {t}" for c, t in itertools.product(("red", "old", "tall", "cheap"), ("hat", "cup", "car"))]
@@ -172,6 +172,18 @@ def test_measured_now_or_read_from_the_file(place, model):
     # The file has 16 bits of each number.
     np.testing.assert_allclose(now.match, kept.match, atol=2e-3)
     assert kept.match.max() > 1e-4
+
+
+def test_a_run_whose_model_is_gone_by_then(place, caplog):
+    """What was to be written is written; it is measured when the model is there again."""
+    data = json.loads((place / manifests.NAME).read_text())
+    data["models"][0].update(source=str(place / "no-such-model"), calibration={})
+    (place / manifests.NAME).write_text(json.dumps(data))
+    index = bb.Index.open(place)
+    with index.writing():
+        refresh(index)
+    assert "mini was not calibrated: " in caplog.text
+    assert told(place) == {}
 
 
 KILLED = """

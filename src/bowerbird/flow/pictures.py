@@ -35,7 +35,7 @@ def read_picture(image: Any, policy: DecodePolicy) -> Any:
         return image.read(policy)
     hint = "Give a Path, the bytes of a picture file, a Pillow image, or a uint8 array (h, w, 3)."
     if isinstance(image, str):
-        hint = "Wrap paths: Path('...'); for addresses see Collection.from_urls and Collection.from_store."
+        hint = "Wrap paths: Path('...'); for addresses see Collection.from_urls and Collection.from_glob."
     raise UnsupportedInputError(f"A picture cannot be given as {type(image).__name__}.", hint=hint)
 
 

@@ -24,6 +24,9 @@ PROBES = 20
 """Partitions read of an index, of as many as the root of the rows. Filters widen it: of the rows that pass, the nearest
 lie farther apart. Recall@10 and how it was measured: benchmarks/LOG.md."""
 
+SEEN = 6
+"""And so many partitions more that each candidate is about the best of so many rows that pass."""
+
 FEWEST = 32
 """The index is asked for so many, or four times as many and so on: a page and the next come from one ranking."""
 
@@ -198,7 +201,7 @@ class VectorSearch:
             ids = some.ids.tolist()
             return _ranked(question, some.ids, dataset._take_rows(ids, columns=[question.column]))
         partitions = self._partitions_of(dataset, question.column)
-        probes = math.ceil(PROBES * (rows / count) ** 0.25 + 2 * wanted * partitions / count)
+        probes = math.ceil(PROBES * (rows / count) ** 0.25 + SEEN * wanted * partitions / count)
         while True:
             asked = {
                 "column": question.column,

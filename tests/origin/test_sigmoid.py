@@ -70,7 +70,8 @@ def test_presence_is_the_probability_of_transformers(original, encoder, photogra
     best = index.search(text, among="image", k=1)[0]
     (question,) = Asker(index, entry, background).questions(bb.Query(texts=(text,), among="image"), None)
     row = encoder.embed([Path(best.uri)])
-    presence = background.presence("text", question.column, row @ question.raw, row)
+    raw = row @ question.raw
+    presence = background.presence("text", question.column, raw, row, float(raw[0])).presence
 
     processor = transformers.AutoImageProcessor.from_pretrained(directory, backend="pil")
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory)

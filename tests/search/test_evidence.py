@@ -9,14 +9,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from bowerbird.search.evidence import (
+    Group,
     Pair,
-    best_of,
     evidence_of,
     fitted,
+    groups_of,
+    kinship,
     likeness,
     match_of,
     standardised,
-    strength,
+    tempered,
 )
 from bowerbird.search.labels import platt, pooled
 
@@ -81,19 +83,42 @@ def test_what_unrelated_pairs_do_is_found_among_related_ones(seed, share):
     assert top >= middle + 2.2 * spread - 1e-9
 
 
-def test_the_first_result_counts_most():
-    assert strength(np.asarray([3.0])) == 3
-    assert strength(np.asarray([5.0, 1, 1, 1, 1])) > strength(np.asarray([2.0, 2, 2, 2, 2])) > 1
-    assert Pair().strength(np.asarray([2.0] * 10 + [-9])) == pytest.approx(2), "ten are looked at"
-    assert [best_of(rows) for rows in (0, 1, 6, 30, 100, 10**6)] == [1, 1, 2, 5, 10, 10]
+def test_a_group_that_stands_out_says_that_something_is_there():
+    pair = Pair(groups=(Group(10, 1.0, 2.0), Group(3, 1.5, 3.5), Group(1, 2.0, 6.0)))
+    nothing = np.linspace(1.2, 0.8, 10)
+    assert pair.presence(nothing)[0] < 0.2
+    one = np.asarray([9.0, *nothing[1:]])
+    assert pair.presence(one) == (pytest.approx(0.83, abs=0.02), 1)
+    ten = np.full(10, 3.0)
+    assert pair.presence(ten) == (pytest.approx(0.89, abs=0.02), 10)
+    assert Group(1, 2.0, 6.0).steps(np.asarray([6.0])) == 0
+    assert Pair().presence(nothing) == (1, 1), "nothing was measured, so nothing is held against it"
 
 
-def test_presence_is_between_what_is_absent_and_present():
-    pair = Pair(absent=1.0, present=3.0)
-    assert pair.presence(3.0) == pytest.approx(0.5)
-    assert pair.presence(1.0) == pytest.approx(1 / 9, abs=0.01)
-    assert pair.presence(9.0) > 0.99
-    assert Pair().presence(0.0) == 1, "nothing was measured, so nothing is held against it"
+def test_small_columns_have_small_groups():
+    assert [tuple(count for count, _ in groups_of(rows)) for rows in (1, 6, 9, 30)] == [
+        (1,),
+        (1,),
+        (3, 1),
+        (10, 3, 1),
+    ]
+    assert [sigmas for _, sigmas in groups_of(30)] == [3, 4, 5]
+
+
+@given(hnp.arrays(np.float64, st.integers(1, 30), elements=st.floats(-1, 1)), st.floats(-0.5, 0.3))
+def test_kinship_rises_with_the_score(values, ordinary):
+    near = kinship(np.sort(values), ordinary, 0.5)
+    assert (np.diff(near) >= 0).all()
+    assert ((near >= 0) & (near <= 1)).all()
+    assert kinship(np.asarray([0.5, 0.9]), ordinary, 0.5) == pytest.approx([1, 1])
+    assert kinship(np.asarray([ordinary]), ordinary, 0.5)[0] < 0.06
+
+
+@given(hnp.arrays(np.float64, st.integers(1, 30), elements=st.floats(-3, 9)), st.floats(0.01, 1))
+def test_tempered_evidence_is_the_product_of_likeness_and_share(values, share):
+    assert likeness(tempered(values, share)) == pytest.approx(likeness(values) * share, abs=1e-9)
+    kept = tempered(np.sort(values), share)
+    assert (np.diff(kept) >= 0).all()
 
 
 @given(hnp.arrays(np.float64, st.integers(1, 40), elements=st.floats(-5, 5)))

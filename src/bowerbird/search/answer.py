@@ -17,9 +17,9 @@ from bowerbird.errors import InputError, QueryError, UnsupportedInputError
 from bowerbird.hits import Hits
 from bowerbird.record import Modality
 from bowerbird.search import fuse
-from bowerbird.search.background import Background
+from bowerbird.search.background import Background, Found
 from bowerbird.search.candidates import distinct, sameness, together, vectors_of
-from bowerbird.search.evidence import BEST, Floats, evidence_of, likeness, match_of
+from bowerbird.search.evidence import BEST, Floats, evidence_of, likeness, match_of, tempered
 from bowerbird.search.gap import centred
 from bowerbird.search.query import WORDS, Query
 from bowerbird.search.question import Asker, Embedded, Question, liked
@@ -39,6 +39,9 @@ SPARE = 16
 
 DEPTHS = (64, 256, 1024, 4096)
 """Rows that are fetched of each part where several are asked: steps, so that pages agree with each other."""
+
+RANKED = 1024
+"""Rows of each part that reciprocal rank fusion knows of."""
 
 MOST_VECTORS = 4096
 """Of longer lists the vectors are not fetched."""
@@ -164,6 +167,8 @@ class _Answer:
         depth = wanted + SPARE + bool(exclude)
         if several:
             depth = next((step for step in DEPTHS if step >= 4 * depth), 4 * depth)
+        if self.request.fusion == "rank" and several:
+            depth = max(depth, RANKED)  # whatever page is asked for: ranks beyond say nothing
         while True:
             rankings = [*(self._ask(question, depth) for question in self.questions), *self._by_words(depth)]
             candidates = together([ranking.found for ranking in rankings])
@@ -195,7 +200,7 @@ class _Answer:
         for ranking, evidence in zip(rankings, self.judged, strict=True):
             if ranking.found.num_rows < depth:
                 continue
-            matches = likeness(ranking.deep(evidence)) * self.presence
+            matches = likeness(ranking.deep(evidence))
             if (least is None or (matches >= least).any()) and (
                 threshold is None or (ranking.deep(ranking.raw) >= threshold).any()
             ):
@@ -239,12 +244,11 @@ class _Answer:
             self._weigh(ranking, question, found)
         for ranking, found in zip(rankings[len(asked) :], own[len(asked) :], strict=True):
             self._weigh_words(ranking, found)
-        self.presence = max((ranking.presence for ranking in rankings), default=0.0)
         parts = [ranking.part for ranking in rankings]
         plain, _ = fuse.calibrated(np.stack([ranking.evidence for ranking in rankings]), parts)
         self.judged = evidence = np.stack(self._judged(rankings))  # (rankings, candidates)
         self.certain, self.surest = fuse.calibrated(evidence, parts)
-        self.match = (likeness(self.certain) * self.presence).astype(np.float32)
+        self.match = likeness(self.certain).astype(np.float32)
         ranks = np.stack([ranking.rank for ranking in rankings])
         values = self.certain
         if self.request.fusion == "rank":
@@ -269,21 +273,16 @@ class _Answer:
         return order
 
     def _judged(self, rankings: Sequence[_Ranking]) -> list[Floats]:
-        """The evidence of each ranking; where somebody has labelled pairs, with what was learned from them.
-
-        Then the presence is part of it: it is learned how much that means.
-        """
-        learned: list[Mapping[str, Any] | None] = [
-            self.backgrounds[q.entry.space].labels.get(f"{q.kind}->{q.column.name}") for q in self.questions
-        ]
-        if not any(learned):
-            return [ranking.evidence for ranking in rankings]
-        learned += [None] * (len(rankings) - len(learned))
-        presence, self.presence = self.presence, 1.0
-        return [
-            evidence_of(match_of(told, ranking.evidence, presence))
-            for told, ranking in zip(learned, rankings, strict=True)
-        ]
+        """The evidence of each ranking with the presence; where pairs were labelled, with what that has taught."""
+        presence = max((ranking.presence for ranking in rankings), default=0.0)
+        found = []
+        for ranking, question in zip(rankings, self.questions, strict=False):
+            labels = self.backgrounds[question.entry.space].labels
+            told = labels.get(f"{question.kind}->{question.column.name}")
+            plain = tempered(ranking.evidence, presence)
+            found.append(evidence_of(match_of(told, ranking.evidence, presence)) if told else plain)
+        # That words are in a text says nothing of what vectors found.
+        return found + [ranking.evidence for ranking in rankings[len(found) :]]
 
     def _score(
         self, asked: Sequence[tuple[_Ranking, Question]], candidates: pa.Table, places: Mapping[str, int]
@@ -325,26 +324,32 @@ class _Answer:
             ranking.raw[own] = said
         else:
             ranking.asked[own] = said
+        # Of the whole column: what a record matches does not depend on a filter.
+        plain = self.where is None and self.request.fusion != "raw"
+        best = best_rows(
+            self.index,
+            question,
+            ranking.found if plain and column.name in ranking.found.column_names else None,
+            self.record.content if self.record else "",
+        )
+        found = found_by(background, question, best)
         known = ~np.isnan(ranking.asked)
         ranking.evidence[known] = background.evidence(
-            question.kind, column, question.vector, ranking.asked[known]
+            question.kind, column, question.vector, ranking.asked[known], found
         )
-        found = ranking.found if column.name in ranking.found.column_names else None
-        best = best_rows(self.index, question, found, self.record.content if self.record else "", self.where)
-        ranking.presence = presence_of(background, question, best)
+        ranking.presence = found.presence
 
     def _weigh_words(self, ranking: _Ranking, own: Sequence[int]) -> None:
-        """The share of the query's words that a text has, squared; of equal shares BM25 decides."""
+        """The share of the query's words that the first text has, and how near the others come to it, squared."""
         if not own:
             return
         scores = ranking.found[SCORE].to_numpy().astype(np.float64)
         wanted = set(words_of(self.words))
-        texts = ranking.found["text"].to_pylist()
-        share = np.asarray([len(wanted.intersection(words_of(text or ""))) / len(wanted) for text in texts])
-        match = share**2 * (0.9 + 0.09 * scores / max(scores.max(), 1e-9))
+        first = ranking.found["text"][0].as_py() or ""
+        share = len(wanted.intersection(words_of(first))) / len(wanted)
+        match = 0.99 * (share * scores / max(float(scores[0]), 1e-9)) ** 2
         ranking.raw[own] = scores
         ranking.evidence[own] = ranking.asked[own] = evidence_of(match)
-        ranking.presence = 1.0
 
     def _told(
         self,
@@ -384,7 +389,6 @@ def best_rows(
     question: Question,
     found: pa.Table | None = None,
     exclude: str = "",
-    where: Filter | None = None,
 ) -> NDArray[np.float32]:
     """The raw vectors of the first results of a question, each content once, float32 (n, dim).
 
@@ -393,12 +397,11 @@ def best_rows(
         question: one.
         found: its results with their vectors, where there are some already.
         exclude: content of the record that it is about.
-        where: a filter.
     """
     name = question.column.name
     if found is None:
         found = index.table.nearest(
-            name, question.vector, 2 * BEST, columns=["content", name], where=where, centre=question.centre
+            name, question.vector, 2 * BEST, columns=["content", name], centre=question.centre
         )
     found = found.slice(0, 2 * BEST)
     # Many copies of one thing are no more of the kind than one.
@@ -410,9 +413,11 @@ def best_rows(
     return vectors_of(found.slice(0, BEST), name, question.column.dimensions)[1]
 
 
-def presence_of(background: Background, question: Question, best: NDArray[np.float32]) -> float:
-    """Whether there is anything of the kind, 0 to 1; see `Background.presence`."""
-    return background.presence(question.kind, question.column, best @ question.raw, best)
+def found_by(background: Background, question: Question, best: NDArray[np.float32]) -> Found:
+    """What the best results of a question say; see `Background.presence`."""
+    moved = best if question.centre is None else centred(best, question.centre)
+    raw = float(best[0] @ question.raw) if len(best) else 0.0
+    return background.presence(question.kind, question.column, moved @ question.vector, moved, raw)
 
 
 def _is_past(ranking: _Ranking, order: NDArray[np.int64], row: int) -> bool:

@@ -22,7 +22,19 @@ import numpy as np
 from bowerbird.errors import IndexDamagedError, SpaceMismatchError
 from bowerbird.record import Modality
 from bowerbird.search import gap
-from bowerbird.search.evidence import PRIOR, Floats, Pair, best_of, fitted, standardised
+from bowerbird.search.evidence import (
+    BEST,
+    PRIOR,
+    SIGMAS,
+    Floats,
+    Group,
+    Pair,
+    fitted,
+    groups_of,
+    kinship,
+    standardised,
+    tempered,
+)
 from bowerbird.search.gap import ENOUGH, Correction, Vectors, centred
 from bowerbird.settings import settings
 from bowerbird.store.filters import And, IsNull, Not
@@ -45,9 +57,6 @@ OWN = 256
 QUERY_TEXTS = "query:text"
 NEUTRAL_TEXTS = "neutral:text"
 
-SIGMAS = 3.0
-"""So many deviations above what neutral questions find, something is taken to be there."""
-
 SAME = 0.9999
 """A cosine of a question and a row of a sample above this: the row is the question itself, or its copy."""
 
@@ -57,6 +66,19 @@ def bank() -> tuple[str, ...]:
     """Neutral questions: short queries about all sorts of things, most of which an index does not hold."""
     lines = (Path(__file__).parent / "bank.txt").read_text("utf-8").splitlines()
     return tuple(line for line in lines if line)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the best results of a question say.
+
+    Attributes:
+        presence: whether there is anything of the kind, 0 to 1.
+        level: the mean score of those that say so.
+    """
+
+    presence: float
+    level: float
 
 
 @dataclass(frozen=True)
@@ -111,7 +133,9 @@ class Background:
             self._centred[column.name] = found
         return found
 
-    def evidence(self, kind: str, column: VectorColumn, vector: Vectors, scores: Floats) -> Floats:
+    def evidence(
+        self, kind: str, column: VectorColumn, vector: Vectors, scores: Floats, found: Found | None = None
+    ) -> Floats:
         """How far scores stand out from those of unrelated pairs; see `bowerbird.search.evidence`.
 
         Args:
@@ -119,28 +143,48 @@ class Background:
             column: that was asked.
             vector: float32 (dim,): the question as it was asked, so moved where the gap is corrected.
             scores: (n,) of the same.
+            found: what its best results say; given it, the kinship with these is part of the evidence.
         """
         pair = self.pair(kind, column)
         background = self.sample(column) @ vector
-        return pair.evidence(standardised(scores, background[background < SAME], pair))
+        background = background[background < SAME]
+        plain = pair.evidence(standardised(scores, background, pair))
+        if found is None:
+            return plain
+        ordinary = float(np.median(background)) if len(background) else pair.neutral
+        return tempered(plain, kinship(scores, ordinary, found.level))
 
-    def presence(self, kind: str, column: VectorColumn, raw: Floats, rows: Vectors) -> float:
-        """Whether the best results are more than any other question would find, 0 to 1.
+    def presence(self, kind: str, column: VectorColumn, scores: Floats, rows: Vectors, raw: float) -> Found:
+        """Whether the best results are more than any other question would find.
 
         Args:
             kind: of the question.
             column: that was asked.
-            raw: (n,): raw scores of its best results, best first.
-            rows: float32 (n, dim): their raw vectors.
+            scores: (n,): of its best results, as they were asked, best first.
+            rows: float32 (n, dim): their vectors, moved where the gap is corrected.
+            raw: raw score of the best one.
         """
-        if not len(raw):
-            return 0.0
+        if not len(scores):
+            return Found(0.0, 1.0)
         if self.sigmoid and kind == Modality.TEXT and column.modality == Modality.IMAGE:
             scale, bias = self.sigmoid
-            return 1 / (1 + math.exp(-max(-700.0, min(700.0, scale * float(raw[0]) + bias))))
+            odds = max(-700.0, min(700.0, scale * raw + bias))
+            return Found(1 / (1 + math.exp(-odds)), float(scores[0]))
         pair = self.pair(kind, column)
-        neutral = self.arrays.get(NEUTRAL_TEXTS) if kind == Modality.TEXT else None
-        return pair.presence(pair.strength(_standing(raw, rows, neutral, pair)))
+        standing = -np.sort(-_standing(scores, rows, self.neutral(kind, column), pair))
+        presence, count = pair.presence(standing)
+        return Found(presence, float(np.mean(scores[:count])))
+
+    def neutral(self, kind: str, column: VectorColumn) -> Vectors | None:
+        """Neutral questions as a column is asked them; None for pictures, of which there are too few."""
+        rows = self.arrays.get(NEUTRAL_TEXTS) if kind == Modality.TEXT else None
+        centre = self.query_centre(kind, column)
+        if rows is None or centre is None:
+            return rows
+        key = f"{NEUTRAL_TEXTS} {column.name}"
+        if key not in self._centred:
+            self._centred[key] = centred(rows, centre)
+        return self._centred[key]
 
     def save(self, location: Location) -> dict[str, Any]:
         """Write the vectors beside the manifest; what the manifest says of them is returned."""
@@ -210,23 +254,23 @@ class Background:
             ) from error
 
 
-def _standing(raw: Floats, rows: Vectors, neutral: Vectors | None, pair: Pair) -> Floats:
-    """How far raw scores stand out from those of neutral questions: from all of them, and from those of the same row.
+def _standing(scores: Floats, rows: Vectors, neutral: Vectors | None, pair: Pair) -> Floats:
+    """How far scores stand out from those of neutral questions: from all of them, and from those of the same row.
 
     Some rows are near to every question (hubs): compared with what others score there, they say less.
 
     Args:
-        raw: (..., n).
-        rows: float32 (..., n, dim), or (n, dim) for all.
+        scores: (..., n).
+        rows: float32 (..., n, dim), as they were asked.
         neutral: float32 (b, dim); None: there are too few to compare row by row.
         pair: of the questions and the column.
     """
-    deviation = max(pair.raw_deviation, 1e-6)
-    overall: Floats = (np.asarray(raw, np.float64) - pair.raw) / deviation
+    deviation = max(pair.deviation, 1e-6)
+    overall: Floats = (np.asarray(scores, np.float64) - pair.neutral) / deviation
     if neutral is None:
         return overall
     there = rows @ neutral.T  # (..., n, b)
-    rowwise: Floats = (raw - there.mean(-1)) / np.maximum(there.std(-1), deviation / 2)
+    rowwise: Floats = (scores - there.mean(-1)) / np.maximum(there.std(-1), deviation / 2)
     both: Floats = (overall + rowwise) / 2
     return both
 
@@ -354,27 +398,25 @@ def _pair(
     if not len(rows) or not len(neutral):
         return Pair()
     centre = found.query_centre(kind, column)
-    plain = (neutral @ rows.T).astype(np.float64)
+    plain = neutral @ rows.T
     # The photographs of the package may have been indexed themselves.
     others = plain < SAME
     if not others.any():
-        return Pair(best=best_of(total))
-    scores = ((neutral if centre is None else centred(neutral, centre)) @ sample.T)[others]
+        return Pair()
+    scores = ((neutral if centre is None else centred(neutral, centre)) @ sample.T).astype(np.float64)
     pair = Pair(
-        neutral=float(scores.mean()),
-        deviation=max(float(scores.std()), 1e-3),
+        neutral=float(scores[others].mean()),
+        deviation=max(float(scores[others].std()), 1e-3),
         raw=float(plain[others].mean()),
         raw_deviation=max(float(plain[others].std()), 1e-3),
-        best=best_of(total),
     )
-    plain[~others] = -1.0
+    scores[~others] = -1.0
     asking = own if len(own) >= ENOUGH else neutral
     pooled = _pooled(asking, centre, sample, pair)
     if len(pooled) >= ENOUGH * ENOUGH:
         middle, spread, top = fitted(pooled)
         pair = replace(pair, middle=middle, spread=spread, top=top)
-    absent, present = _presence(found, kind, pair, plain, rows, own, total)
-    return replace(pair, absent=absent, present=present)
+    return replace(pair, groups=_groups(found, kind, column, pair, scores, own, total))
 
 
 def _pooled(asking: Vectors, centre: Vectors | None, sample: Vectors, pair: Pair) -> Floats:
@@ -387,51 +429,67 @@ def _pooled(asking: Vectors, centre: Vectors | None, sample: Vectors, pair: Pair
     return np.concatenate(parts) if parts else np.zeros(0)
 
 
-def _presence(
-    found: Background, kind: str, pair: Pair, plain: Floats, rows: Vectors, own: Vectors, total: int
-) -> tuple[float, float]:
-    """`absent` and `present` of a pair."""
-    bank_ = found.arrays.get(NEUTRAL_TEXTS) if kind == Modality.TEXT else None
-    strengths = _strengths(plain, rows, bank_, pair)
+def _groups(
+    found: Background,
+    kind: str,
+    column: VectorColumn,
+    pair: Pair,
+    scores: Floats,
+    own: Vectors,
+    total: int,
+) -> tuple[Group, ...]:
+    """What the best results of neutral questions are like, and of the index's own pictures."""
+    sample, neutral = found.sample(column), found.neutral(kind, column)
+    standing = _best_standing(scores, sample, neutral, pair)
+    ours = standing[:0]
+    if neutral is None and len(own):
+        centre = found.query_centre(kind, column)
+        theirs = ((own if centre is None else centred(own, centre)) @ sample.T).astype(np.float64)
+        theirs[own @ found.arrays[column.name].T >= SAME] = -1.0
+        ours = _best_standing(theirs, sample, None, pair)
     # In the whole column the best of a question are better than in the sample: by as much as its tail is long.
-    beyond = _tail(plain, pair) * math.log(max(total / len(rows), 1.0))
-    if bank_ is not None:
-        # Most neutral questions ask for what is not there, and of the others the lowest know nothing.
-        low, high = np.quantile(strengths, [0.05, 0.3])
-        spread = max(float(high - low) / (-0.5244005127080407 + 1.6448536269514722), 0.05)
-        absent = float(low) + 1.6448536269514722 * spread
-        return absent + beyond, absent + SIGMAS * spread + beyond
-    scores = (own @ rows.T).astype(np.float64) if len(own) else np.zeros((0, len(rows)))
-    scores[scores >= SAME] = -1.0
-    ours = _strengths(scores, rows, None, pair)
-    absent = float(strengths.mean())
-    if len(ours) < PRIOR:
-        return absent + beyond, absent + SIGMAS * max(float(strengths.std()), 0.5) + beyond
-    spread = max(float(strengths.std()), float(ours.std()) / 4, 0.05)
-    # The pictures of this index are there, whatever strange ones find in it.
-    present = min(absent + SIGMAS * spread, float(np.quantile(ours, 0.1)))
-    return min(absent, present - spread) + beyond, present + beyond
+    beyond = _tail(scores, pair) * math.log(max(total / len(sample), 1.0))
+    groups = []
+    for count, sigmas in groups_of(len(sample)):
+        strengths = standing[:, :count].mean(1)
+        if neutral is not None:
+            # Most neutral questions ask for what is not there, and of the others the lowest know nothing.
+            low, high = np.quantile(strengths, [0.05, 0.3])
+            spread = max(float(high - low) / (-0.5244005127080407 + 1.6448536269514722), 0.05)
+            absent = float(low) + 1.6448536269514722 * spread
+            present = absent + sigmas * spread
+        else:
+            absent, spread = float(strengths.mean()), max(float(strengths.std()), 0.5)
+            present = absent + sigmas * spread
+            if len(ours) >= PRIOR:
+                own_strengths = ours[:, :count].mean(1)
+                spread = max(float(strengths.std()), float(own_strengths.std()) / 4, 0.05)
+                present = absent + sigmas * spread
+                if sigmas == SIGMAS:
+                    # The pictures of this index are there, whatever strange ones find in it.
+                    present = min(present, float(np.quantile(own_strengths, 0.1)))
+                    absent = min(absent, present - spread)
+        groups.append(Group(count, absent + beyond, present + beyond))
+    return tuple(groups)
 
 
-def _strengths(plain: Floats, rows: Vectors, neutral: Vectors | None, pair: Pair) -> Floats:
-    """The strength of the best results of each question, (q,).
+def _best_standing(scores: Floats, sample: Vectors, neutral: Vectors | None, pair: Pair) -> Floats:
+    """How far the best results of each question stand out, (q, at most `BEST`), best first.
 
     Args:
-        plain: (q, n): raw scores.
-        rows: float32 (n, dim).
+        scores: (q, n).
+        sample: float32 (n, dim).
         neutral: see `_standing`.
         pair: likewise.
     """
-    if not plain.size:
-        return np.zeros(len(plain))
-    standing = _standing(plain, rows[None], neutral, pair)
-    best = -np.sort(-standing, axis=1)
-    return np.asarray([pair.strength(row) for row in best])
+    places = np.argsort(-scores, axis=1)[:, :BEST]  # (q, best)
+    standing = _standing(np.take_along_axis(scores, places, 1), sample[places], neutral, pair)
+    return -np.sort(-standing, axis=1)
 
 
-def _tail(plain: Floats, pair: Pair) -> float:
+def _tail(scores: Floats, pair: Pair) -> float:
     """The mean excess over the 95th percentile: how much better the best of e times as many would be."""
-    standing = (plain.ravel() - pair.raw) / pair.raw_deviation
+    standing = (scores.ravel() - pair.neutral) / pair.deviation
     border = np.quantile(standing, 0.95)
     above = standing[standing > border]
     return float((above - border).mean()) if len(above) else 0.0

@@ -13,15 +13,17 @@ those of unrelated pairs of the same two modalities:
    best 5 % of all pairs are given the same place in all kinds. The result is the *evidence*: 0 for an ordinary
    unrelated pair, 1.6 for the best 20th of those, 3.5 and more for what is found on top.
 3. **Is there anything of the kind at all?** The best of a question's results are always far above the rest. So the
-   *presence* compares them with the results that neutral questions get from the same index: "a cat" finds in a shop
-   for clothes what any other strange question finds there.
+   *presence* compares them with the results that neutral questions get from the same index: "a cat" finds in a shop for
+   clothes what any other strange question finds there. One result that stands out very far will do, or ten that stand
+   out together (`Group`).
+4. **Is this one of them?** Where one record is what was asked for, the next ones are not: the *kinship* of a result
+   says how near it comes to the group that was found present.
 
-`match = likeness(evidence) * presence`, both 0 to 1.
+`match = likeness(evidence) * kinship * presence`, all 0 to 1.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -46,9 +48,46 @@ _LOWER, _UPPER = 0.1, 0.7
 _LOWER_NORMAL, _UPPER_NORMAL = -1.2815515655446004, 0.5244005127080407
 """Quantiles of the standard normal distribution that belong to the two."""
 
+GROUPS = (10, 3, 1)
+"""So many of the best results together say whether there is anything of the kind: few, since what was asked for may be
+there once, and many, since one result may look like it by accident."""
+
+BEST = max(GROUPS)
+
+SIGMAS = 3.0
+"""So many deviations above what neutral questions find, something is taken to be there; one more for each larger group
+that could have said so too."""
+
+HALFWAY, STEEPNESS = 2.5, 3.0
+"""Where the likeness is 1/2, and how quickly it rises there: the best results of a question are nearly all alike 1, so
+that among questions the presence decides."""
+
+_LOWER, _UPPER = 0.1, 0.7
+_LOWER_NORMAL, _UPPER_NORMAL = -1.2815515655446004, 0.5244005127080407
+"""Quantiles of the standard normal distribution that belong to the two."""
+
 BEST = 10
 """Results that say whether there is anything of the kind: few enough that one that is really there shows, enough that
 one that looks like it by accident does not."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """What the mean of some of the best results is like, in deviations above the scores of neutral questions.
+
+    Attributes:
+        count: of the best results.
+        absent: where nothing is there.
+        present: from where on something is.
+    """
+
+    count: int
+    absent: float
+    present: float
+
+    def steps(self, standing: Floats) -> float:
+        """0 at `present`, -1 at `absent`, of how far the best results stand out, best first."""
+        return (float(standing[: self.count].mean()) - self.present) / (self.present - self.absent)
 
 
 @dataclass(frozen=True)
@@ -61,11 +100,9 @@ class Pair:
         top: the standardised score that 5 % of all pairs reach.
         neutral: mean of the scores of neutral questions.
         deviation: of the same.
-        absent: what the presence is for questions about what is not there.
-        present: from where on something is taken to be there.
         raw: mean of the raw scores of neutral questions.
         raw_deviation: of the same.
-        best: so many of the best results say whether there is anything of the kind.
+        groups: of the best results that say whether there is anything of the kind; none: nothing is known of it.
     """
 
     middle: float = 0.0
@@ -73,11 +110,9 @@ class Pair:
     top: float = 2.6
     neutral: float = 0.0
     deviation: float = 0.1
-    absent: float = 0.0
-    present: float = 0.0
     raw: float = 0.0
     raw_deviation: float = 0.1
-    best: int = BEST
+    groups: tuple[Group, ...] = ()
 
     def evidence(self, standardised: Floats) -> Floats:
         """Standardised scores, any shape, on the scale that all kinds of pairs share; strictly increasing."""
@@ -87,19 +122,19 @@ class Pair:
         beyond = TOP_EVIDENCE + standardised - self.top
         return np.where(standardised < knee, body, np.where(standardised < self.top, rise, beyond))
 
-    def presence(self, strength: float) -> float:
-        """Whether something of the kind is there, 0 to 1, of the strength of the best results.
+    def presence(self, standing: Floats) -> tuple[float, int]:
+        """Whether something of the kind is there, 0 to 1, and how many results say so.
 
-        It is 1/2 at `present` and 1/9 at `absent`.
+        It is 1/2 where a group is as far as `present`, and 1/9 where the best of them is `absent`.
+
+        Args:
+            standing: (n,): how far the best results stand out, best first; n > 0.
         """
-        if self.present <= self.absent:
-            return 1.0  # nothing is known of it
-        steps = (strength - self.present) / (self.present - self.absent)
-        return float(_logistic(np.asarray(2.08 * steps)))
-
-    def strength(self, standing: Floats) -> float:
-        """How strong the best results of a question are together; see `strength`."""
-        return strength(standing[: self.best])
+        if not self.groups:
+            return 1.0, 1
+        steps = [group.steps(standing) for group in self.groups]
+        best = int(np.argmax(steps))
+        return float(_logistic(np.asarray(2.08 * steps[best]))), self.groups[best].count
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""
@@ -108,7 +143,8 @@ class Pair:
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Pair:
         """From plain data."""
-        return cls(**{name: int(value) if name == "best" else value for name, value in data.items()})
+        groups = tuple(Group(**group) for group in data.get("groups", ()))
+        return cls(**{**data, "groups": groups})
 
 
 def fitted(standardised: Floats) -> tuple[float, float, float]:
@@ -173,20 +209,37 @@ def match_of(told: Mapping[str, Any] | None, evidence: Floats, presence: Floats 
     return _logistic(told["slope"] * log_odds(plain) + told["bias"])
 
 
-def best_of(rows: int) -> int:
-    """How many of the best results are looked at in a column: in a small one, fewer may be what was asked for."""
-    return max(1, min(BEST, round(math.sqrt(rows))))
+def groups_of(rows: int) -> tuple[tuple[int, float], ...]:
+    """The groups of the best results that are looked at in a column of some rows, and their `SIGMAS`."""
+    counts = [count for count in GROUPS if count == 1 or 3 * count <= rows]
+    return tuple((count, SIGMAS + larger) for larger, count in enumerate(counts))
 
 
-def strength(best: Floats) -> float:
-    """How strong the best results are together: their mean, the n-th with the weight `1 / sqrt(n)`.
+def kinship(scores: Floats, ordinary: float, level: float) -> Floats:
+    """How near results come to the group that was found present, 0 to 1; rising with the score.
 
     Args:
-        best: (n,): how far results stand out, descending.
+        scores: (n,).
+        ordinary: the median score of the question in the index.
+        level: the mean score of that group.
     """
-    best = np.asarray(best, np.float64)
-    weights = 1 / np.sqrt(np.arange(1, len(best) + 1))
-    return float((best * weights).sum() / weights.sum()) if len(best) else -np.inf
+    way = (np.asarray(scores, np.float64) - ordinary) / max(level - ordinary, 1e-6)
+    return np.minimum(_logistic(6.0 * (way - 0.5)) / _logistic(np.asarray(3.0)), 1.0)
+
+
+def tempered(evidence: Floats, share: Floats | float) -> Floats:
+    """The evidence whose likeness is a share of that of some other; exact also where both are nearly 1.
+
+    Args:
+        evidence: (n,).
+        share: (n,) or one for all, above 0 and at most 1.
+    """
+    steps = np.clip(STEEPNESS * (np.asarray(evidence, np.float64) - HALFWAY), -300, 300)
+    unlike = _logistic(-steps)  # 1 - likeness
+    share = np.maximum(share, 1e-12)
+    odds = -np.log1p(np.exp(-steps)) + np.log(share) - np.log(unlike + (1 - unlike) * (1 - share))
+    found: Floats = HALFWAY + odds / STEEPNESS
+    return found
 
 
 def _logistic(x: Floats) -> Floats:

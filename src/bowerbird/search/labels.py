@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bowerbird.errors import QueryError, UnreadableError
-from bowerbird.flow.files import to_uri
+from bowerbird.flow.files import picture_at, to_uri
 from bowerbird.record import Modality
 from bowerbird.search.evidence import Floats, log_odds, match_of
 from bowerbird.search.gap import centred
@@ -49,12 +49,19 @@ class Labelled:
         query: words, or the path of a picture.
         record: id or path of a record.
         yes: whether they belong together.
+        folder: where paths of records begin before they begin in the working directory: that of the file.
     """
 
     line: int
     query: str | Path
     record: str
     yes: bool
+    folder: str = ""
+
+    @property
+    def named(self) -> tuple[str, str]:
+        """What the record is found by: its name, and where paths begin."""
+        return self.record, self.folder
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,9 @@ class Fit:
 
 def read_pairs(path: str | Path) -> list[Labelled]:
     """Labelled pairs of a CSV or TSV file with the columns `query`, `record` and `label` (1 or 0).
+
+    A query that ends as names of pictures do, and is the path of a file, is that picture; all others are words. Paths,
+    those of records too, are relative to the folder of the file; what is not there, to the working directory.
 
     Raises:
         UnreadableError: it cannot be read, a column is missing, or a line cannot be understood.
@@ -114,13 +124,12 @@ def _labelled(place: Path, line: int, row: Mapping[str, Any]) -> Labelled:
     if not query or not record or label not in YES | NO:
         what = "no query" if not query else "no record" if not record else f"the label {label!r}"
         raise UnreadableError(f"{place}:{line} has {what}.", hint="A label is 1 or 0.")
-    picture = place.parent / query
-    is_picture = len(query) < 1024 and picture.is_file()
-    return Labelled(line, picture if is_picture else query, record, label in YES)
+    picture = picture_at(query, place.parent) or picture_at(query)
+    return Labelled(line, picture or query, record, label in YES, str(place.parent))
 
 
 def learn(
-    index: Index, entry: ModelEntry, pairs: Sequence[Labelled]
+    index: Index, entry: ModelEntry, pairs: Sequence[Labelled], background: Background | None = None
 ) -> tuple[Background, list[Fit], list[str]]:
     """Fit the match of a model to labelled pairs.
 
@@ -128,28 +137,29 @@ def learn(
         index: that holds the records.
         entry: of the model.
         pairs: as judged.
+        background: what was measured for the model; None: what the index says.
 
     Returns:
         the background with what was learned, what that was, and what a person should know: pairs of unknown records.
 
     Raises:
-        QueryError: there are too few pairs of every kind, or those of one kind are all alike.
+        QueryError: there are too few pairs of every kind, or those of each kind are all alike.
         InputError: a query cannot be embedded.
     """
-    background = index.background(entry)
-    known = _ids(index, {pair.record for pair in pairs})
+    background = background or index.background(entry)
+    known = _ids(index, {pair.named for pair in pairs})
     problems = [
-        f"line {p.line}: no record {p.record!r} is in the index" for p in pairs if p.record not in known
+        f"line {p.line}: no record {p.record!r} is in the index" for p in pairs if p.named not in known
     ]
     plain = replace(background, labels={})
-    seen = _seen(index, entry, plain, [pair for pair in pairs if pair.record in known], known)
+    seen = _seen(index, entry, plain, [pair for pair in pairs if pair.named in known], known)
     labels: dict[str, Any] = {}
     fits: list[Fit] = []
     for (kind, column), (evidence, presence, yes) in seen.items():
         if len(yes) < FEWEST or yes.all() or not yes.any():
             problems.append(
-                f"{kind} -> {column}: {len(yes)} pairs, {int(yes.sum())} of them matches; "
-                f"at least {FEWEST} of both kinds are needed"
+                f"{kind} -> {column}: {len(yes)} judged, {int(yes.sum())} of them matches; "
+                f"at least {FEWEST} are needed, matches and others among them"
             )
             continue
         told = _fitted(evidence, presence, yes, many=len(yes) >= MANY)
@@ -159,7 +169,7 @@ def learn(
     if not fits:
         raise QueryError(
             f"Nothing can be learned from {len(pairs)} labelled pairs: {'; '.join(problems[:3]) or 'there are none'}.",
-            hint=f"Give at least {FEWEST} pairs of one kind, matches and others.",
+            hint=f"Give at least {FEWEST} pairs of one kind, matches and others among them.",
         )
     return replace(background, labels={**background.labels, **labels}), fits, problems
 
@@ -250,26 +260,45 @@ def _held_out(evidence: Floats, presence: Floats, yes: Floats, folds: int = 5) -
     return float(sum(losses) / len(yes))
 
 
-def _ids(index: Index, names: set[str]) -> dict[str, str]:
-    """The ids of records, by id, path, address or the name of the file where only one is called so."""
-    found: dict[str, str] = {}
+def _ids(index: Index, named: set[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """The ids of records, by id, address, path, or the name of the file where only one is called so.
+
+    Args:
+        index: that holds them.
+        named: names, and the folder where their paths begin before they begin in the working directory.
+
+    Returns:
+        by name and folder, of those that there are.
+    """
+    ways = {pair: _uris(*pair) for pair in named}
+    names = {name for name, _ in named}
+    uris = {uri for several in ways.values() for uri in several}
+    by_id: set[str] = set()
+    by_uri: dict[str, str] = {}
     by_name: dict[str, set[str]] = {}
-    uris: dict[str, list[str]] = {}
-    for name in names:
-        for uri in {name, to_uri(os.path.abspath(os.path.expanduser(name)))}:
-            uris.setdefault(uri, []).append(name)
-    by_id: dict[str, str] = {}
     for batch in index.table.scan(["id", "uri", "name"]):
         for id_, uri, name in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             if id_ in names:
-                by_id[id_] = id_
-            found.update(dict.fromkeys(uris.get(uri or "", ()), id_))
+                by_id.add(id_)
+            if uri in uris:
+                by_uri[uri] = id_
             if name in names:
                 by_name.setdefault(name, set()).add(id_)
-    for name, ids in by_name.items():
-        if len(ids) == 1:
-            found.setdefault(name, next(iter(ids)))
-    return {**found, **by_id}
+    found: dict[tuple[str, str], str] = {}
+    for pair, several in ways.items():
+        called = by_name.get(pair[0], set())
+        ids = [by_uri[uri] for uri in several if uri in by_uri] or (list(called) if len(called) == 1 else [])
+        if pair[0] in by_id:
+            found[pair] = pair[0]
+        elif ids:
+            found[pair] = ids[0]
+    return found
+
+
+def _uris(name: str, folder: str) -> list[str]:
+    """Where a record of this name may lie, the first that is right counts."""
+    path = os.path.expanduser(name)
+    return [name, to_uri(os.path.abspath(os.path.join(folder, path))), to_uri(os.path.abspath(path))]
 
 
 Seen = dict[tuple[str, str], tuple[Floats, Floats, Floats]]
@@ -280,29 +309,29 @@ def _seen(
     entry: ModelEntry,
     background: Background,
     pairs: Sequence[Labelled],
-    known: Mapping[str, str],
+    known: Mapping[tuple[str, str], str],
 ) -> Seen:
     """By kind of question and column: evidence, presence and label of each pair that has such a part."""
-    from bowerbird.search.answer import best_rows, presence_of
+    from bowerbird.search.answer import best_rows, found_by
     from bowerbird.search.question import Asker, embed_together
 
     queries = {pair.query: _query(pair.query) for pair in pairs}
     embedded = embed_together(index, list(queries.values()), [entry])
     asker = Asker(index, entry, background, embedded)
     rows: dict[tuple[str, str], list[tuple[float, float, bool]]] = {}
-    vectors = _vectors_of(index, entry, sorted({known[pair.record] for pair in pairs}))
+    vectors = _vectors_of(index, entry, sorted({known[pair.named] for pair in pairs}))
     by_query: dict[str | Path, list[Labelled]] = {}
     for pair in pairs:
         by_query.setdefault(pair.query, []).append(pair)
     for given, of_query in by_query.items():
         questions = asker.questions(queries[given], None)
         presence = max(
-            (presence_of(background, question, best_rows(index, question)) for question in questions),
+            (found_by(background, question, best_rows(index, question)).presence for question in questions),
             default=0.0,
         )
         for question in questions:
             name = question.column.name
-            told = [(vectors[key], p.yes) for p in of_query if (key := (known[p.record], name)) in vectors]
+            told = [(vectors[key], p.yes) for p in of_query if (key := (known[p.named], name)) in vectors]
             if not told:
                 continue
             stacked = np.stack([vector for vector, _ in told])

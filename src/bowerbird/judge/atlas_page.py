@@ -65,6 +65,7 @@ def _notes(atlas: Atlas) -> list[str]:
 
 def _data(atlas: Atlas) -> dict[str, Any]:
     """What the script reads: numbers packed, little-endian."""
+    assert np.isfinite(atlas.places).all()  # a point that lies nowhere would be packed as one in a corner
     paths = [printable(from_uri(uri)) if uri else "" for uri in atlas.uris]
     folders = list(dict.fromkeys(path.rpartition("/")[0] for path in paths))
     numbers = {folder: at for at, folder in enumerate(folders)}

@@ -18,6 +18,9 @@ NEIGHBOURS = 15
 
 INSTALL = "pip install 'bowerbird[plot]'"
 
+SPREAD = 1e-6
+"""Unit vectors that lie no further than this from their mean differ by rounding alone."""
+
 ROWS_FOR_AXES = 20_000
 """Rows that the principal components are found from; of more, some are drawn at random."""
 
@@ -46,21 +49,29 @@ def pca(vectors: Array, dimensions: int, *, seed: int = 0) -> Array:
 def flat(vectors: Array, *, seed: int = 0, method: str = "auto") -> tuple[Array, str]:
     """A map: (float32 (n, 2) with both axes from 0 to 1, how it was made).
 
+    Vectors that are all the same are one point in the middle. Where UMAP places a point nowhere, as it may where most
+    vectors are the same, the map is that of the principal components.
+
     Args:
-        vectors: (n, d) unit rows.
+        vectors: (n, d) unit rows, finite.
         seed: of UMAP, which is slower by it but gives the same map again.
         method: `umap`, `pca`, or `auto` for UMAP where it is installed.
 
     Raises:
         MissingExtraError: UMAP was asked for, and is not installed.
     """
+    if len(vectors) and np.abs(vectors - np.mean(vectors, axis=0)).max() <= SPREAD:
+        return np.full((len(vectors), 2), 0.5, np.float32), "no spread: all vectors are the same"
     few = len(vectors) < NEIGHBOURS
     if method == "pca" or (method == "auto" and (few or not _has_umap())):
         note = "PCA"
         if method == "auto" and not few:
             note = f"PCA, since umap-learn is not installed; for a clearer map: {INSTALL}"
         return _framed(pca(vectors, 2, seed=seed)), note
-    return _framed(_umap(vectors, seed)), "PCA, then UMAP"
+    placed = _umap(vectors, seed)
+    if not np.isfinite(placed).all():
+        return _framed(pca(vectors, 2, seed=seed)), "PCA, since UMAP finds no place for some of these vectors"
+    return _framed(placed), "PCA, then UMAP"
 
 
 def _has_umap() -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from pathlib import Path
 
 import pytest
 
 from bowerbird.errors import BowerbirdError, QueryError
-from bowerbird.judge.pairs import Records, read_pairs
+from bowerbird.judge.pairs import Records, closest, read_pairs
 
 
 def records(*rows: tuple[str, str | None, str | None]) -> Records:
@@ -76,6 +77,30 @@ def test_several_rows_may_name_a_picture_and_several_pictures_share_a_text(tmp_p
     assert found.qrels(from_text=True) == {"0": {"c3": 1, "b2": 1}, "1": {"c3": 1}}
     assert found.qrels(from_text=False) == {"c3": {"0": 1, "1": 1}, "b2": {"0": 1}}
     assert found.problems == ("1 of 4 pictures is not in the index and was left out: 'lost'",)
+
+
+@pytest.mark.parametrize(
+    ("slip", "meant"),
+    [
+        ("phoot-0012345.jpg", "photo-0012345.jpg"),
+        ("photo-00x12345.jpg", "photo-0012345.jpg"),
+        ("Photo-0012345.jpg", "photo-0012345.jpg"),
+        ("nothing like it", ""),
+    ],
+)
+def test_a_slip_of_the_pen_is_found_among_many_names_without_comparing_all(
+    slip: str, meant: str, monkeypatch: pytest.MonkeyPatch
+):
+    names = [f"photo-{number:07}.jpg" for number in range(2345, 22345)]
+    compared = []
+    find = difflib.get_close_matches
+    monkeypatch.setattr(
+        difflib,
+        "get_close_matches",
+        lambda word, some, *more: compared.append(len(some)) or find(word, some, *more),
+    )
+    assert closest(slip, names) == meant
+    assert max(compared) <= 100
 
 
 @pytest.mark.parametrize("image", ["image", "Photo", "picture", "path", "file_name", "filename"])

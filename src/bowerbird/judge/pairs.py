@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import heapq
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +41,9 @@ TEXT_NAMES = ("caption", "captions", "text", "texts", "description", "sentence",
 
 SHOWN = 3
 """Examples of what is reported."""
+
+_NAMES, _LIKELY = 20_000, 50
+"""Names that are looked at for one like another, and how many of them letter by letter."""
 
 
 class Records:
@@ -120,8 +125,28 @@ class Records:
 
     def near(self, name: str) -> str:
         """The file or id whose name is most like a name; empty: none is."""
-        files = list(dict.fromkeys((*self._by_file, *self._first)))[:20_000]
-        return next(iter(difflib.get_close_matches(name.rpartition("/")[2], files, 1, 0.8)), "")
+        return closest(name.rpartition("/")[2], chain(self._by_file, self._first))
+
+
+def closest(name: str, names: Iterable[str]) -> str:
+    """The name most like another, a slip of the pen away; empty: none is, among the first 20,000.
+
+    What `difflib` compares is bounded: a slip leaves what is before and behind it, so only the names that share most of
+    both are looked at closely.
+    """
+    back = name[::-1]
+    likely = heapq.nlargest(
+        _LIKELY,
+        dict.fromkeys(islice(names, _NAMES)),
+        key=lambda other: _shared(name, other) + _shared(back, other[::-1]),
+    )
+    return next(iter(difflib.get_close_matches(name, likely, 1, 0.8)), "")
+
+
+def _shared(one: str, other: str) -> int:
+    """How many characters two names begin with alike."""
+    ends = (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(ends, min(len(one), len(other)))
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,16 @@ Files are UTF-8; those that end in `.gz` are unpacked.
 
 from __future__ import annotations
 
-import difflib
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from bowerbird.errors import QueryError, RowError
+from bowerbird.flow.files import picture_at
 from bowerbird.flow.sources.addresses import base_name, folder_of, located
 from bowerbird.flow.sources.lines import StoppedError, TooLongError, open_lines
 from bowerbird.judge.measures import Qrels, Run, ranked
-from bowerbird.media.image import IMAGE_SUFFIXES
+from bowerbird.judge.pairs import closest
 from bowerbird.media.reading import one_line
 from bowerbird.store.location import writable
 
@@ -115,14 +114,14 @@ def read_queries(path: str | Path) -> dict[str, str | Path]:
             raise RowError(
                 f"{place} repeats the query id {query!r}.", hint="Give each query an id of its own."
             )
-        found[query] = _picture(text, folder) or text
+        found[query] = picture_at(text, folder) or text
     if not found:
         raise RowError(f"{base_name(str(path))} holds no query.", hint="Write its id, a tab, and its words.")
     return found
 
 
 def write_qrels(path: str | Path, qrels: Qrels) -> None:
-    """Write judgements, with tabs where an id holds blanks.
+    """Write judgements, to hand them to other tools, with tabs where an id holds blanks.
 
     Raises:
         StoreError: the file cannot be written.
@@ -191,21 +190,14 @@ def _told(lost: Sequence[str], judged: int, ids: Sequence[str]) -> str:
         return ""
     examples = []
     for record in lost[:SHOWN]:
-        near = difflib.get_close_matches(record, ids[:10_000], 1, 0.8)
-        examples.append(f"{one_line(record, 80)!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+        near = closest(record, ids)
+        examples.append(f"{one_line(record, 80)!r}" + (f" (did you mean {near!r}?)" if near else ""))
     more = " ..." if len(lost) > SHOWN else ""
     verb = "is" if len(lost) == 1 else "are"
     return (
         f"{len(lost):,} of the {judged:,} judged records {verb} not in the index and can never be found: "
         f"{', '.join(examples)}{more}"
     )
-
-
-def _picture(text: str, folder: str) -> Path | None:
-    if not text.lower().endswith(tuple(IMAGE_SUFFIXES)) or len(text) > 4096:
-        return None
-    path = os.path.join(folder, os.path.expanduser(text))
-    return Path(path) if os.path.isfile(path) else None
 
 
 def _lines(path: str | Path) -> Iterator[tuple[str, str]]:

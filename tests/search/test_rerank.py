@@ -289,7 +289,7 @@ def test_exact_search_is_not_approximate(tmp_path, model, monkeypatch):
         ("dress", "shoe", "hat", "bag", "car", "house", "tree", "dog", "cat", "cup", "lamp", "chair", "ship"),
     )
     words = [" ".join(parts) for parts in itertools.product(*kinds)]
-    for name, value in {"EXACT_BYTES": 0, "PROBES": 1, "REFINE": 1}.items():
+    for name, value in {"EXACT_BYTES": 0, "PROBES": 0.01, "SEEN": 0, "OVER": 1}.items():
         monkeypatch.setattr(lance_search, name, value)
     bb.Collection.from_texts(words).embed(model).write(tmp_path / "words.bower")
     index = bb.Index.open(tmp_path / "words.bower", model)

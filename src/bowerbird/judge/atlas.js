@@ -426,7 +426,7 @@ document.addEventListener("DOMContentLoaded", () => {
     const ratio = window.devicePixelRatio || 1, box = canvas.getBoundingClientRect();
     [width, height] = [box.width, box.height];
     canvas.width = Math.round(width * ratio); canvas.height = Math.round(height * ratio);
-    draw();
+    paint();  // now: a canvas that was given a size is empty
   };
   const restyle = () => { readPalette(); legend(); carded = listed = ""; draw(); };
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", restyle);

@@ -74,7 +74,7 @@ class Found:
 
     Attributes:
         presence: whether there is anything of the kind, 0 to 1.
-        level: the mean score of those that say so.
+        level: the mean score of those that say so, and of the best one.
     """
 
     presence: float
@@ -173,7 +173,8 @@ class Background:
         pair = self.pair(kind, column)
         standing = -np.sort(-_standing(scores, rows, self.neutral(kind, column), pair))
         presence, count = pair.presence(standing)
-        return Found(presence, float(np.mean(scores[:count])))
+        # Half way up to the very best: what was asked for may be it alone, though ten say that it has a place here.
+        return Found(presence, float(np.mean(scores[:count]) + scores[0]) / 2)
 
     def neutral(self, kind: str, column: VectorColumn) -> Vectors | None:
         """Neutral questions as a column is asked them; None for pictures, of which there are too few."""

@@ -58,6 +58,7 @@ class Panel:
         heading: the query, as asked.
         tiles: the hits in the order of their ranks.
         note: a remark on the search; in a panel without tiles, the reason why there are none.
+        full: the score at which the bar beside it is full; 0 for the best score of the panel.
         query_image: thumbnail of a picture query; b"" for none.
     """
 
@@ -65,20 +66,32 @@ class Panel:
     tiles: Sequence[Tile]
     note: str = ""
     query_image: bytes = b""
+    full: float = 0.0
 
 
 def panel_of(index: Index, query: Query, hits: Hits, *, heading: str = "") -> Panel:
     """A search and what it found, with the thumbnails that the index keeps."""
-    pictures = index.thumbnails(hits.ids)
+    shown = hits if hits or hits.below is None else hits.below
+    pictures = index.thumbnails(shown.ids)
     picture = b""
     if query.image is not None:
         picture = index.model.image.open(query.image).thumbnail()
     return Panel(
         heading=heading or str(query),
-        tiles=tuple(_tile_of(hit, pictures.get(hit.id) or b"") for hit in hits),
-        note="" if hits else "Nothing matches.",
+        tiles=tuple(_tile_of(hit, pictures.get(hit.id) or b"") for hit in shown),
+        note=_remark(hits),
         query_image=picture,
+        full=0.0 if shown.match is None else 1.0,
     )
+
+
+def _remark(hits: Hits) -> str:
+    """What a person should know of the results: that nothing matches, or hardly anything."""
+    if not hits:
+        return "Nothing matches. These came nearest." if hits.below else "Nothing matches."
+    if hits.match is not None and max(hits.match) < 0.5:
+        return f"Nothing here is surely what was asked for: the best match is {max(hits.match):.2f}."
+    return ""
 
 
 def _tile_of(hit: Hit, thumbnail: bytes) -> Tile:
@@ -160,7 +173,7 @@ def _panel(number: int, panel: Panel) -> str:
     if panel.note:
         facts.append(f"<bdi>{escaped(panel.note)}</bdi>")
     summary = "".join(f"<span>{fact}</span>" for fact in facts)
-    look = _Look.of(panel.tiles)
+    look = _Look.of(panel.tiles, panel.full)
     tiles = "".join(_tile(rank, tile, look) for rank, tile in enumerate(panel.tiles, 1))
     return (
         f'{heading}<p class="sum">{summary}</p></div></div>\n'
@@ -220,6 +233,11 @@ def _picture(rank: int, name: str, tile: Tile, look: _Look) -> str:
 def _footer(panels: Sequence[Panel]) -> str:
     if not any(_finite(tile.score) for panel in panels for tile in panel.tiles):
         return ""
+    if all(panel.full for panel in panels):
+        return (
+            '<footer class="foot wrap">The bar beside a match is empty at 0 and full at 1; '
+            "matches of different searches compare.</footer>\n"
+        )
     return (
         '<footer class="foot wrap">The bar beside a score starts at zero and is full at the best score '
         "of the same search, so bars of different searches do not compare.</footer>\n"
@@ -235,7 +253,8 @@ class _Look:
 
     Attributes:
         shape: a key of `_SHAPES`.
-        best: the greatest finite score; 0.0 when there is none above zero, and then no bar is drawn.
+        best: the score of a full bar: 1.0 of matches, else the greatest finite one; 0.0 when there is none above
+            zero, and then no bar is drawn.
         form: format of every score, so that the digits align.
     """
 
@@ -244,7 +263,7 @@ class _Look:
     form: str
 
     @staticmethod
-    def of(tiles: Sequence[Tile]) -> _Look:
+    def of(tiles: Sequence[Tile], full: float = 0.0) -> _Look:
         scores = [tile.score for tile in tiles if _finite(tile.score)]
         largest = max(map(abs, scores), default=0.0)
         form = ".3f"
@@ -252,7 +271,7 @@ class _Look:
             form = ".2e"
         elif largest:
             form = f".{min(7, max(3, 2 - math.floor(math.log10(largest))))}f"
-        return _Look(_shape(tiles), max([0.0, *scores]), form)
+        return _Look(_shape(tiles), full or max([0.0, *scores]), form)
 
     def gauge(self, score: float | None) -> str:
         """Bar and digits of one score; nothing for None."""
@@ -265,7 +284,7 @@ class _Look:
                 '<svg class="bar" viewBox="0 0 100 1" preserveAspectRatio="none" aria-hidden="true">'
                 f'<rect width="{part:.1f}" height="1"/></svg>'
             )
-            share = f' title="{part:.0f} % of the best score of this search"'
+            share = f' title="{part:.0f} % of a full bar"'
         digits = format(score, self.form).replace("-", "\u2212")
         return f'{bar}<span class="score"{share}><span class="vh">score </span>{digits}</span>'
 

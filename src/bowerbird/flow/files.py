@@ -61,6 +61,19 @@ def printable(path: str) -> str:
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def picture_at(text: str, folder: str | Path = "") -> Path | None:
+    """The picture that a text is the path of: it ends as names of pictures do, and a file is there; else None.
+
+    Args:
+        text: a path, or words.
+        folder: what a path is relative to; empty: the working directory.
+    """
+    if len(text) > 4096 or os.path.splitext(text)[1].lower() not in IMAGE_SUFFIXES:
+        return None
+    path = os.path.join(folder, os.path.expanduser(text))
+    return Path(path) if os.path.isfile(path) else None
+
+
 def expand(source: str | Path) -> list[Path]:
     """The absolute paths a source stands for: a folder, a file, or the matches of a glob.
 

@@ -408,6 +408,28 @@ def test_every_word_of_sql_can_be_a_column():
             assert parse(to_text(found), fields) == found, quoted(word)
 
 
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("when >= '2024-01-02'", '"when"'),
+        ("price > 3 and Current_Date = 'x'", '"current_date"'),
+        ("text like 'a' and brand = 'when' and not > 3", '"not"'),
+    ],
+    ids=["when", "current_date", "not"],
+)
+def test_a_column_called_like_a_word_of_sql_needs_quotes(text: str, word: str):
+    names = ("text", "brand", "when", "current_date")
+    fields = pa.schema(
+        [*((name, pa.string()) for name in names), ("price", pa.float64()), ("not", pa.int64())]
+    )
+    with pytest.raises(QueryError) as caught:
+        parse(text, fields)
+    assert f"stands in double quotes: {word}." in caught.value.hint
+    with pytest.raises(QueryError) as caught:
+        parse("price >", fields)
+    assert "double quotes" not in caught.value.hint
+
+
 def test_long_filters_are_read():
     many = ", ".join(f"'b{number}'" for number in range(10_000))
     found = parse(f"brand in ({many})", FIELDS)

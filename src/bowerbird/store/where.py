@@ -6,6 +6,7 @@ there are. Nothing of the text ever reaches a store as text. docs/filters.md is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import date, datetime, time
 from difflib import get_close_matches
@@ -66,6 +67,37 @@ def parse(text: str, fields: pa.Schema) -> Filter | None:
         return _Reader(fields).condition(tree_of(text))
     except RecursionError:
         raise too_deep(text) from None
+    except QueryError as error:
+        reserved = _reserved(text, fields)
+        if not reserved or 'is written "' in str(error):
+            raise
+        hint = f"A column that is called like a word of SQL stands in double quotes: {reserved}. {error.hint}"
+        raise QueryError(error.message, hint=hint) from None
+
+
+_QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`""")
+
+
+def _reserved(text: str, fields: pa.Schema) -> str:
+    """The first column that a text names without the double quotes that it needs, within them; empty: there is none."""
+    from sqlglot import exp
+
+    names = {name.lower(): name for name in fields.names}
+    for word in re.findall(r"\w+", _QUOTED.sub(" ", text)):
+        name = names.get(word.lower())
+        if name is None:
+            continue
+        try:
+            tree = tree_of(f"{word} = 1")
+        except QueryError:
+            return _within_quotes(name)
+        if not isinstance(tree, exp.EQ) or not isinstance(tree.this, exp.Column):
+            return _within_quotes(name)
+    return ""
+
+
+def _within_quotes(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 Operand: TypeAlias = "Held | str | int | float | bool | date"

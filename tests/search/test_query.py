@@ -9,6 +9,7 @@ import pytest
 
 import bowerbird as bb
 from bowerbird.errors import QueryError, UnreadableError
+from bowerbird.search.query import Query
 from bowerbird.search.question import WITHOUT_WEIGHT
 
 
@@ -127,3 +128,32 @@ def test_a_semicolon_inside_quotes_is_text(index):
 def test_a_query_picture_that_is_not_there(index, tmp_path):
     with pytest.raises(UnreadableError, match=r"gone\.jpg"):
         index.search(tmp_path / "gone.jpg")
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        ({"where": 3}, "The where 3 is no text"),
+        ({"fusion": ["rank"]}, r"The fusion \['rank'\] is no text"),
+        ({"models": 5}, "The models 5 are no names"),
+        ({"models": ["mini", None]}, "are no names"),
+        ({"min_match": "0.5"}, "The min_match '0.5' is no number"),
+        ({"threshold": True}, "The threshold True is no number"),
+        ({"k": "10"}, "The k '10' is no whole number"),
+        ({"part_weights": {"image": "0.5"}, "fusion": "weighted"}, "The part_weights .* cannot be read"),
+        ({"rerank": "mmr"}, "The rerank 'mmr' is no reranker"),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+def test_arguments_of_another_type(index, request_, said):
+    with pytest.raises(QueryError, match=said) as caught:
+        index.search("a cat", **request_)
+    assert caught.value.hint or "k" in request_
+
+
+def test_many_questions_are_queries(index):
+    for queries in ("a cat", ["a cat"], Query(texts=("a cat",))):
+        with pytest.raises(QueryError, match="no list of queries"):
+            index.ask_all(queries)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'top'"):
+        index.ask_all([], top=3)

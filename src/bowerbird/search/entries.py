@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,23 @@ def labelled(source: str, options: Mapping[str, Any]) -> str:
     return source + "".join(f", {option} {value}" for option, value in options.items())
 
 
+def labels(entries: Sequence[ModelEntry], taken: Collection[str] = ()) -> dict[str, str]:
+    """By space, what each of some models is called for people; no two alike.
+
+    A short name with the options that were asked for; where several are called that, their sources with them; where
+    those are one too, their spaces beside them.
+
+    Args:
+        entries: the models.
+        taken: what none of them may be called.
+    """
+    found = {entry.space: labelled(entry.name, entry.options) for entry in entries}
+    for more in (shown, lambda entry: f"{shown(entry)} ({entry.space})"):
+        several = Counter([*found.values(), *taken])
+        found = {e.space: found[e.space] if several[found[e.space]] == 1 else more(e) for e in entries}
+    return found
+
+
 def means(entry: ModelEntry, name: str) -> bool:
     """Whether a name is one of the model of an entry: its own, what it was loaded from, or another spelling."""
     return name in (entry.name, entry.source, entry.space) or canonical(name) == canonical(entry.source)
@@ -89,10 +107,12 @@ def _named(entries: Sequence[ModelEntry], name: str, where: str) -> ModelEntry:
                 hint=f"Say which one: {exact[0].source if ways else exact[0].space}",
             )
     names = [called(entry) for entry in entries]
+    several = Counter(names)
+    told = [n if several[n] == 1 else f"{e.space} ({shown(e)})" for e, n in zip(entries, names, strict=True)]
     near = get_close_matches(name, {*names, *(entry.name for entry in entries)}, 1, 0.5)
     meant = f" Did you mean {near[0]}?" if near else ""
     raise QueryError(
-        f"{where} holds no vectors of the model {name!r}, only of {', '.join(names)}.{meant}",
+        f"{where} holds no vectors of the model {name!r}, only of {', '.join(told)}.{meant}",
         hint="Ask one of those, or add it: bowerbird index SOURCES --model "
         f"{shlex.quote(name)} --index {shlex.quote(where)}",
     )

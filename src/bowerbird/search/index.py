@@ -112,7 +112,7 @@ class Index:
         return self.manifest.records
 
     def __repr__(self) -> str:
-        names = [entry.name for entry in self.manifest.models]
+        names = naming.labels(self.manifest.models).values()
         return f"<Index {self.path}: {len(self)} records, model{'s'[: len(names) > 1]} {', '.join(names)}>"
 
     def entries(self, names: str | Sequence[str] = ()) -> tuple[ModelEntry, ...]:
@@ -316,17 +316,56 @@ class Index:
             rerank=rerank,
         )[0]
 
-    def ask_all(self, queries: Sequence[Query], **request: Any) -> list[Hits]:
+    def ask_all(  # noqa: PLR0913  as of `ask`
+        self,
+        queries: Sequence[Query],
+        *,
+        k: int = 10,
+        offset: int = 0,
+        where: str = "",
+        models: str | Sequence[str] = (),
+        fusion: str = "calibrated",
+        part_weights: Mapping[str, float] | None = None,
+        min_match: float | None = None,
+        threshold: float | None = None,
+        rerank: Reranker | None = None,
+    ) -> list[Hits]:
         """What `ask` gives for each query; their texts are embedded together.
 
         Args:
             queries: what is asked.
-            request: as of `ask`.
+            k: as of `ask`, like all that follow.
+            offset: see `ask`.
+            where: see `ask`.
+            models: see `ask`.
+            fusion: see `ask`.
+            part_weights: see `ask`.
+            min_match: see `ask`.
+            threshold: see `ask`.
+            rerank: see `ask`.
+
+        Raises:
+            QueryError: as of `ask`, or an argument is of another type.
+            InputError: as of `ask`; of any of the queries.
+            StoreError: the store cannot be reached.
         """
         from bowerbird.search.answer import answer
+        from bowerbird.search.query import check_request
         from bowerbird.search.question import embed_together
         from bowerbird.search.request import Request
 
+        request: dict[str, Any] = {
+            "k": k,
+            "offset": offset,
+            "where": where,
+            "models": models,
+            "fusion": fusion,
+            "part_weights": part_weights,
+            "min_match": min_match,
+            "threshold": threshold,
+            "rerank": rerank,
+        }
+        check_request(queries, request)
         asked = Request(**{name: value for name, value in request.items() if value is not None})
         embedded = embed_together(self, queries, self.entries(asked.models)) if len(queries) > 1 else None
         return [answer(self, query, asked, embedded) for query in queries]
@@ -338,8 +377,12 @@ class Index:
             SpaceMismatchError: it was measured under another model.
             IndexDamagedError: it cannot be read.
         """
-        from bowerbird.search.background import Background, measure
+        from bowerbird.search.background import FORMAT, Background, measure
 
+        if entry.calibration.get("format", FORMAT) != FORMAT:
+            entry = replace(
+                entry, calibration={}
+            )  # of another version: measured now, and kept by the next run
         said = entry.calibration or {"measured at": self.table.version}
         before, known = self._backgrounds.get(entry.space, ({}, None))
         if known is None or before != said:
@@ -348,11 +391,12 @@ class Index:
             except IndexDamagedError:
                 # Calibrated twice since this index was opened? Then the file that is named here was cleared away.
                 newest = next(
-                    (e for e in manifests.read(self.location).models if e.space == entry.space), entry
+                    (e for e in manifests.read(self.location).models if e.space == entry.space), None
                 )
-                if newest.calibration == entry.calibration:
+                if newest and newest.calibration == entry.calibration:
                     raise
-                known = Background.load(self.location, newest)
+                # Of a model that was dropped since, this reader's version of the table has the vectors still.
+                known = Background.load(self.location, newest) if newest else measure(self, entry)
             self._backgrounds[entry.space] = (said, known)
         return known
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from numbers import Real
 from pathlib import Path
+from typing import Any
 
 from bowerbird.errors import QueryError
 from bowerbird.record import Modality
@@ -98,3 +101,52 @@ class Query:
         if self.like:
             parts.append(f"like {os.path.basename(self.like)}")
         return " + ".join(parts) + "".join(f" − {text}" for text in self.without)
+
+
+def check_request(queries: object, request: Mapping[str, Any]) -> None:
+    """See that what `Index.ask_all` is given is of the types that it says.
+
+    Args:
+        queries: what is asked.
+        request: the other arguments, by name.
+
+    Raises:
+        QueryError: one is of another type.
+    """
+    if not isinstance(queries, Sequence) or any(not isinstance(query, Query) for query in queries):
+        raise QueryError(
+            "What is asked is no list of queries.",
+            hint='Give Query objects, such as Query(texts=("a red dress",)).',
+        )
+    for name in ("where", "fusion"):
+        if not isinstance(request[name], str):
+            raise QueryError(f"The {name} {request[name]!r} is no text.", hint=_EXAMPLES[name])
+    models = request["models"]
+    several = isinstance(models, Sequence) and all(isinstance(model, str) for model in models)
+    if not isinstance(models, str) and not several:
+        raise QueryError(f"The models {models!r} are no names.", hint=_EXAMPLES["models"])
+    for name in ("min_match", "threshold"):
+        if request[name] is not None and not _is_number(request[name]):
+            raise QueryError(f"The {name} {request[name]!r} is no number.", hint=_EXAMPLES[name])
+    weights = request["part_weights"]
+    if weights is not None and not (
+        isinstance(weights, Mapping) and all(_is_number(weight) for weight in weights.values())
+    ):
+        raise QueryError(f"The part_weights {weights!r} cannot be read.", hint=_EXAMPLES["part_weights"])
+    if request["rerank"] is not None and not hasattr(request["rerank"], "rerank"):
+        raise QueryError(f"The rerank {request['rerank']!r} is no reranker.", hint=_EXAMPLES["rerank"])
+
+
+_EXAMPLES = {
+    "where": "Give a filter, such as \"width > 1000 and format = 'JPEG'\".",
+    "fusion": "Give its name, such as 'calibrated'.",
+    "models": "Give one name, or a list of them.",
+    "min_match": "Give one between 0 and 1, such as 0.5.",
+    "threshold": "Give one such as 0.3.",
+    "part_weights": 'Give numbers by part, such as {"image": 0.7, "text": 0.3}.',
+    "rerank": "Give an object of bowerbird.search.rerank, such as reranker('mmr').",
+}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,11 @@ import pytest
 import bowerbird as bb
 from bowerbird import Record
 from bowerbird.errors import IndexDamagedError, QueryError, SpaceMismatchError
+from bowerbird.judge.doctor import doctor
+from bowerbird.models.hub.fetch import locate
 from bowerbird.search import background
-from bowerbird.search.calibrate import calibrate, refresh
+from bowerbird.search.calibrate import calibrate, is_stale, refresh
+from bowerbird.search.copying import copy_index
 from bowerbird.store import manifest as manifests
 
 THINGS = [f"a {c} {t}" for c, t in itertools.product(("red", "old", "tall", "cheap"), ("hat", "cup", "car"))]
@@ -82,6 +86,84 @@ def test_it_is_measured_again_when_the_index_has_grown(place, model):
     after = told(place)
     assert (after["records"], before["records"]) == (14, 12)
     assert after["file"] != before["file"]
+
+
+def test_a_column_that_has_its_first_rows_is_measured(place, model, photographs):
+    before = told(place)
+    items = [*texts(THINGS), Record("photo", photographs["coffee"])]
+    bb.Collection.from_items(items).embed(model).write(place)  # 8 % more records
+    after = told(place)
+    assert after["file"] != before["file"]
+    assert [told["columns"]["mini__image_embeds"] for told in (before, after)] == [0, 1]
+    before, after = (
+        [pair for pair in told["pairs"] if (pair["query"], pair["column"]) == ("text", "mini__image_embeds")]
+        for told in (before, after)
+    )
+    assert before != after
+
+
+def test_records_that_took_the_place_of_others_count(place, model):
+    before = told(place)
+    items = [Record(id_, texts=(f"the {number}th law",)) for number, id_ in enumerate(THINGS[:6])]
+    bb.Collection.from_items([*items, *texts(THINGS[6:])]).embed(model).write(place)
+    after = told(place)
+    assert after["records"] == before["records"]
+    assert after["file"] != before["file"]
+    # Written once more, as a table is, they are the same.
+    bb.Collection.from_items([*items, *texts(THINGS[6:])]).embed(model).write(place)
+    assert told(place) == after
+    # So they are where only what is known of them changes.
+    items = [Record(item.id, texts=item.texts, attributes={"price": 3}) for item in items]
+    bb.Collection.from_items([*items, *texts(THINGS[6:])]).embed(model).write(place)
+    assert told(place) == after
+
+
+def test_the_doctor_goes_by_the_same_rule(place, model):
+    def finding() -> tuple[str, str]:
+        (found,) = doctor(bb.Index.open(place, model), only=["calibration"]).findings
+        return found.level.name, found.what
+
+    index = bb.Index.open(place, model)
+    assert not is_stale(index, index.manifest.models[0])
+    assert finding()[0] == "OK"
+    change(place, records=11)  # 12 now, 9 % more
+    assert finding()[0] == "OK"
+    change(place, records=10)
+    level, said = finding()
+    assert level == "WARNING"
+    assert said == "Calibrated with 10 records, and there are 12 now."
+    change(place, records=12, columns={**told(place)["columns"], "mini__sentence_embedding": 4})
+    level, said = finding()
+    assert level == "WARNING"
+    assert "Calibrated with 12 records, and many of them" in said
+
+
+def test_a_dropped_model_leaves_no_calibration_behind(place, model):
+    other = bb.load("mini", layer="penultimate")
+    index = bb.Index.create(place.with_name("two.bower"), [model, other])
+    bb.Collection.from_items(
+        [Record(path.name, path) for path in Path(bb.__file__).parent.glob("models/probe/c*.jpg")]
+    ).embed(model).write(index.path)
+    index.refresh()
+    calibrate(index)
+    path = Path(index.path)
+    reader = bb.Index.open(path, [model, other])
+    assert len(files(path)) == 2
+    index.drop_model(other.card.space)
+    assert files(path) == {told(path)["file"]}
+    # Who opened it before has the vectors in its version of the table.
+    picture = next(Path(bb.__file__).parent.glob("models/probe/coffee.jpg"))
+    assert reader.search(picture, models=other.card.space)[0].id == "coffee.jpg"
+
+
+def test_a_copy_has_the_calibration_of_its_manifest_alone(place, model):
+    calibrate(bb.Index.open(place, model), seed=1)
+    write(place, model, [*THINGS, *MORE])
+    assert len(files(place)) == 2
+    copy = place.with_name("copy.bower")
+    copy_index(place, copy)
+    assert files(copy) == {told(place)["file"]}
+    assert len(bb.Index.open(copy, model).search(QUERY)) == 10
 
 
 def test_readers_that_opened_before_go_on(place, model):
@@ -183,6 +265,21 @@ def test_a_run_whose_model_is_gone_by_then(place, caplog):
     with index.writing():
         refresh(index)
     assert "mini was not calibrated: " in caplog.text
+    assert told(place) == {}
+
+
+def test_a_run_whose_model_is_another_by_then(place, caplog):
+    """It has written its records; that their scores cannot be measured does not make it fail."""
+    shutil.copytree(locate("mini").directory, place.parent / "other")
+    path = place.parent / "other" / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "resample": 2}))
+    data = json.loads((place / manifests.NAME).read_text())
+    data["models"][0].update(source=str(place.parent / "other"), calibration={})
+    (place / manifests.NAME).write_text(json.dumps(data))
+    index = bb.Index.open(place)
+    with index.writing():
+        refresh(index)
+    assert "mini was not calibrated: The index at " in caplog.text
     assert told(place) == {}
 
 

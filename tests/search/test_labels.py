@@ -15,7 +15,7 @@ import bowerbird as bb
 from bowerbird import Record
 from bowerbird.errors import QueryError, UnreadableError
 from bowerbird.search.calibrate import calibrate, calibrate_with
-from bowerbird.search.labels import FEWEST, MANY, Labelled, read_pairs
+from bowerbird.search.labels import FEWEST, MANY, Labelled, _ids, read_pairs
 from bowerbird.store import manifest as manifests
 
 COLOURS = ("red", "green", "yellow", "black", "striped")
@@ -69,6 +69,36 @@ def test_a_file_of_pairs(tmp_path, photographs):
     assert (third.line, third.record, third.yes) == (6, "s3", True)
     (tmp_path / "pairs.tsv").write_text("query\trecord\tlabel\na cat, asleep\ts1\t0\n")
     assert read_pairs(tmp_path / "pairs.tsv")[0].query == "a cat, asleep"
+
+
+def test_what_is_no_picture_is_words(tmp_path, monkeypatch, photographs):
+    (tmp_path / "a cat").write_text("notes")
+    (tmp_path / "gone.jpg").mkdir()
+    (tmp_path / "here").mkdir()
+    shutil.copy(photographs["coffee"], tmp_path / "here" / "CUP.JPG")
+    path = tmp_path / "pairs.csv"
+    path.write_text("query,record,label\na cat,s,1\ngone.jpg,s,1\nCUP.JPG,s,1\n")
+    monkeypatch.chdir(tmp_path / "here")
+    assert [pair.query for pair in read_pairs(path)] == ["a cat", "gone.jpg", Path("CUP.JPG")]
+
+
+def test_paths_of_records_begin_in_the_folder_of_the_file(tmp_path, monkeypatch, model, picture):
+    for seed, folder in enumerate(("judged", "here", "here/judged")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.png").write_bytes(picture(seed))
+    (tmp_path / "here" / "b.png").write_bytes(picture(9))
+    index = bb.Index.create(tmp_path / "a.bower", model)
+    index.add(tmp_path)
+    rows = "".join(f"words {n},{name},{int(n % 2)}\n" for n in range(30) for name in ("a.png", "b.png"))
+    (tmp_path / "judged" / "pairs.csv").write_text(f"query,record,label\n{rows}words,c.png,1\n")
+    monkeypatch.chdir(tmp_path / "here")
+    pairs = read_pairs(tmp_path / "judged" / "pairs.csv")
+    ids = {hit.uri: hit.id for hit in index.search("anything")}
+    found = _ids(index, {pair.named for pair in pairs})
+    assert {name: id_ for (name, _), id_ in found.items()} == {
+        "a.png": ids[str(tmp_path / "judged" / "a.png")],
+        "b.png": ids[str(tmp_path / "here" / "b.png")],
+    }
 
 
 @pytest.mark.parametrize(
@@ -175,7 +205,8 @@ def test_records_that_are_not_there(index, photographs):
     assert problems[0] == "line 900: no record 'no-such' is in the index"
     # Found by the name of its file; there are too few for pictures.
     assert problems[1:] == [
-        "text -> mini__image_embeds: 1 pairs, 1 of them matches; at least 50 of both kinds are needed"
+        "text -> mini__image_embeds: 1 judged, 1 of them matches; "
+        "at least 50 are needed, matches and others among them"
     ]
 
 
@@ -190,9 +221,12 @@ def test_records_that_are_not_there(index, photographs):
     ids=["none", "few", "all alike", "unknown"],
 )
 def test_pairs_that_teach_nothing(index, pairs):
+    calibrate_with(index, judged(2))
+    assert labels(index)
+    before = {path: path.read_bytes() for path in Path(index.path).rglob("*") if path.is_file()}
     with pytest.raises(QueryError, match="Nothing can be learned from"):
-        calibrate_with(index, pairs)
-    assert labels(index) == {}
+        calibrate_with(index, pairs, seed=1, forget_labels=True)
+    assert {path: path.read_bytes() for path in Path(index.path).rglob("*") if path.is_file()} == before
     assert len(index.search("a cat")) == 10
 
 
@@ -207,6 +241,8 @@ def test_labels_stay_when_the_index_grows_and_is_measured_again(index, model):
     assert labels(index) == before
     calibrate(index, seed=1)
     assert labels(index) == before
+    calibrate(index, forget_labels=True)
+    assert labels(index) == {}
 
 
 def test_a_model_that_takes_no_texts_learns_nothing(index, model):
@@ -218,3 +254,7 @@ def test_a_model_that_takes_no_texts_learns_nothing(index, model):
     assert fits == []
     assert len(problems) == 1
     assert set(labels(index)) == {"text->mini__sentence_embedding"}
+    # Two models of one name are told apart where they are named.
+    assert repr(index).endswith("records, models mini, mini, layer penultimate>")
+    with pytest.raises(QueryError, match=r"'minni', only of \w+ \(mini\), \w+ \(mini, layer penultimate\)"):
+        index.search("a cat", models="minni")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bowerbird.search.background import Background
     from bowerbird.search.index import Index
     from bowerbird.search.labels import Fit
+    from bowerbird.store.manifest import ModelEntry
 
 
 @app.command()
@@ -24,7 +25,7 @@ def calibrate(
         str,
         typer.Argument(
             metavar="[INDEX]",
-            help="Directory of an index. Default: that of the current folder.",
+            help="Directory or address of an index. Default: that of the current folder.",
             show_default=False,
         ),
     ] = "",
@@ -32,7 +33,8 @@ def calibrate(
         str,
         typer.Option(
             metavar="FILE",
-            help="Judged pairs, CSV: query, record, label (1 or 0). Refines the match.",
+            help="Judged pairs, CSV: query, record, label (1 or 0). Refines the match. Paths are relative to the "
+            "file's folder, then to the working directory.",
             show_default=False,
         ),
     ] = "",
@@ -43,6 +45,9 @@ def calibrate(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
+    forget_labels: Annotated[
+        bool, typer.Option("--forget-labels", help="Drop what was learned from judged pairs before.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure what unrelated pairs score, so that `match` means the same for pictures and texts under any model.
@@ -50,11 +55,14 @@ def calibrate(
     \b
     bowerbird calibrate photos.bower
     bowerbird calibrate photos.bower --pairs labelled.csv
+    bowerbird calibrate photos.bower --forget-labels
 
-    Indexing does this by itself when an index has grown by a tenth. Labels are kept from then on.
+    Indexing does this by itself when a tenth of an index came, went or changed. What was learned from pairs is kept
+    until it is learned anew or forgotten.
     """
     from bowerbird.search.calibrate import calibrate as measured
     from bowerbird.search.calibrate import calibrate_with
+    from bowerbird.search.entries import labels
     from bowerbird.search.index import Index
     from bowerbird.search.labels import read_pairs
     from bowerbird.search.places import resolve
@@ -63,10 +71,11 @@ def calibrate(
     opened = Index.open(resolve(index, Path.cwd(), model or ()))
     learned: dict[str, tuple[list[Fit], list[str]]] = {}
     if pairs:
-        learned = calibrate_with(opened, judged, model or "all", seed=seed)
+        learned = calibrate_with(opened, judged, model or "all", seed=seed, forget_labels=forget_labels)
     else:
-        measured(opened, model or "all", seed=seed)
-    facts = [_facts(opened, name, learned) for name in _names(opened, model)]
+        measured(opened, model or "all", seed=seed, forget_labels=forget_labels)
+    names = labels(opened.manifest.models)
+    facts = [_facts(opened, entry, names[entry.space], learned) for entry in opened.entries(model or "all")]
     if as_json:
         result(json.dumps(facts, indent=1))
         return
@@ -74,19 +83,16 @@ def calibrate(
         _lines(fact)
 
 
-def _names(opened: Index, model: list[str] | None) -> list[str]:
-    return [entry.space for entry in opened.entries(model or "all")]
-
-
-def _facts(opened: Index, space: str, learned: dict[str, tuple[list[Fit], list[str]]]) -> dict[str, Any]:
+def _facts(
+    opened: Index, entry: ModelEntry, name: str, learned: dict[str, tuple[list[Fit], list[str]]]
+) -> dict[str, Any]:
     """What was measured for a model, as plain data."""
     from dataclasses import asdict
 
-    (entry,) = opened.entries(space)
     background: Background = opened.background(entry)
-    fits, problems = learned.get(space, ([], []))
+    fits, problems = learned.get(entry.space, ([], []))
     return {
-        "model": entry.name,
+        "model": name,
         "records": background.records,
         "correction": asdict(background.correction),
         "pairs": [

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from bowerbird.errors import BowerbirdError, UnsupportedInputError
 from bowerbird.record import Modality
+from bowerbird.search.background import unused
 from bowerbird.search.entries import entry_of, mismatch, slug_of, text_column
 from bowerbird.store.filters import Filter, IsNull, Not, Or
 from bowerbird.store.manifest import ModelEntry
@@ -88,6 +89,8 @@ def drop(index: Index, name: str) -> ModelEntry:
     index.encoders.pop(entry.space, None)
     index.table.drop([name for column in entry.columns for name in (column.name, column.norm)])
     index.write_manifest()
+    for file in unused(index.location.names(), kept):
+        index.location.remove(file)
     return entry
 
 

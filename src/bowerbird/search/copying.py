@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bowerbird.errors import IndexDamagedError, StoreError
+from bowerbird.search.background import unused
 from bowerbird.settings import settings
 from bowerbird.store import manifest as manifests
 from bowerbird.store.location import LOCK, Location, Place
@@ -67,7 +68,7 @@ def copy_index(source: Place, target: Place, *, progress: Progress | None = None
         columns = [column for entry in manifest.models for column in entry.columns]
         copied.optimize(columns)
         count = _checked(table, copied, given, wanted)
-        _files(given, wanted)
+        _files(given, manifest, wanted)
         lock.check()
         manifests.write(wanted, replace(manifest, table_version=copied.version, records=count))
         wanted.remove(NOTE)
@@ -180,10 +181,13 @@ def _checked(table: Table, copied: Table, source: Location, target: Location) ->
     return count
 
 
-def _files(source: Location, target: Location) -> None:
+def _files(source: Location, manifest: Manifest, target: Location) -> None:
     """Copy the small files beside the manifest, such as the list of what could not be indexed."""
-    for name in source.names():
-        if name in (TABLE, manifests.NAME, NOTE) or name.startswith("."):
+    names = source.names()
+    # Calibrations that earlier manifests named are kept for readers of those, and the copy has none.
+    left = {TABLE, manifests.NAME, NOTE, *unused(names, manifest.models)}
+    for name in names:
+        if name in left or name.startswith("."):
             continue
         data = source.read_bytes(name)
         if data is not None:

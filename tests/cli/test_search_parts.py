@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 from tests.conftest import Command
 
+import bowerbird as bb
 from bowerbird.models.hub.fetch import locate
+from bowerbird.search.entries import labels
+from bowerbird.store.manifest import ModelEntry
 
 pytestmark = pytest.mark.slow
 
@@ -103,8 +106,12 @@ def test_nothing_matches(shop):
     assert "Nothing matches: no result reaches 0.95. The nearest were:" in done.err
     assert len(done.err.strip().splitlines()) == 5, "a line, a head, three results"
     as_json = shop("search", "the parliament of Norway", "--min-match", "0.95", "--json")
-    assert json.loads(as_json.out) == []
-    assert "Nothing matches" in as_json.err
+    nearest = json.loads(as_json.out)
+    assert [row["passes"] for row in nearest] == [False] * len(nearest) != []
+    assert all(row["match"] < 0.95 for row in nearest)
+    assert 'Nothing matches: no result reaches 0.95. The nearest have "passes": false.' in as_json.err
+    assert len(as_json.err.strip().splitlines()) == 1
+    assert all(row["passes"] for row in asked(shop, "black hat"))
     unsure = shop("search", "the parliament of Norway", "--top", 3)
     assert unsure.out.count("\n") == 3
     assert "Nothing here is surely what you asked for" in unsure.err
@@ -147,6 +154,59 @@ def test_compare(shop):
     assert rows["together"][0]["id"] == "hat"
     wrong = shop("compare", "black hat", "--models", "mini,fashon", code=2)
     assert "Did you mean fashion?" in wrong.err
+
+
+@pytest.fixture(scope="module")
+def alike(shop, model) -> Path:
+    """An index of two models of one name, one of which takes no texts, with attributes that JSON has no word for."""
+    index = bb.Index.create(shop.cwd / "alike.bower", [model, bb.load("mini", layer="penultimate")])
+    odd = {"price": float("inf"), "passes": "mine", "path": "my own"}
+    items = [bb.Record(name, shop.cwd / f"{name}.jpg", attributes=odd) for name in ("chelsea", "coffee")]
+    bb.Collection.from_items(items).embed(model).write(index.path)
+    return Path(index.path)
+
+
+def test_compare_models_of_one_name(shop, alike):
+    second = "mini, layer penultimate"
+    found = json.loads(shop("compare", "coffee.jpg", "--json", "--index", alike).out)
+    assert list(found) == ["mini", second, "together"]
+    assert {hits[0]["id"] for hits in found.values()} == {"coffee"}
+    # One that cannot answer is told of; it is not the end.
+    done = shop("compare", "a cat", "--json", "--index", alike, "--sheet", "alike.html")
+    found = json.loads(done.out)
+    assert list(found) == ["mini", second]
+    assert found["mini"][0]["id"] == "chelsea"
+    assert found[second] == []
+    assert f"{second}: " in done.err
+    wrong = shop("compare", "a cat", "--where", "prise < 3", "--index", alike, code=2)
+    assert "price" in wrong.err
+
+
+def test_a_model_called_together():
+    models = [
+        ModelEntry(name, source, source * 16, {}, {}, ())
+        for name, source in (("together", "a"), ("b", "b"), ("b", "c"))
+    ]
+    assert list(labels(models, ("together",)).values()) == ["a", "b", "c"]
+
+
+def test_json_is_strict(shop, alike):
+    out = shop("search", "a cat", "--json", "--index", alike).out
+
+    def refuse(word: str) -> None:
+        raise ValueError(word)
+
+    row, _ = json.loads(out, parse_constant=refuse)
+    assert row["price"] is None
+    assert row["passes"] is True
+    assert row["passes_"] == "mine"
+    assert row["path"].endswith("chelsea.jpg")
+    assert row["path_"] == "my own"
+
+
+def test_an_address_is_an_index_too(shop):
+    said = " ".join(shop("search", "--help").out.split())
+    assert all(scheme in said for scheme in ("s3://", "postgresql://", "pinecone://"))
 
 
 def test_compare_on_a_terminal(shop):
@@ -193,5 +253,10 @@ def test_calibrate_with_pairs(shop):
     assert wrong.code in (1, 2)
     assert "labelled.csv:2 has the label 'perhaps'" in wrong.err
     (shop.cwd / "labelled.csv").write_text("query,record,label\na cat,cat,1\n")
+    assert shop("calibrate", "own.bower").out
+    assert asked(shop, *words) == after, "what was learned stays"
     few = shop("calibrate", "own.bower", "--pairs", "labelled.csv", code=2)
     assert "Nothing can be learned from 1 labelled pairs" in few.err
+    assert asked(shop, *words) == after
+    shop("calibrate", "own.bower", "--forget-labels")
+    assert [row["match"] for row in asked(shop, *words)] == [row["match"] for row in before]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,8 @@ from bowerbird.cli.screen import IndexOption, is_terminal, result, say
 
 if TYPE_CHECKING:
     from bowerbird.hits import Hit, Hits
+    from bowerbird.search.index import Index
+    from bowerbird.search.query import Query
 
 
 @app.command()
@@ -42,21 +45,23 @@ def compare(
     \b
     bowerbird compare "flowing red evening dress" --models clip-vit-base-patch32,fashion-clip
     bowerbird compare dress.jpg --sheet compared.html
+
+    A model that cannot answer is told of, and has an empty column.
     """
-    from bowerbird.cli.search import read_query
+    from bowerbird.cli.search import read_query, strict_json
+    from bowerbird.search.entries import labels
     from bowerbird.search.index import Index
     from bowerbird.search.places import resolve
 
     query = read_query(" ".join(words), "", "", "", ())
     opened = Index.open(resolve(index, Path.cwd(), models))
     entries = opened.entries(models)
-    found = {entry.name: opened.ask(query, k=top, where=where, models=entry.space) for entry in entries}
-    if together and len(entries) > 1:
-        found["together"] = opened.ask(query, k=top, where=where, models=[e.space for e in entries])
+    names = labels(entries, (TOGETHER,))
+    found, able = _apart(opened, query, top, where, {name: space for space, name in names.items()})
+    if together and len(able) > 1:
+        found[TOGETHER] = opened.ask(query, k=top, where=where, models=able)
     if len(entries) == 1:
         say(f"The index holds one model, {entries[0].name}: there is nothing to compare it with.")
-    for note in dict.fromkeys(note for hits in found.values() for note in hits.notes):
-        say(note)
     if as_json:
         rows = {
             name: [
@@ -65,14 +70,18 @@ def compare(
             ]
             for name, hits in found.items()
         }
-        result(json.dumps(rows, indent=1, ensure_ascii=False))
+        result(strict_json(rows))
     else:
         _side_by_side(found)
     if sheet:
         from bowerbird.search.index import writable
         from bowerbird.search.sheet import contact_sheet, panel_of
 
-        panels = [panel_of(opened, query, hits, heading=name) for name, hits in found.items()]
+        panels = [
+            replace(panel, note=" ".join(hits.notes)) if hits.notes and not hits else panel
+            for name, hits in found.items()
+            for panel in [panel_of(opened, query, hits, heading=name)]
+        ]
         target = Path(sheet).expanduser()
         page = contact_sheet(
             panels, title=str(query), subtitle=f"{len(opened):,} records, {len(entries)} models"
@@ -80,6 +89,51 @@ def compare(
         with writable(target):
             target.write_text(page, "utf-8")
         say(f"Contact sheet: {target}")
+
+
+TOGETHER = "together"
+"""The column of what all models find; no model is called so."""
+
+
+def _apart(
+    opened: Index, query: Query, top: int, where: str, names: Mapping[str, str]
+) -> tuple[dict[str, Hits], list[str]]:
+    """What each model finds, by its name, and the spaces of those that could answer; notes are said.
+
+    Args:
+        opened: the index.
+        query: what is asked.
+        top: at most so many results of each.
+        where: a filter.
+        names: the space of each model, by what it is called here.
+
+    Raises:
+        BowerbirdError: none of them could answer; what was wrong with the first.
+    """
+    import numpy as np
+
+    from bowerbird.errors import BowerbirdError
+    from bowerbird.hits import Hits
+
+    found: dict[str, Hits] = {}
+    able: list[str] = []
+    refused: list[BowerbirdError] = []
+    for name, space in names.items():
+        try:
+            found[name] = opened.ask(query, k=top, where=where, models=space)
+            able.append(space)
+        except BowerbirdError as error:
+            refused.append(error)
+            found[name] = Hits((), np.zeros(0, np.float32), "", (), notes=(str(error),))
+    if not able:
+        raise refused[0]
+    notes: dict[str, list[str]] = {}
+    for name, hits in found.items():
+        for note in hits.notes:
+            notes.setdefault(note, []).append(name)
+    for note, several in notes.items():
+        say(note if len(several) == len(found) else f"{', '.join(several)}: {note}")
+    return found, able
 
 
 def _side_by_side(found: dict[str, Hits]) -> None:

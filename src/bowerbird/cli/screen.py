@@ -19,8 +19,9 @@ IndexOption: TypeAlias = Annotated[
     typer.Option(
         "--index",
         envvar="BOWERBIRD_INDEX",
-        metavar="PATH",
-        help="Directory of the index. Default: one for each folder, in your data directory.",
+        metavar="PATH|ADDRESS",
+        help="Directory of the index, or its address: s3://BUCKET/NAME, postgresql://..., pinecone://... "
+        "Default: a directory for each folder, in your data directory.",
         show_default=False,
     ),
 ]

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sys
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeAlias
 
@@ -146,11 +146,8 @@ def search(
     for note in hits.notes:
         say(note)
     if as_json:
-        result(
-            json.dumps(
-                [_plain(row) for row in hits.to_dicts()], indent=1, default=_json_value, ensure_ascii=False
-            )
-        )
+        shown = hits if hits or hits.below is None else hits.below
+        result(strict_json([_plain(row, passes=shown is hits) for row in shown.to_dicts()]))
     elif is_terminal():
         print_table(hits)
     else:
@@ -158,7 +155,7 @@ def search(
 
         for hit in hits:
             result(f"{hit.match:.4f}\t{from_uri(hit.uri)}")
-    _remark(hits, min_match, threshold, offset)
+    _remark(hits, min_match, threshold, offset, table=not as_json)
     if sheet or open_:
         _show(opened, query, hits, sheet, open_)
 
@@ -190,15 +187,19 @@ LIKELY = 0.5
 """A best match below this is said to be none."""
 
 
-def _remark(hits: Hits, min_match: float | None, threshold: float | None, offset: int) -> None:
-    """Say where nothing matches, and what came nearest."""
+def _remark(
+    hits: Hits, min_match: float | None, threshold: float | None, offset: int, *, table: bool
+) -> None:
+    """Say where nothing matches, and what came nearest: as a table, unless that is among the results already."""
     if hits:
         if min_match is None and not offset and hits.match is not None and max(hits.match) < LIKELY:
             say(f"Nothing here is surely what you asked for: the best match is {max(hits.match):.2f}.")
         return
     if hits.below:
-        say(f"Nothing matches: no result reaches {min_match:g}. The nearest were:")
-        print_table(hits.below, file=sys.stderr)
+        nearest = "The nearest were:" if table else 'The nearest have "passes": false.'
+        say(f"Nothing matches: no result reaches {min_match:g}. {nearest}")
+        if table:
+            print_table(hits.below, file=sys.stderr)
         return
     limit = "" if threshold is None else f" at a score of {threshold:g} or more"
     say(f"Nothing {'more ' if offset else ''}matches{limit}.")
@@ -233,17 +234,31 @@ def read_query(
     return Query(texts=texts, image=picture, like=like, weights=shares, without=without, among=among)
 
 
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
+def _plain(row: dict[str, Any], *, passes: bool) -> dict[str, Any]:
+    """A result for JSON; attributes that are called like what is added here get an underscore behind their names."""
     from bowerbird.flow.files import from_uri, printable
 
-    numbers = {name: round(row.pop(name), 6) for name in ("match", "score")}
-    # A reranker gives no score to what it cannot judge, and JSON knows no NaN.
-    told = {name: None if math.isnan(value) else value for name, value in numbers.items()}
-    return {**told, "path": printable(from_uri(row["uri"])), **row}
+    told: dict[str, Any] = {name: round(row.pop(name), 6) for name in ("match", "score") if name in row}
+    path = printable(from_uri(row["uri"] or ""))
+    known = {f"{name}_" if name in ("path", "passes") else name: value for name, value in row.items()}
+    return {**told, "passes": passes, "path": path, **known}
+
+
+def strict_json(value: object) -> str:
+    """JSON that every reader takes, for people too: numbers that are not finite, which it does not know, are null."""
+    return json.dumps(_finite(value), indent=1, default=_json_value, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _json_value(value: object) -> str:
-    return value.isoformat() if isinstance(value, datetime) else str(value)
+    return value.isoformat() if isinstance(value, (datetime, date)) else str(value)
 
 
 def print_table(hits: Hits, file: TextIO | None = None) -> None:

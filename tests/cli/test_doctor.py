@@ -39,6 +39,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory, photographs: dict[str, Path],
 def test_gap(run: Command, shop: Path, tmp_path: Path) -> None:
     found = run("gap", shop / "photos.bower", "-o", tmp_path / "gap.html")
     rows = dict(line.split("\t", 1) for line in found.out.splitlines())
+    assert rows["model"] == "mini"
     assert float(rows["distance of the centroids"].split("\t")[0]) > 0
     assert rows["correction"].startswith("off")
     assert "gap.html" in found.err
@@ -52,7 +53,7 @@ def test_gap(run: Command, shop: Path, tmp_path: Path) -> None:
 def test_map(run: Command, shop: Path, tmp_path: Path) -> None:
     found = run("map", shop / "photos.bower", "--colour", "brand", "--raw")
     assert found.out == "map.html\n"
-    assert "vectors as stored" in found.err
+    assert "mini, drawn with PCA; vectors as stored" in found.err
     page = (tmp_path / "map.html").read_text("utf-8")
     assert "12 points" in page or "6 pictures and 6 texts" in page
     assert "Did you mean brand?" in run("map", shop / "photos.bower", "--colour", "brnd", code=2).err

@@ -21,6 +21,7 @@ from bowerbird import Collection, Record
 from bowerbird.errors import QueryError
 from bowerbird.judge.atlas import CATEGORIES, Atlas, atlas, colours_of
 from bowerbird.judge.atlas_page import atlas_page
+from bowerbird.judge.gap import gap_of
 from bowerbird.judge.projection import flat
 
 
@@ -180,6 +181,30 @@ def test_umap_draws_the_same_map_again() -> None:
     within = max(np.linalg.norm(g - g.mean(0), axis=1).mean() for g in groups)
     between = min(np.linalg.norm(groups[a].mean(0) - groups[b].mean(0)) for a in range(3) for b in range(a))
     assert between > 3 * within
+
+
+def test_records_that_are_all_alike_are_one_point(tmp_path: Path, model: bb.Encoder, picture) -> None:
+    """UMAP has no place for them."""
+    same = picture(1)
+    Collection.from_items([Record(f"{n}", same) for n in range(40)]).embed(model).write(
+        tmp_path / "same.bower"
+    )
+    found = atlas(bb.Index.open(tmp_path / "same.bower", model))
+    np.testing.assert_array_equal(found.places, np.full((40, 2), 0.5, np.float32))
+    assert found.method == "no spread: all vectors are the same"
+    assert "all vectors are the same" in atlas_page(found, place="same.bower")
+
+
+@pytest.mark.parametrize("look", [atlas, gap_of], ids=["map", "gap"])
+def test_several_models_are_too_many(twins: bb.Index, look: Callable[..., object]) -> None:
+    with pytest.raises(QueryError, match="'both' means 2 models"):
+        look(twins, model="both")
+
+
+def test_two_models_of_one_name_are_told_apart(twins: bb.Index) -> None:
+    for entry in twins.manifest.models:
+        assert atlas(twins, model=entry.space, method="pca").model == entry.source
+        assert gap_of(twins, entry.space)[0].model == entry.source
 
 
 LIST, CARD = "document.getElementById('list')", "document.getElementById('card')"

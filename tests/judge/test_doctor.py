@@ -245,6 +245,44 @@ def test_caption_recall_is_what_a_search_by_hand_finds(shop: bb.Index) -> None:
     assert found["R@1 text->image"] == pytest.approx(right / len(rows), abs=1e-6)
 
 
+@pytest.fixture(scope="module")
+def notes(tmp_path_factory: pytest.TempPathFactory, model: bb.Encoder) -> bb.Index:
+    """Texts alone, under a model that takes pictures too; two of them are nearly the same."""
+    path = tmp_path_factory.mktemp("notes") / "notes.bower"
+    said = [f"{what} on {where}" for what in ("a cup", "a cat", "boots") for where in NUMBERS]
+    texts = [*said, "a rocket at its launch pad, ready", "a rocket at its launch pad, ready!"]
+    Collection.from_texts(texts).embed(model).write(path)
+    return bb.Index.open(path, model)
+
+
+NUMBERS = [f"shelf {number} of the {kind}" for number in range(1, 11) for kind in ("shop", "garden")]
+
+
+def test_an_index_of_texts_is_judged_by_its_texts(notes: bb.Index) -> None:
+    """Nothing is said in favour of pictures that are not there."""
+    checkup = doctor(notes, near=0.98)
+    recalls = [found for found in checkup.findings if found.check == "recall of the index"]
+    (text,) = [column for column in notes.columns if column.modality == "text"]
+    assert [found.figures["column"] for found in recalls] == [text.name]
+    assert of(checkup, "smaller vectors").figures["column"] == text.name
+    assert of(checkup, "outliers").figures["records"] == 62
+    assert "texts" in of(checkup, "near duplicates").what
+    pairs = [example.names for example in of(checkup, "near duplicates").examples]
+    assert all("rocket" in name for names in pairs for name in names)
+    assert "copies" not in {found.check for found in checkup.findings}
+    sampled = of(doctor(notes, sample=61, near=0.9, only=["neighbours"]), "near duplicates")
+    assert sampled.figures["pairs"] > 0
+    assert "picture" not in sampled.what
+
+
+def test_two_models_of_one_name_are_told_apart(twins: bb.Index) -> None:
+    checkup = doctor(twins, fresh=0, only=["broken", "calibration"])
+    sources = tuple(entry.source for entry in twins.manifest.models)
+    assert checkup.models == sources
+    assert [found.model for found in checkup.findings] == [*sources, *sources]
+    assert all(source in doctor_page(checkup, {}) for source in sources)
+
+
 def test_one_check_alone_and_bounds_that_cannot_be(shop: bb.Index) -> None:
     seen: list[str] = []
     assert {f.check for f in doctor(shop, only=["copies"], watch=seen.append).findings} == {"copies"}

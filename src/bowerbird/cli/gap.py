@@ -71,6 +71,7 @@ def _lines(found: Gap) -> None:
     source = "query sentences, since the index holds no texts" if found.source == "bank" else "texts"
     heading = f"{found.model}, {found.output}: {found.pictures:,} pictures, {found.texts:,} {source}"
     if not is_terminal():
+        result(f"model\t{found.model}")
         for name, before, after, _ in figures(found):
             result("\t".join((name, *("" if value is None else f"{value:.4f}" for value in (before, after)))))
         result(f"correction\t{found.correction}")

@@ -63,7 +63,8 @@ def map_(
     )
     for note in drawn.notes:
         say(note)
-    say(f"Drawn with {drawn.method}; {'centred by modality' if drawn.corrected else 'vectors as stored'}.")
+    state = "centred by modality" if drawn.corrected else "vectors as stored"
+    say(f"{drawn.model}, drawn with {drawn.method}; {state}.")
     target = Path(output).expanduser()
     with writable(target):
         target.write_text(atlas_page(drawn, place=Path(opened.path).name), "utf-8")

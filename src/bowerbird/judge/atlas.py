@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bowerbird.errors import QueryError
 from bowerbird.judge.projection import flat
-from bowerbird.judge.sampled import Sampled, label, sampled, shared_columns, similar_column
+from bowerbird.judge.sampled import Sampled, label, sampled, shared_columns, similar_columns, single
 from bowerbird.record import Modality
 from bowerbird.search.gap import centred
 from bowerbird.store.table import ATTRIBUTES
@@ -122,23 +122,15 @@ def atlas(
         seed: of every choice.
 
     Raises:
-        QueryError: there is no such model or attribute, or no vector under that model.
+        QueryError: there is no such model or attribute, several models are named, or there is no vector under it.
         MissingExtraError: `umap` was asked for, and is not installed.
     """
-    (entry,) = index.entries((model,) if model else ())[:1]
+    entry = single(index, model)
     if colour:
         _check_colour(index, colour)
-    columns = [column for column in _columns(index, entry) if column is not None]
-    known = ("uri", "name", "text", "format", *([colour] if colour not in ("", "name", "format") else []))
-    drawn = sampled(index, columns, known, points, seed=seed)
-    vectors, texts, owners = _points(drawn, columns, points)
-    if not len(vectors):
-        raise QueryError(
-            f"No record of {index.path} has a vector under {label(entry)}.",
-            hint="Index pictures or texts first.",
-        )
-    both = bool(texts.any()) and not texts.all()
-    if both and not raw:
+    drawn, vectors, texts, owners = _vectors(index, entry, colour, points, seed)
+    corrected = not raw and bool(texts.any()) and not texts.all()
+    if corrected:
         for part in (texts, ~texts):
             vectors[part] = centred(vectors[part], vectors[part].mean(0))
     places, how = flat(vectors, seed=seed, method=method)
@@ -147,7 +139,7 @@ def atlas(
     pictures = np.unique(renumbered[~texts])
     seen = np.random.default_rng(seed).permutation(pictures)[: max(thumbnails, 0)]
     return Atlas(
-        model=label(entry),
+        model=label(index, entry),
         records=len(index),
         places=places,
         texts=texts,
@@ -159,16 +151,36 @@ def atlas(
         thumbnails=_thumbnails(index, {facts["id"][at]: at for at in np.sort(seen).tolist()}),
         colours=colours_of(colour, facts[colour]) if colour else None,
         method=how,
-        corrected=both and not raw,
+        corrected=corrected,
         notes=tuple(_notes(index, len(chosen), len(pictures), len(seen))),
     )
+
+
+def _vectors(
+    index: Index, entry: ModelEntry, colour: str, points: int, seed: int
+) -> tuple[Sampled, Array, Array, Array]:
+    """Records drawn at random, and what `_points` makes of them.
+
+    Raises:
+        QueryError: none of them has a vector.
+    """
+    columns = [column for column in _columns(index, entry) if column is not None]
+    known = ("uri", "name", "text", "format", *([colour] if colour not in ("", "name", "format") else []))
+    drawn = sampled(index, columns, known, points, seed=seed)
+    vectors, texts, owners = _points(drawn, columns, points)
+    if not len(vectors):
+        raise QueryError(
+            f"No record of {index.path} has a vector under {label(index, entry)}.",
+            hint="Index pictures or texts first.",
+        )
+    return drawn, vectors, texts, owners
 
 
 def _columns(index: Index, entry: ModelEntry) -> tuple[VectorColumn | None, VectorColumn | None]:
     """Columns of pictures and of texts; where there are no texts, pictures in the output that compares them best."""
     pictures, texts = shared_columns(entry)
     if texts is None or not index.table.count(_has(texts)):
-        return similar_column(entry), None
+        return next(iter(similar_columns(entry)), None), None
     if pictures is not None and not index.table.count(_has(pictures)):
         return None, texts
     return pictures, texts

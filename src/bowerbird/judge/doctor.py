@@ -15,7 +15,6 @@ from bowerbird.judge.checks.finding import Case, Finding, Level
 from bowerbird.judge.checks.neighbours import copies, neighbourhood
 from bowerbird.judge.checks.recall import approximate, captions, itself
 from bowerbird.judge.checks.stored import broken, missing, texts
-from bowerbird.judge.sampled import label
 
 if TYPE_CHECKING:
     from bowerbird.search.index import Index
@@ -135,28 +134,26 @@ def doctor(
     started = time.monotonic()
     entries = index.entries(tuple(models) or ("all",))
     case = Case(index, entries, sample, fresh, near, seed)
-    findings: list[Finding] = []
-    if len(index):
-        for name, check in CHECKS.items():
-            if not only or name in only:
-                if watch:
-                    watch(name)
-                findings += check(case)
-    else:
-        findings.append(
-            Finding(
-                "records",
-                Level.WARNING,
-                "The index is empty.",
-                do=f"bowerbird index FOLDER --index {index.path}",
-            )
-        )
+    findings = tuple(_findings(case, only, watch) if len(index) else _empty(index))
     return Checkup(
         index=str(index.path),
         records=len(index),
         looked_at=case.of if len(index) else "nothing",
-        models=tuple(label(entry) for entry in entries),
-        findings=tuple(findings),
+        models=tuple(case.label(entry) for entry in entries),
+        findings=findings,
         seconds=time.monotonic() - started,
         version=index.table.version,
     )
+
+
+def _findings(case: Case, only: Sequence[str], watch: Callable[[str], None] | None) -> Iterator[Finding]:
+    for name, check in CHECKS.items():
+        if not only or name in only:
+            if watch:
+                watch(name)
+            yield from check(case)
+
+
+def _empty(index: Index) -> Iterator[Finding]:
+    do = f"bowerbird index FOLDER --index {index.path}"
+    yield Finding("records", Level.WARNING, "The index is empty.", do=do)

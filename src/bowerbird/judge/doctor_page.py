@@ -139,6 +139,10 @@ def _names(example: Example) -> str:
 
 def _short(example: Example) -> str:
     """The last parts of the paths."""
-    names = [name.rstrip("/").rpartition("/")[2] or name for name in example.names[:2]]
+    words = "\N{LEFT DOUBLE QUOTATION MARK}"  # a text may hold slashes
+    names = [
+        name if name.startswith(words) else name.rstrip("/").rpartition("/")[2] or name
+        for name in example.names[:2]
+    ]
     more = len(example.names) - len(names)
     return ", ".join(names) + (f" and {more} more" if more > 0 else "")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bowerbird.errors import QueryError
-from bowerbird.judge.sampled import label, sampled, shared_columns
+from bowerbird.judge.sampled import label, sampled, shared_columns, single
 from bowerbird.search.gap import centred
 
 if TYPE_CHECKING:
@@ -147,12 +147,13 @@ def gap_of(index: Index, model: str = "", *, sample: int = SAMPLE, seed: int = 0
         seed: of the choice.
 
     Raises:
-        QueryError: the model takes no texts or no pictures, or the index has no vectors of pictures.
+        QueryError: the model takes no texts or no pictures, the index has no vectors of pictures, or several models
+            are named.
     """
-    (entry,) = index.entries((model,) if model else ())[:1]
+    entry = single(index, model)
     parts = parts_of(index, entry, sample=sample, seed=seed)
     return Gap(
-        model=label(entry),
+        model=label(index, entry),
         output=parts.output,
         pictures=len(parts.pictures),
         texts=len(parts.texts),
@@ -173,7 +174,7 @@ def parts_of(index: Index, entry: ModelEntry, *, sample: int = SAMPLE, seed: int
     pictures, texts = shared_columns(entry)
     if pictures is None:
         raise QueryError(
-            f"{label(entry)} takes no pictures, so it has no gap between pictures and texts.",
+            f"{label(index, entry)} takes no pictures, so it has no gap between pictures and texts.",
             hint="Measure an index that was made with a model of pictures and texts.",
         )
     columns = [pictures, *([texts] if texts else [])]
@@ -196,7 +197,7 @@ def _of_bank(index: Index, entry: ModelEntry) -> Array:
     encoder = index.encoder(entry.space)
     if encoder.card.text is None:
         raise QueryError(
-            f"{label(entry)} takes no texts, so it has no gap between pictures and texts.",
+            f"{label(index, entry)} takes no texts, so it has no gap between pictures and texts.",
             hint="Measure an index that was made with a model of pictures and texts.",
         )
     vectors: Array = encoder.embed(list(bank()), role="query")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bowerbird.errors import QueryError
 from bowerbird.record import Modality
-from bowerbird.search.entries import labelled
+from bowerbird.search.entries import called, labels
 from bowerbird.store.table import VectorColumn
 
 if TYPE_CHECKING:
@@ -83,9 +84,24 @@ def sampled(
     return Sampled(known, matrices, present, drawn.num_rows < k or drawn.num_rows == index.table.count(where))
 
 
-def label(entry: ModelEntry) -> str:
-    """A model as people call it, with what was asked of it: an index may hold one model under two conditions."""
-    return labelled(entry.name, entry.options)
+def label(index: Index, entry: ModelEntry) -> str:
+    """What a model is called among all of its index; see `labels`."""
+    return labels(index.manifest.models)[entry.space]
+
+
+def single(index: Index, model: str) -> ModelEntry:
+    """The one model that a name means; empty: the first.
+
+    Raises:
+        QueryError: there is no such model, or the name means several.
+    """
+    entry, *more = index.entries(model)
+    if more:
+        raise QueryError(
+            f"{model!r} means {len(more) + 1} models, and one is looked at.",
+            hint=f"Name one of them, such as {called(entry)}.",
+        )
+    return entry
 
 
 def shared_columns(entry: ModelEntry) -> tuple[VectorColumn | None, VectorColumn | None]:
@@ -94,10 +110,11 @@ def shared_columns(entry: ModelEntry) -> tuple[VectorColumn | None, VectorColumn
     return _first(entry.columns, Modality.IMAGE), _first(entry.columns, Modality.TEXT)
 
 
-def similar_column(entry: ModelEntry) -> VectorColumn | None:
-    """The column that compares like with like best: of pictures, or of texts where the model takes no pictures."""
+def similar_columns(entry: ModelEntry) -> list[VectorColumn]:
+    """The columns that compare like with like best: of pictures, then of texts, so far as the model takes both."""
     last = entry.columns[::-1]
-    return _first(last, Modality.IMAGE) or _first(last, Modality.TEXT)
+    found = (_first(last, modality) for modality in (Modality.IMAGE, Modality.TEXT))
+    return [column for column in found if column is not None]
 
 
 def _first(columns: Sequence[VectorColumn], modality: Modality) -> VectorColumn | None:

@@ -7,10 +7,7 @@ from collections.abc import Iterator
 from bowerbird.errors import StoreError
 from bowerbird.judge.checks.finding import Case, Finding, Level
 from bowerbird.judge.gap import correction_of
-from bowerbird.judge.sampled import label
-
-GROWN = 0.2
-"""From this share of records more, or fewer, on, what was measured may no longer hold."""
+from bowerbird.search.calibrate import is_stale
 
 
 def calibration(case: Case) -> Iterator[Finding]:
@@ -24,23 +21,28 @@ def calibration(case: Case) -> Iterator[Finding]:
                 Level.NOTE,
                 "Not calibrated: scores of pictures and of texts mean different things.",
                 do=command,
-                model=label(entry),
+                model=case.label(entry),
             )
             continue
         try:
             case.index.background(entry)
         except StoreError as error:
-            yield Finding("calibration", Level.PROBLEM, error.message, do=command, model=label(entry))
+            yield Finding("calibration", Level.PROBLEM, error.message, do=command, model=case.label(entry))
             continue
         then = int(entry.calibration.get("records", now))
         figures = {"records_then": then, "records_now": now, "correction": correction_of(entry)}
-        if abs(now - then) > GROWN * max(then, 1):
+        if is_stale(case.index, entry):
+            how = (
+                f"there are {now:,} now"
+                if now != then
+                else "many of them, or of their vectors, changed since"
+            )
             yield Finding(
                 "calibration",
                 Level.WARNING,
-                f"Calibrated with {then:,} records, and there are {now:,} now.",
+                f"Calibrated with {then:,} records, and {how}.",
                 do=command,
-                model=label(entry),
+                model=case.label(entry),
                 figures=figures,
             )
         else:
@@ -48,6 +50,6 @@ def calibration(case: Case) -> Iterator[Finding]:
                 "calibration",
                 Level.OK,
                 f"Calibrated with {then:,} records; correction of the modality gap: {correction_of(entry)}.",
-                model=label(entry),
+                model=case.label(entry),
                 figures=figures,
             )

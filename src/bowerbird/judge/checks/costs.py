@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bowerbird.judge.checks.finding import NEIGHBOURS, Array, Case, Finding, Level, count
-from bowerbird.judge.sampled import label, similar_column
+from bowerbird.store.filters import IsNull, Not
 from bowerbird.store.manifest import ModelEntry
 from bowerbird.store.table import VectorColumn
 
@@ -73,7 +73,7 @@ def axes(vectors: Array, kept: int) -> Array:
 def smaller(case: Case) -> Iterator[Finding]:
     """One finding for each model: the cost of each way to store its vectors with fewer bytes."""
     for entry in case.entries:
-        column = similar_column(entry)
+        column = case.similar(entry)
         if column is None:
             continue
         _, vectors = case.drawn.held(column)
@@ -83,7 +83,7 @@ def smaller(case: Case) -> Iterator[Finding]:
                 "smaller vectors",
                 Level.OK,
                 f"Only {count(len(vectors), 'different vector')} looked at: too few to say what smaller ones cost.",
-                model=label(entry),
+                model=case.label(entry),
                 figures={"vectors": len(vectors)},
             )
             continue
@@ -91,7 +91,7 @@ def smaller(case: Case) -> Iterator[Finding]:
 
 
 def _told(case: Case, entry: ModelEntry, column: VectorColumn, vectors: Array) -> Finding:
-    rows = max(case.index.table.count(), 1)
+    rows = case.index.table.count(Not(IsNull(column.norm)))
     found = list(costs(vectors, rows))
     free = [cost for cost in found if cost.overlap >= FREE]
     best = max(free, key=lambda cost: cost.saved, default=None)
@@ -103,7 +103,7 @@ def _told(case: Case, entry: ModelEntry, column: VectorColumn, vectors: Array) -
         Level.OK,
         f"{column.name}: of the ten nearest of {len(vectors):,} vectors stay the same with {listed}.",
         do=f"{best.name} would save {_megabytes(best.saved)} and change nearly nothing." if best else "",
-        model=label(entry),
+        model=case.label(entry),
         figures={"column": column.name, "vectors": len(vectors), "costs": [vars(cost) for cost in found]},
     )
 

@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 
 from bowerbird.flow.files import from_uri, printable
 from bowerbird.flow.sources.addresses import is_remote
-from bowerbird.judge.sampled import Sampled, sampled
+from bowerbird.judge.sampled import Sampled, sampled, similar_columns
+from bowerbird.media.reading import one_line
+from bowerbird.search.entries import labels
 
 if TYPE_CHECKING:
     from bowerbird.search.index import Index
     from bowerbird.store.manifest import ModelEntry
+    from bowerbird.store.table import VectorColumn
 
 Array: TypeAlias = NDArray[Any]
 
@@ -111,6 +114,20 @@ class Case:
         facts = ("uri", "content", "picture", "size", "mtime_ns", "name", "text", "format")
         return sampled(self.index, columns, facts, self.sample, seed=self.seed)
 
+    @cached_property
+    def _labels(self) -> Mapping[str, str]:
+        return labels(self.index.manifest.models)
+
+    def label(self, entry: ModelEntry) -> str:
+        """What a model is called; no two models of the index are called alike."""
+        return self._labels[entry.space]
+
+    def similar(self, entry: ModelEntry) -> VectorColumn | None:
+        """The column that compares like with like: of pictures where the sample has any, else of texts, else None."""
+        return next(
+            (column for column in similar_columns(entry) if self.drawn.present[column.name].any()), None
+        )
+
     @property
     def of(self) -> str:
         """What share of the index was drawn, for people: `all 1,200 records`."""
@@ -135,7 +152,7 @@ class Case:
         """Rows of the sample as an example."""
         facts = self.drawn.facts
         ids = tuple(facts["id"][row] for row in rows)
-        names = tuple(shown(facts["uri"][row], facts["id"][row]) for row in rows)
+        names = tuple(shown(facts["uri"][row], facts["id"][row], facts["text"][row]) for row in rows)
         return Example(ids, names, note)
 
     def path(self, row: int) -> str:
@@ -156,8 +173,10 @@ def local(uri: str | None) -> str:
     return path if os.path.isabs(path) else ""
 
 
-def shown(uri: str | None, id_: str) -> str:
-    """A record as people call it: its path or address, else its id."""
+def shown(uri: str | None, id_: str, text: str | None = None) -> str:
+    """A record as people call it: its path or address, else its text between quotation marks, else its id."""
+    if not uri and text and text.strip():
+        return f"\N{LEFT DOUBLE QUOTATION MARK}{one_line(text, 80)}\N{RIGHT DOUBLE QUOTATION MARK}"
     return printable(from_uri(uri)) if uri else printable(id_)
 
 

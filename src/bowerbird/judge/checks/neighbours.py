@@ -19,7 +19,7 @@ from bowerbird.judge.checks.finding import (
     count,
     shown,
 )
-from bowerbird.judge.sampled import label, shared_columns, similar_column
+from bowerbird.judge.sampled import shared_columns
 from bowerbird.record import Modality
 from bowerbird.store.filters import IsNull, Not, Or, among
 from bowerbird.store.manifest import ModelEntry
@@ -61,6 +61,8 @@ def copies(case: Case) -> Iterator[Finding]:
     )
     groups = [group for group in groups if group[0]]
     pictures = sum(map(len, keys))
+    if not pictures:
+        return
     if not groups:
         yield Finding(
             "copies",
@@ -127,7 +129,7 @@ def nearest(vectors: Array, k: int) -> Near:
 def neighbourhood(case: Case) -> Iterator[Finding]:
     """Near duplicates, outliers and hubs under each model, among the records of the sample."""
     for entry in case.entries:
-        column = similar_column(entry)
+        column = case.similar(entry)
         if column is None:
             continue
         rows, vectors = case.drawn.held(column)
@@ -136,29 +138,31 @@ def neighbourhood(case: Case) -> Iterator[Finding]:
         if len(rows) < 2:
             continue
         near = nearest(vectors, NEIGHBOURS)
-        if column.modality == Modality.IMAGE:
-            if case.drawn.whole:
-                yield _near_duplicates(case, entry, rows, near)
-            else:
-                yield _near_in_index(case, entry, column, rows, vectors)
+        if case.drawn.whole:
+            yield _near_duplicates(case, entry, column, rows, near)
+        else:
+            yield _near_in_index(case, entry, column, rows, vectors)
         if len(rows) >= FEWEST:
-            yield _outliers(case, entry, rows, near)
+            yield _outliers(case, entry, column, rows, near)
             yield _hubs(case, entry, rows, near.neighbours.ravel(), "lists of neighbours")
             yield from _crowded_by_texts(case, entry)
 
 
 def _one_of_each(case: Case, rows: Array, column: VectorColumn) -> Array:
     """Positions of one row of each picture, or text: exact copies are no neighbours."""
-    facts = case.drawn.facts
-    pictures = column.modality == Modality.IMAGE
-    keys = [case.picture(row) if pictures else facts["text"][row] for row in rows.tolist()]
+    keys = [_key(case, row, column) for row in rows.tolist()]
     first: dict[str, int] = {}
     for position, key in enumerate(keys):
         first.setdefault(key or f"no key {position}", position)
     return np.fromiter(first.values(), np.int64)
 
 
-def _near_duplicates(case: Case, entry: ModelEntry, rows: Array, near: Near) -> Finding:
+def _key(case: Case, row: int, column: VectorColumn) -> str | None:
+    """What exact copies of the picture, or of the text, of a row share; empty for none."""
+    return case.picture(row) if column.modality == Modality.IMAGE else case.drawn.facts["text"][row]
+
+
+def _near_duplicates(case: Case, entry: ModelEntry, column: VectorColumn, rows: Array, near: Near) -> Finding:
     links = np.argwhere(near.cosines >= case.near)
     pairs = {
         (min(a, b), max(a, b)): float(near.cosines[a, at])
@@ -171,7 +175,9 @@ def _near_duplicates(case: Case, entry: ModelEntry, rows: Array, near: Near) -> 
         case.example(int(rows[a]), int(rows[b]), note=f"cosine {cosine:.4f}")
         for (a, b), cosine in ordered[:SHOWN]
     )
-    return _duplicates(case, entry, examples, pairs=len(pairs), records=concerned, looked_at=len(rows))
+    return _duplicates(
+        case, entry, column, examples, pairs=len(pairs), records=concerned, looked_at=len(rows)
+    )
 
 
 def _near_in_index(
@@ -180,51 +186,70 @@ def _near_in_index(
     """In an index larger than the sample: some records, against all others."""
     asked = case.chosen(np.arange(len(rows)), ASKED)
     found: list[tuple[float, Example]] = []
+    of_texts = column.modality == Modality.TEXT
     for at in asked.tolist():
-        own, row = case.picture(int(rows[at])), int(rows[at])
+        row = int(rows[at])
+        own = _key(case, row, column)
         id_ = case.drawn.facts["id"][row]
         answer = case.index.table.nearest(
-            column.name, vectors[at], NEIGHBOURS + 1, columns=["id", "uri", "picture", "content"]
+            column.name, vectors[at], NEIGHBOURS + 1, columns=["id", "uri", "picture", "content", "text"]
         )
         for other in answer.to_pylist():
             if other[SCORE] < case.near:
                 break
-            if other["id"] != id_ and (other["picture"] or other["content"]) != own:
+            theirs = other["text"] if of_texts else other["picture"] or other["content"]
+            if other["id"] != id_ and theirs != own:
                 mine = case.example(row)
                 note = f"cosine {other[SCORE]:.4f}"
-                pair = Example((id_, other["id"]), (*mine.names, shown(other["uri"], other["id"])), note)
+                pair = Example(
+                    (id_, other["id"]), (*mine.names, shown(other["uri"], other["id"], other["text"])), note
+                )
                 found.append((other[SCORE], pair))
                 break
     found.sort(key=lambda pair: (-pair[0], pair[1].ids))
     examples = tuple(example for _, example in found[:SHOWN])
-    return _duplicates(case, entry, examples, pairs=len(found), records=len(found), looked_at=len(asked))
+    return _duplicates(
+        case, entry, column, examples, pairs=len(found), records=len(found), looked_at=len(asked)
+    )
 
 
 def _duplicates(
-    case: Case, entry: ModelEntry, examples: tuple[Example, ...], *, pairs: int, records: int, looked_at: int
+    case: Case,
+    entry: ModelEntry,
+    column: VectorColumn,
+    examples: tuple[Example, ...],
+    *,
+    pairs: int,
+    records: int,
+    looked_at: int,
 ) -> Finding:
+    noun, how = (
+        ("picture", "resized, cropped, or taken a moment later")
+        if column.modality == Modality.IMAGE
+        else ("text", "worded a little differently")
+    )
     figures = {"cosine": case.near, "pairs": pairs, "records": records, "looked_at": looked_at}
     if not pairs:
         return Finding(
             "near duplicates",
             Level.OK,
-            f"None of {count(looked_at, 'picture')} looked at is nearly the same as another (cosine {case.near:g}).",
-            model=label(entry),
+            f"None of {count(looked_at, noun)} looked at is nearly the same as another (cosine {case.near:g}).",
+            model=case.label(entry),
             figures=figures,
         )
     return Finding(
         "near duplicates",
         Level.NOTE,
-        f"{count(records, 'picture')} of {looked_at:,} looked at {are(records)} nearly the same as "
-        f"another (cosine {case.near:g} or more): resized, cropped, or taken a moment later.",
+        f"{count(records, noun)} of {looked_at:,} looked at {are(records)} nearly the same as "
+        f"another (cosine {case.near:g} or more): {how}.",
         do="Look at the pairs; delete what nobody needs.",
-        model=label(entry),
+        model=case.label(entry),
         figures=figures,
         examples=examples,
     )
 
 
-def _outliers(case: Case, entry: ModelEntry, rows: Array, near: Near) -> Finding:
+def _outliers(case: Case, entry: ModelEntry, column: VectorColumn, rows: Array, near: Near) -> Finding:
     """Records with the lowest mean cosine to their neighbours, by the modified z-score of that mean."""
     means = near.cosines.mean(1).astype(np.float64)
     median = float(np.median(means))
@@ -237,7 +262,7 @@ def _outliers(case: Case, entry: ModelEntry, rows: Array, near: Near) -> Finding
             "outliers",
             Level.OK,
             f"None of {count(len(rows), 'record')} is far from all others.",
-            model=label(entry),
+            model=case.label(entry),
             figures=figures,
         )
     return Finding(
@@ -245,8 +270,10 @@ def _outliers(case: Case, entry: ModelEntry, rows: Array, near: Near) -> Finding
         Level.NOTE,
         f"{count(len(far), 'record')} of {len(rows):,} {are(len(far))} far from all others: rare, "
         "or not what belongs here.",
-        do="Look at them: a picture that is all one colour, a broken scan, a file that strayed in.",
-        model=label(entry),
+        do="Look at them: a picture that is all one colour, a broken scan, a file that strayed in."
+        if column.modality == Modality.IMAGE
+        else "Look at them: a text of another language, a placeholder, one that strayed in.",
+        model=case.label(entry),
         figures=figures,
         examples=tuple(
             case.example(
@@ -286,13 +313,13 @@ def _hubs(case: Case, entry: ModelEntry, rows: Array, listed: Array, what: str) 
         f"average; {100 * never:.0f} % are in none (skewness {skewed:.1f})."
     )
     if skewed < SKEWED or not hubs:
-        return Finding("hubs", Level.OK, said, model=label(entry), figures=figures)
+        return Finding("hubs", Level.OK, said, model=case.label(entry), figures=figures)
     return Finding(
         "hubs",
         Level.NOTE,
         said,
         do="Searches show these again and again: look whether they are blank, blurred or generic.",
-        model=label(entry),
+        model=case.label(entry),
         figures=figures,
         examples=tuple(
             case.example(int(rows[at]), note=f"in {int(counts[at]):,} {what}") for at in hubs[:SHOWN]

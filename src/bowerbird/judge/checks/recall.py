@@ -11,13 +11,14 @@ import numpy as np
 
 from bowerbird.errors import InputError, ModelError, StoreError
 from bowerbird.judge.checks.finding import NEIGHBOURS, SHOWN, Array, Case, Example, Finding, Level, count
-from bowerbird.judge.sampled import label, shared_columns, similar_column
+from bowerbird.judge.sampled import shared_columns
 from bowerbird.media.image import read_bytes
 from bowerbird.models.encoder import Encoder
 from bowerbird.record import Modality, content_id
 from bowerbird.search.gap import centred
+from bowerbird.store.filters import IsNull, Not
 from bowerbird.store.manifest import ModelEntry
-from bowerbird.store.table import SCORE, Table, VectorColumn
+from bowerbird.store.table import SCORE, VectorColumn
 
 SAME = 0.999
 """Cosine down to which a stored and a fresh vector are the same but for numerics: another processor, bf16."""
@@ -64,19 +65,19 @@ def itself(case: Case) -> Iterator[Finding]:
         try:
             case.index.encoder(entry.space)
         except (ModelError, StoreError) as error:
-            yield Finding("model", Level.PROBLEM, error.message, error.hint, label(entry))
+            yield Finding("model", Level.PROBLEM, error.message, error.hint, case.label(entry))
             continue
-        column = similar_column(entry)
+        column = case.similar(entry)
         if column is not None and column.modality == Modality.IMAGE:
             again = _pictures_again(case, entry, column)
             yield from _changed(case, entry, again)
             if again.cosines:
-                yield _selves(entry, again, "picture", "file")
+                yield _selves(case.label(entry), again, "picture", "file")
         _, texts = shared_columns(entry)
         if texts is not None:
             again = _texts_again(case, entry, texts)
             if again.cosines:
-                yield _selves(entry, again, "text", "text")
+                yield _selves(case.label(entry), again, "text", "text")
 
 
 def _pictures_again(case: Case, entry: ModelEntry, column: VectorColumn) -> _Again:
@@ -164,13 +165,13 @@ def _changed(case: Case, entry: ModelEntry, again: _Again) -> Iterator[Finding]:
             f"{count(len(again.changed), 'file')} of {looked:,} read again changed after being indexed: other bytes "
             "are there now.",
             do=f"Bring the index up to date: {case.update}",
-            model=label(entry),
+            model=case.label(entry),
             figures={"looked_at": looked, "changed": len(again.changed)},
             examples=tuple(again.changed[:SHOWN]),
         )
 
 
-def _selves(entry: ModelEntry, again: _Again, noun: str, source: str) -> Finding:
+def _selves(model: str, again: _Again, noun: str, source: str) -> Finding:
     cosines = np.array(again.cosines)
     rate, least, mean = again.first / len(cosines), float(cosines.min()), float(cosines.mean())
     figures = {
@@ -198,9 +199,7 @@ def _selves(entry: ModelEntry, again: _Again, noun: str, source: str) -> Finding
         )
     else:
         level, do = Level.OK, ""
-    return Finding(
-        f"self-retrieval, {noun}s", level, said, do, label(entry), figures, tuple(examples[:SHOWN])
-    )
+    return Finding(f"self-retrieval, {noun}s", level, said, do, model, figures, tuple(examples[:SHOWN]))
 
 
 def captions(case: Case) -> Iterator[Finding]:
@@ -220,14 +219,14 @@ def captions(case: Case) -> Iterator[Finding]:
                 Level.OK,
                 f"Only {count(len(both), 'record')} looked at {'has' if len(both) == 1 else 'have'} a picture and a "
                 f"text: too few to say whether they find each other.",
-                model=label(entry),
+                model=case.label(entry),
                 figures={"pairs": len(both)},
             )
             continue
         same = _alike(case, both)
         raw = _recalls(x[left], t[right], same)
         moved = _recalls(centred(x[left], x.mean(0)), centred(t[right], t.mean(0)), same)
-        yield _of_captions(entry, len(both), raw, moved)
+        yield _of_captions(case.label(entry), len(both), raw, moved)
 
 
 def _alike(case: Case, rows: Array) -> Array:
@@ -263,7 +262,7 @@ def _recalls(x: Array, t: Array, same: Array) -> dict[str, float]:
     return found
 
 
-def _of_captions(entry: ModelEntry, pairs: int, raw: dict[str, float], moved: dict[str, float]) -> Finding:
+def _of_captions(model: str, pairs: int, raw: dict[str, float], moved: dict[str, float]) -> Finding:
     chance = min(1.0, 10 / pairs)
     best = max(raw["R@10 text->image"], moved["R@10 text->image"])
     said = (
@@ -281,16 +280,18 @@ def _of_captions(entry: ModelEntry, pairs: int, raw: dict[str, float], moved: di
             "show? Otherwise try another model."
         )
     figures = {"pairs": pairs, "chance": round(chance, 6), "stored": raw, "centred": moved}
-    return Finding("caption recall", level, said, do, label(entry), figures)
+    return Finding("caption recall", level, said, do, model, figures)
 
 
 def approximate(case: Case) -> Iterator[Finding]:
     """What the store's own search finds of what exact search finds, with vectors of the index as queries."""
     for entry in case.entries:
         for column in entry.columns:
+            if not case.index.table.count(Not(IsNull(column.norm))):
+                continue  # of nothing, all is found
             for modality, queries in _queries(case, entry, column).items():
                 if len(queries):
-                    yield _held_against_exact(case.index.table, entry, column, modality, queries)
+                    yield _held_against_exact(case, entry, column, modality, queries)
 
 
 def _queries(case: Case, entry: ModelEntry, column: VectorColumn) -> dict[str, Array]:
@@ -306,8 +307,9 @@ def _queries(case: Case, entry: ModelEntry, column: VectorColumn) -> dict[str, A
 
 
 def _held_against_exact(
-    table: Table, entry: ModelEntry, column: VectorColumn, modality: str, queries: Array
+    case: Case, entry: ModelEntry, column: VectorColumn, modality: str, queries: Array
 ) -> Finding:
+    table = case.index.table
     shares: list[float] = []
     taken: dict[bool, list[float]] = {False: [], True: []}
     for exact in (False, True):
@@ -335,7 +337,7 @@ def _held_against_exact(
         f"{modality}->{column.modality} in {column.name}: search finds {100 * recall:.1f} % of the ten that exact "
         f"search finds, in {quick:.1f} ms against {slow:.1f} ms (median of {len(shares)}).",
         "Index again, so that the store's index is brought up to date." if low else "",
-        label(entry),
+        case.label(entry),
         {
             "column": column.name,
             "queries": len(shares),

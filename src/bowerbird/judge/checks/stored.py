@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from bowerbird.judge.checks.finding import SHOWN, Case, Example, Finding, Level, are, count, shown
-from bowerbird.judge.sampled import label
 from bowerbird.record import Modality
 from bowerbird.search.entries import called
 from bowerbird.store.filters import And, Filter, IsNull, Not, Or
@@ -35,7 +34,7 @@ def missing(case: Case) -> Iterator[Finding]:
                 Level.WARNING,
                 f"{count(none, 'record')} of {len(case.index):,} have no vector at all: no search finds them.",
                 do=f"Fill them in: {case.update} --model {called(entry)}",
-                model=label(entry),
+                model=case.label(entry),
                 figures={"records": none},
                 examples=_listed(case, lack),
             )
@@ -54,7 +53,7 @@ def missing(case: Case) -> Iterator[Finding]:
                     Level.WARNING,
                     f"{count(lacking, noun)} of records that have other vectors have none: searches miss them.",
                     do=f"Fill them in: {case.update} --model {called(entry)}",
-                    model=label(entry),
+                    model=case.label(entry),
                     figures={f"{noun}s": lacking},
                     examples=_listed(case, lack),
                 )
@@ -75,16 +74,16 @@ def broken(case: Case) -> Iterator[Finding]:
                 Level.PROBLEM,
                 f"{count(len(found), 'vector')} cannot be what the model gave.",
                 do="Delete these records, or index their files anew at another place; look for what wrote them.",
-                model=label(entry),
+                model=case.label(entry),
                 figures={"vectors": len(found)},
                 examples=tuple(found[:SHOWN]),
             )
-        elif entry.columns:
+        elif any(case.drawn.present[column.name].any() for column in entry.columns):
             yield Finding(
                 "vectors",
                 Level.OK,
                 f"The vectors of {case.of} have length 1, and no raw length of the index is odd.",
-                model=label(entry),
+                model=case.label(entry),
                 figures={"vectors": 0},
             )
 

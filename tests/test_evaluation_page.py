@@ -29,7 +29,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_page_runs(photos: Path, run, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(photos)
     scope: dict[str, object] = {}
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
     for block in BLOCKS:
         exec(compile(block, "evaluation.md", "exec"), scope)
     assert (photos / "report.html").read_text().startswith("<!DOCTYPE html>")

@@ -115,6 +115,65 @@ def test_texts_of_the_index_are_asked_where_it_has_some(told: bb.Index, model: b
     assert "6 texts of the index" in found.protocol["picture to text"]
 
 
+def catalogue(folder: Path, model: bb.Encoder, own: dict[str, str]) -> bb.Index:
+    """The photographs, some of them with a text of their own, beside records that are texts alone."""
+    records = [
+        bb.Record(name, bb.samples() / f"{name}.jpg", (own[name],) if name in own else ())
+        for name in CAPTIONS
+    ]
+    records += [bb.Record(f"text {n}", texts=(text,)) for n, text in enumerate(("a shoe", "a hat", "a coat"))]
+    bb.Collection.from_items(records).embed(model).write(folder / "shop.bower")
+    return bb.Index.open(folder / "shop.bower", model)
+
+
+@pytest.mark.parametrize("own", [{}, {"chelsea": "a cat"}], ids=["none", "one"])
+def test_captions_are_asked_where_few_pictures_have_a_text_of_their_own(
+    model: bb.Encoder, tmp_path: Path, own: dict[str, str]
+):
+    """A mixed catalogue: its texts are of other records, and right for none of the pictures."""
+    index = catalogue(tmp_path, model, own)
+    found = evaluate_index(index, pairs=table(tmp_path / "t.csv"), measures=["Success@1"])
+    back, (scores, truth) = found.row(IMAGE_TO_TEXT), vectors(model)
+    assert len(back.scores.queries) == len(CAPTIONS)
+    assert back.figures[measure("Success@1")].mean == pytest.approx(share_first(scores.T, truth.T))
+    assert "8 captions of the table" in found.protocol["picture to text"]
+    assert f"Only {len(own)} of 6 pictures" in found.problems[0]
+
+
+def test_equal_texts_of_the_index_are_one_answer(model: bb.Encoder, tmp_path: Path):
+    """As equal captions are: what two pictures share is right for both, whichever record it is of."""
+    own = dict.fromkeys(CAPTIONS, "the very same words")
+    index = catalogue(tmp_path, model, own)
+    found = evaluate_index(index, pairs=table(tmp_path / "t.csv"), measures=["R@1", "R@4"])
+    back = found.row(IMAGE_TO_TEXT)
+    assert {len(run) for run in back.run.values()} == {4}
+    assert back.figures[measure("R@4")].mean == 1.0
+    assert "among 4 texts of the index" in found.protocol["picture to text"]
+
+
+def test_a_direction_that_nothing_can_ask_is_left_out_and_said(model: bb.Encoder, tmp_path: Path):
+    """The table names records of texts, which have no picture to ask with."""
+    index = catalogue(tmp_path, model, {})
+    (tmp_path / "t.csv").write_text("image,caption\ntext 0,boots\ntext 1,a cap\n")
+    found = evaluate_index(index, pairs=tmp_path / "t.csv", measures=["R@1"])
+    assert (
+        {row.direction for row in found.rows} == {task.direction for task in found.tasks} == {TEXT_TO_IMAGE}
+    )
+    assert any(
+        "picture to text was left out: none of the 2 pictures" in problem for problem in found.problems
+    )
+    assert "From pictures to texts" not in found.page()
+
+
+def test_two_models_of_one_name_are_told_apart(twins: bb.Index, tmp_path: Path):
+    found = evaluate_index(twins, pairs=table(tmp_path / "t.csv"), measures=["R@1"], fusions=["rank"])
+    sources = [entry.source for entry in twins.manifest.models]
+    assert [row.models for row in found.rows if row.direction == TEXT_TO_IMAGE] == [
+        *sources,
+        " + ".join(sources),
+    ]
+
+
 def test_every_model_and_every_fusion_is_judged(two: bb.Index, tmp_path: Path):
     found = evaluate_index(two, pairs=table(tmp_path / "captions.csv"), measures=["nDCG@10", "R@1"])
     names = [(row.models, row.fusion) for row in found.rows if row.direction == TEXT_TO_IMAGE]

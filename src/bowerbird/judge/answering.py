@@ -18,7 +18,6 @@ from bowerbird.errors import InputError
 from bowerbird.judge.pairs import Records
 from bowerbird.record import Modality
 from bowerbird.search import fuse
-from bowerbird.search.entries import called, labelled
 from bowerbird.search.evidence import likeness
 from bowerbird.search.gap import centred
 from bowerbird.search.query import Query
@@ -46,36 +45,33 @@ class System:
 
     Attributes:
         entries: the models.
+        models: what they are called, with ` + ` between them.
         fusion: how what they say becomes one list; empty where one part of the records is asked under one model.
     """
 
     entries: tuple[ModelEntry, ...]
+    models: str
     fusion: str = ""
-
-    @property
-    def models(self) -> str:
-        """The models' names, with ` + ` between them."""
-        return " + ".join(name_of(entry) for entry in self.entries)
 
     def __str__(self) -> str:
         return f"{self.models}, {self.fusion}" if self.fusion else self.models
 
 
-def name_of(entry: ModelEntry) -> str:
-    """What a model of an index is called, with the options that it was loaded with."""
-    return labelled(called(entry), entry.options)
-
-
-def systems(entries: Sequence[ModelEntry], fusions: Sequence[str], *, parts: int) -> list[System]:
+def systems(
+    entries: Sequence[ModelEntry], names: Mapping[str, str], fusions: Sequence[str], *, parts: int
+) -> list[System]:
     """Each model alone, then all together, under every fusion where there is anything to fuse.
 
     Args:
         entries: the models.
+        names: what they are called, by space.
         fusions: to try.
         parts: how many parts of each record a query is compared with.
     """
-    alone = [System((entry,), fusion) for entry in entries for fusion in (fusions if parts > 1 else ("",))]
-    return alone + [System(tuple(entries), fusion) for fusion in fusions if len(entries) > 1]
+    alone: list[tuple[ModelEntry, ...]] = [(entry,) for entry in entries]
+    asked = [(group, fusion) for group in alone for fusion in (fusions if parts > 1 else ("",))]
+    asked += [(tuple(entries), fusion) for fusion in fusions if len(entries) > 1]
+    return [System(group, " + ".join(names[e.space] for e in group), fusion) for group, fusion in asked]
 
 
 def answers(
@@ -156,6 +152,18 @@ class Pool:
     ids: tuple[str, ...]
     vectors: Mapping[str, Floats]
     indexed: bool
+
+    def distinct(self, texts: Mapping[str, str]) -> tuple[Pool, dict[str, str]]:
+        """The same with each text once, and by id the id of the text that stands for it: the first of those alike.
+
+        Args:
+            texts: by id.
+        """
+        first: dict[str, str] = {}
+        stands = {id_: first.setdefault(texts[id_], id_) for id_ in self.ids}
+        kept = [place for place, id_ in enumerate(self.ids) if stands[id_] == id_]
+        vectors = {space: rows[kept] for space, rows in self.vectors.items()}
+        return Pool(tuple(self.ids[place] for place in kept), vectors, self.indexed), stands
 
 
 def text_pool(index: Index, entries: Sequence[ModelEntry], where: Filter | None) -> Pool | None:

@@ -13,10 +13,10 @@ import numpy as np
 from bowerbird.errors import QueryError, UnsupportedInputError
 from bowerbird.judge import similarity as matrices
 from bowerbird.judge.answering import (
+    Pool,
     System,
     answers,
     caption_pool,
-    name_of,
     picture_answers,
     systems,
     text_pool,
@@ -29,6 +29,7 @@ from bowerbird.judge.significance import LEVEL, RESAMPLES, SEED, SHUFFLES, holm,
 from bowerbird.judge.similarity import Similarity
 from bowerbird.judge.trec import known_only, read_qrels, read_queries
 from bowerbird.record import Modality
+from bowerbird.search.entries import labels
 from bowerbird.search.fuse import FUSIONS
 from bowerbird.store.filters import Filter
 from bowerbird.store.where import parse
@@ -128,6 +129,7 @@ class _Judge:
             raise QueryError("No fusion was named.", hint=f"Use some of {', '.join(FUSIONS)}.")
         self.filter: Filter | None = parse(self.where, self.index.table.fields)
         self.records = Records.of(self.index, self.filter)
+        self.names = labels(self.index.manifest.models)
 
     def pairs(self, path: str | Path, image: str, text: str, *, whole: bool) -> Evaluation:
         """Both directions of a table of pairs."""
@@ -137,26 +139,30 @@ class _Judge:
         for entry in self.entries:
             if entry not in able:
                 self.problems.append(
-                    f"{name_of(entry)} does not embed both pictures and texts, and was left out."
+                    f"{self.names[entry.space]} does not embed both pictures and texts, and was left out."
                 )
         if not able:
             raise UnsupportedInputError(
                 "None of the models embeds both pictures and texts.", hint="Add one that does to the index."
             )
-        every = systems(able, self.fusions, parts=1)
+        every = systems(able, self.names, self.fusions, parts=1)
         self.wanted = len(every) * (len(pairs.texts) + len(pairs.pictures))
         forth, there = self._from_texts(pairs, every)
-        back, again, indexed = self._from_pictures(pairs, every, able)
+        back = self._from_pictures(pairs, every, able)
         names = [self.records.names[id_] for id_ in pairs.pictures]
         found = matrices.of_pairs(self.index, able[0], pairs, names, most=0 if whole else matrices.DRAWN)
         counts = {
             "pairs": f"{len(pairs.links):,} pairs of {len(pairs.texts):,} texts and {len(pairs.pictures):,} pictures, "
             f"from {pairs.rows:,} rows of the table; texts that are the same count as one",
             "text to picture": f"each text asks among the pictures of the index, {forth.pool:,}",
-            "picture to text": f"each picture asks among {back.pool:,} "
-            + ("texts of the index" if indexed else "captions of the table"),
         }
-        return self._evaluation(str(path), (forth, back), (*there, *again), found, counts)
+        tasks: tuple[Task, ...] = (forth,)
+        rows = tuple(there)
+        if back is not None:
+            task, more, source = back
+            tasks, rows = (forth, task), (*there, *more)
+            counts["picture to text"] = f"each picture asks among {task.pool:,} {source}"
+        return self._evaluation(str(path), tasks, rows, found, counts)
 
     def _from_texts(self, pairs: Pairs, every: Sequence[System]) -> tuple[Task, list[Row]]:
         queries = {str(place): text for place, text in enumerate(pairs.texts)}
@@ -168,25 +174,46 @@ class _Judge:
 
     def _from_pictures(
         self, pairs: Pairs, every: Sequence[System], able: Sequence[ModelEntry]
-    ) -> tuple[Task, list[Row], bool]:
-        pool = text_pool(self.index, able, self.filter)
-        if pool is None:
-            pool = caption_pool(self.index, able, pairs.texts)
-            answers_, qrels = dict(zip(pool.ids, pairs.texts, strict=True)), pairs.qrels(from_text=False)
-        else:
-            answers_ = self._texts(pool.ids)
-            # What is right of a picture is the text of its own record.
-            qrels = {picture: {picture: 1} for picture in pairs.pictures if picture in answers_}
-            if lost := len(pairs.pictures) - len(qrels):
-                self.problems.append(
-                    f"{lost:,} of {len(pairs.pictures):,} pictures have no text in the index."
-                )
+    ) -> tuple[Task, list[Row], str] | None:
+        """The task, its figures and where its answers are from; None where no picture can be asked."""
+        pool, texts, qrels = self._answers(pairs, able)
         asked = {picture: self.records.names[picture] for picture in pairs.pictures if picture in qrels}
         runs = picture_answers(self.index, every, list(asked), pool, k=self.k, told=self._told)
-        if missing := sum(not found for found in runs[0].values()):
+        missing = sum(not found for found in runs[0].values())
+        if missing == len(asked):
+            self.problems.append(
+                f"{IMAGE_TO_TEXT} was left out: none of the {missing:,} pictures has a vector to ask with."
+            )
+            return None
+        if missing:
             self.problems.append(f"{missing:,} of {len(asked):,} pictures have no vector, and found nothing.")
-        task = Task(IMAGE_TO_TEXT, asked, {p: p for p in asked}, answers_, qrels, len(pool.ids))
-        return task, self._rows(task, every, runs), pool.indexed
+        task = Task(IMAGE_TO_TEXT, asked, {p: p for p in asked}, texts, qrels, len(pool.ids))
+        source = "texts of the index" if pool.indexed else "captions of the table"
+        return task, self._rows(task, every, runs), source
+
+    def _answers(
+        self, pairs: Pairs, able: Sequence[ModelEntry]
+    ) -> tuple[Pool, dict[str, str], dict[str, dict[str, int]]]:
+        """What pictures ask among, what these texts are, and which are right of a picture.
+
+        The texts of the index, where most of the pictures have one of their own; then that is right, and stands for all
+        that are the same. Else the captions of the table.
+        """
+        pool, of = text_pool(self.index, able, self.filter), len(pairs.pictures)
+        if pool is not None:
+            told = self._texts(pool.ids)
+            own = [picture for picture in pairs.pictures if picture in told]
+            if 2 * len(own) > of:
+                if lost := of - len(own):
+                    self.problems.append(f"{lost:,} of {of:,} pictures have no text in the index.")
+                pool, stands = pool.distinct(told)
+                return pool, told, {picture: {stands[picture]: 1} for picture in own}
+            self.problems.append(
+                f"Only {len(own):,} of {of:,} pictures {'has' if len(own) == 1 else 'have'} a text of their own in the "
+                "index: the captions of the table are the answers."
+            )
+        pool = caption_pool(self.index, able, pairs.texts)
+        return pool, dict(zip(pool.ids, pairs.texts, strict=True)), pairs.qrels(from_text=False)
 
     def trec(self, queries: str | Path, qrels: str | Path, *, by_words: bool) -> Evaluation:
         """Queries against all parts of the records."""
@@ -209,7 +236,7 @@ class _Judge:
             str(part) for part in Modality if any(c.modality == part for e in self.entries for c in e.columns)
         ]
         among = ",".join((*parts, "words")) if by_words else ""
-        every = systems(self.entries, self.fusions, parts=len(parts) + by_words)
+        every = systems(self.entries, self.names, self.fusions, parts=len(parts) + by_words)
         self.wanted = len(every) * len(wanted)
         rows = {query: text.name if isinstance(text, Path) else text for query, text in wanted.items()}
         shown = {query: str(text) for query, text in wanted.items() if isinstance(text, Path)}
@@ -310,7 +337,7 @@ class _Judge:
             f"the best {self.k:,} of each query are judged" + (f", where {self.where}" if self.where else ""),
         )
         for entry in self.entries:
-            yield f"model {name_of(entry)}", f"{entry.source}, space {entry.space}"
+            yield f"model {self.names[entry.space]}", f"{entry.source}, space {entry.space}"
         yield (
             "intervals",
             f"{LEVEL:.0%}, percentile bootstrap over queries, {RESAMPLES:,} samples shared by all systems, seed {SEED}",

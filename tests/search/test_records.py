@@ -28,6 +28,7 @@ from bowerbird.errors import (
 )
 from bowerbird.flow.report import RunReport
 from bowerbird.record import content_id
+from bowerbird.search.changing import make_room_for_texts
 from bowerbird.store import manifest
 from bowerbird.store.table import VECTOR_MARK
 
@@ -772,7 +773,7 @@ def test_a_crash_after_making_room_for_texts(
     index = bb.Index.create(path, encoder)
     index.add(photos)
     with index.writing():
-        index.make_room_for_texts()
+        make_room_for_texts(index)
     assert done(write([_item("one")])) == embedded(added=1)
     assert bb.Index.open(path, encoder).search("words", among="text").ids == ["one"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -126,8 +127,9 @@ def keep(index: Index, found: Sequence[Background]) -> None:
     contents = _contents(index)
     for background in found:
         entry = entries[background.space]
-        now = {"columns": _rows(index, entry), "contents": contents}
-        index.change(replace(entry, calibration={**background.save(index.location), **now}))
+        told = {**background.save(index.location), "columns": _rows(index, entry), "contents": contents}
+        # As it will be read: JSON has no tuples, and what differs from the manifest would be read again.
+        index.change(replace(entry, calibration=json.loads(json.dumps(told))))
     index.write_manifest()
     # Readers that have opened the manifest before may still want what it names.
     for name in unused(index.location.names(), [*before, *index.manifest.models]):

@@ -19,6 +19,7 @@ from bowerbird.record import Modality
 from bowerbird.search import fuse
 from bowerbird.search.background import Background, Found
 from bowerbird.search.candidates import distinct, sameness, together, vectors_of
+from bowerbird.search.entries import labels
 from bowerbird.search.evidence import BEST, Floats, evidence_of, likeness, match_of, tempered
 from bowerbird.search.gap import centred
 from bowerbird.search.query import WORDS, Query
@@ -104,6 +105,7 @@ class _Answer:
         self.where: Filter | None = parse(request.where, index.table.fields)
         self.notes: dict[str, None] = {}
         entries = index.entries(request.models)
+        self.names = labels(index.manifest.models)
         self.record = liked(index, query.like, entries) if query.like else None
         self.questions = self._questions(entries, embedded)
         self.words = " ".join(query.texts) if WORDS in query.asked else ""
@@ -219,7 +221,8 @@ class _Answer:
             centre=question.centre if corrected else None,
             exact=self.request.rerank is not None and self.request.rerank.exact,
         )
-        return _Ranking(question.scale, question.part, question.entry.name, found)
+        name = self.names[question.entry.space]
+        return _Ranking(f"{name}/{question.column.output}", question.part, name, found)
 
     def _columns(self, depth: int) -> list[str]:
         columns = ["id", "uri", "content", *self.told]
@@ -277,8 +280,8 @@ class _Answer:
         presence = max((ranking.presence for ranking in rankings), default=0.0)
         found = []
         for ranking, question in zip(rankings, self.questions, strict=False):
-            labels = self.backgrounds[question.entry.space].labels
-            told = labels.get(f"{question.kind}->{question.column.name}")
+            judged = self.backgrounds[question.entry.space].labels
+            told = judged.get(f"{question.kind}->{question.column.name}")
             plain = tempered(ranking.evidence, presence)
             found.append(evidence_of(match_of(told, ranking.evidence, presence)) if told else plain)
         # That words are in a text says nothing of what vectors found.

@@ -137,8 +137,8 @@ class Pair:
         return float(_logistic(np.asarray(2.08 * steps[best]))), self.groups[best].count
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data."""
-        return asdict(self)
+        """As plain data, as JSON has it."""
+        return {**asdict(self), "groups": [asdict(group) for group in self.groups]}
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Pair:

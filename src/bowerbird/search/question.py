@@ -62,11 +62,6 @@ class Question:
         """Of the record: `image` or `text`."""
         return self.column.modality
 
-    @property
-    def scale(self) -> str:
-        """What its scores are called; see `Hits.scale`, without the modality of the query."""
-        return f"{self.entry.name}/{self.column.output}"
-
 
 @dataclass(frozen=True)
 class Liked:

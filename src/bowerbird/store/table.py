@@ -55,7 +55,8 @@ def schema(vectors: Sequence[VectorColumn]) -> pa.Schema:
     `uri` is where the picture lies: a path, or a `file://` URI when the path is not valid Unicode. `content` is
     the content id of its bytes, picture and texts together; exact copies share it. `picture` is that of the picture
     alone, null where there is none, or where it was not kept yet. `mtime_ns` is the file's modification time, 0 where
-    nobody looked, -1 for a file that came with texts; it and `size` are null for rows of tables. `text` is what is said of the picture, one text on a line.
+    nobody looked, -1 for a file that came with texts; it and `size` are null for rows of tables. `text` is what is
+    said of the picture, one text on a line.
     What users know of their records has columns of its own beside these; see `Table.attributes`.
     """
     import pyarrow as pa

@@ -94,6 +94,49 @@ class Held:
         return _EXAMPLES[self.kind].format(name=quoted(self.name), value=shown)
 
 
+def type_of(name: str, fields: pa.Schema) -> pa.DataType:
+    """The type of a column.
+
+    Raises:
+        QueryError: there is none of that name.
+    """
+    if name not in fields.names:
+        raise QueryError(f"There is no column {name!r}.", hint=f"The columns: {', '.join(fields.names)}.")
+    return fields.field(name).type
+
+
+def sort_of_type(type_: pa.DataType) -> str:
+    """What a store compares a column of a type with: `number`, `text`, `time`, `truth value`; else its own name."""
+    import pyarrow as pa
+
+    tests: dict[str, Callable[[pa.DataType], bool]] = {
+        "number": lambda t: pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_decimal(t),
+        "text": lambda t: pa.types.is_string(t) or pa.types.is_large_string(t),
+        "truth value": pa.types.is_boolean,
+        "time": lambda t: pa.types.is_timestamp(t) or pa.types.is_date(t),
+    }
+    return next((sort for sort, test in tests.items() if test(type_)), str(type_))
+
+
+def sort_of_value(value: Value) -> str:
+    """The same of a value."""
+    if isinstance(value, bool):
+        return "truth value"
+    if isinstance(value, (int, float)):
+        return "number"
+    return "time" if isinstance(value, datetime) else "text"
+
+
+def check_text(name: str, fields: pa.Schema) -> None:
+    """See that a column holds texts.
+
+    Raises:
+        QueryError: it does not, or there is none of that name.
+    """
+    if sort_of_type(type_of(name, fields)) != "text":
+        raise QueryError(f"The column {name!r} is of type {type_of(name, fields)}, which holds no text.")
+
+
 def shown_value(value: Literal) -> str:
     """A value as users wrote it, cut where it is long."""
     text = value_text(value) if isinstance(value, str | bool | int | float) else str(value)

@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from bowerbird.errors import QueryError
 from bowerbird.store.filters import And, Column, Compare, Filter, In, IsNull, Like, Not, Or, Value, Words
+from bowerbird.store.kinds import check_text, sort_of_type, sort_of_value, type_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 _OPERATORS = ("=", "!=", "<", "<=", ">", ">=")
 
 # What `\w` of Python's `re` matches, in the words of Rust's regex, whose own `\w` also takes accents that stand alone.
-_LETTER = r"[\p{L}\p{N}_]"
 _NO_LETTER = r"[^\p{L}\p{N}_]"
 
 
@@ -65,14 +65,8 @@ def _joined(parts: Sequence[str], word: str, of_none: str) -> str:
 
 
 def _column(name: str, fields: pa.Schema) -> str:
-    _type(name, fields)
+    type_of(name, fields)
     return f"`{name}`"
-
-
-def _type(name: str, fields: pa.Schema) -> pa.DataType:
-    if name not in fields.names:
-        raise QueryError(f"There is no column {name!r}.", hint=f"The columns: {', '.join(fields.names)}.")
-    return fields.field(name).type
 
 
 def _is_null(name: str, fields: pa.Schema) -> str:
@@ -80,16 +74,18 @@ def _is_null(name: str, fields: pa.Schema) -> str:
 
     column = _column(name, fields)
     is_null = f"{column} IS NULL"
-    return f"({is_null} OR isnan({column}))" if pa.types.is_floating(_type(name, fields)) else f"({is_null})"
+    return (
+        f"({is_null} OR isnan({column}))" if pa.types.is_floating(type_of(name, fields)) else f"({is_null})"
+    )
 
 
 def _compare(where: Compare, fields: pa.Schema) -> str:
     if where.operator not in _OPERATORS:
         raise QueryError(f"There is no comparison {where.operator!r}.", hint=f"Use {', '.join(_OPERATORS)}.")
-    type_ = _type(where.column, fields)
+    type_ = type_of(where.column, fields)
     if isinstance(where.value, Column):
-        other = _type(where.value.name, fields)
-        if _kind(type_) != _kind(other):
+        other = type_of(where.value.name, fields)
+        if sort_of_type(type_) != sort_of_type(other):
             raise QueryError(f"The columns {where.column!r} and {where.value.name!r} cannot be compared.")
         right = _converted(where.value.name, fields, type_)
         return f"({_converted(where.column, fields, other)} {where.operator} {right})"
@@ -111,31 +107,11 @@ def _whatever(name: str, fields: pa.Schema, true: bool) -> str:
     return f"(NOT {unknown})" if true else unknown
 
 
-def _kind(type_: pa.DataType) -> str:
-    import pyarrow as pa
-
-    tests: dict[str, Callable[[pa.DataType], bool]] = {
-        "number": lambda t: pa.types.is_integer(t) or pa.types.is_floating(t),
-        "text": lambda t: pa.types.is_string(t) or pa.types.is_large_string(t),
-        "truth value": pa.types.is_boolean,
-        "time": lambda t: pa.types.is_timestamp(t) or pa.types.is_date(t),
-    }
-    return next((kind for kind, test in tests.items() if test(type_)), str(type_))
-
-
-def _kind_of(value: Value) -> str:
-    if isinstance(value, bool):
-        return "truth value"
-    if isinstance(value, (int, float)):
-        return "number"
-    return "time" if isinstance(value, datetime) else "text"
-
-
 def _checked(name: str, type_: pa.DataType, value: Value) -> None:
-    if _kind(type_) != _kind_of(value):
+    if sort_of_type(type_) != sort_of_value(value):
         raise QueryError(
             f"The column {name!r} is of type {type_} and cannot be compared with {value!r}.",
-            hint=f"Compare it with a {_kind(type_)}.",
+            hint=f"Compare it with a {sort_of_type(type_)}.",
         )
 
 
@@ -143,7 +119,7 @@ def _converted(name: str, fields: pa.Schema, other: pa.DataType | None = None) -
     """A column as it is compared: with values, or with a column of the type `other`."""
     import pyarrow as pa
 
-    column, type_ = _column(name, fields), _type(name, fields)
+    column, type_ = _column(name, fields), type_of(name, fields)
     if pa.types.is_floating(type_):
         return f"(nullif({column}, CAST('NaN' AS DOUBLE)) + 0.0)"  # -0.0 would be less than 0.0
     if other is None or type_.equals(other):
@@ -217,7 +193,7 @@ def _quoted(text: str) -> str:
 
 
 def _in(where: In, fields: pa.Schema) -> str:
-    type_ = _type(where.column, fields)
+    type_ = type_of(where.column, fields)
     for value in where.values:
         _checked(where.column, type_, value)
     if not where.values or any(_is_nan(value) or _floor(value, type_) != value for value in where.values):
@@ -229,8 +205,7 @@ def _in(where: In, fields: pa.Schema) -> str:
 
 
 def _of_texts(name: str, fields: pa.Schema) -> str:
-    if _kind(_type(name, fields)) != "text":
-        raise QueryError(f"The column {name!r} is of type {_type(name, fields)}, which holds no text.")
+    check_text(name, fields)
     return _column(name, fields)
 
 

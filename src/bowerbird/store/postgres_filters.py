@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bowerbird.errors import QueryError
 from bowerbird.store.filters import And, Column, Compare, Filter, In, IsNull, Like, Not, Value, Words
+from bowerbird.store.kinds import check_text, sort_of_type, sort_of_value, type_of
 from bowerbird.store.postgres_types import WORDS, Values, column_name, identifier
 
 if TYPE_CHECKING:
@@ -63,51 +64,25 @@ def condition(  # noqa: PLR0911  one for each kind of filter
     return sql.SQL("({})").format(joined)
 
 
-def _type(name: str, fields: pa.Schema) -> pa.DataType:
-    if name not in fields.names:
-        raise QueryError(f"There is no column {name!r}.", hint=f"The columns: {', '.join(fields.names)}.")
-    return fields.field(name).type
-
-
 def _column(name: str, fields: pa.Schema) -> sql.Composable:
     import pyarrow as pa
     from psycopg import sql
 
     column = identifier(column_name(name))
     # To filters a NaN is no value; to PostgreSQL it is the largest.
-    real = pa.types.is_floating(_type(name, fields))
+    real = pa.types.is_floating(type_of(name, fields))
     return sql.SQL("NULLIF({}, 'NaN')").format(column) if real else column
-
-
-def _kind(type_: pa.DataType) -> str:
-    import pyarrow as pa
-
-    if pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_):
-        return "number"
-    if pa.types.is_string(type_) or pa.types.is_large_string(type_):
-        return "text"
-    if pa.types.is_timestamp(type_) or pa.types.is_date(type_):
-        return "time"
-    return "truth value" if pa.types.is_boolean(type_) else str(type_)
-
-
-def _kind_of(value: Value) -> str:
-    if isinstance(value, bool):
-        return "truth value"
-    if isinstance(value, (int, float)):
-        return "number"
-    return "time" if isinstance(value, datetime) else "text"
 
 
 def _checked(name: str, fields: pa.Schema, value: Value) -> Any:
     """The value as it is sent, once it is known to be of the column's kind."""
     import pyarrow as pa
 
-    type_ = _type(name, fields)
-    if _kind(type_) != _kind_of(value):
+    type_ = type_of(name, fields)
+    if sort_of_type(type_) != sort_of_value(value):
         raise QueryError(
             f"The column {name!r} is of type {type_} and cannot be compared with {value!r}.",
-            hint=f"Compare it with a {_kind(type_)}.",
+            hint=f"Compare it with a {sort_of_type(type_)}.",
         )
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value.astimezone(timezone.utc).replace(tzinfo=None)
@@ -128,7 +103,7 @@ def _compare(where: Compare, fields: pa.Schema, values: Values) -> sql.Composabl
     left = _column(where.column, fields)
     if isinstance(where.value, Column):
         right = _column(where.value.name, fields)
-        if _kind(_type(where.column, fields)) != _kind(_type(where.value.name, fields)):
+        if sort_of_type(type_of(where.column, fields)) != sort_of_type(type_of(where.value.name, fields)):
             raise QueryError(f"The columns {where.column!r} and {where.value.name!r} cannot be compared.")
     else:
         right = values.put(_checked(where.column, fields, where.value))
@@ -150,8 +125,7 @@ def _in(where: In, fields: pa.Schema, values: Values) -> sql.Composable:
 
 
 def _of_texts(name: str, fields: pa.Schema) -> sql.Composable:
-    if _kind(_type(name, fields)) != "text":
-        raise QueryError(f"The column {name!r} is of type {_type(name, fields)}, which holds no text.")
+    check_text(name, fields)
     return _column(name, fields)
 
 

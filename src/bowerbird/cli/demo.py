@@ -83,4 +83,4 @@ def demo(
 def _print(question: str, hits: Hits) -> None:
     result(question)
     for hit in hits:
-        result(f"  {hit.score:6.3f}  {hit.attributes['name']}")
+        result(f"  {hit.match:6.2f}  {hit.attributes['name']}")

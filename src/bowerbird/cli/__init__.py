@@ -102,9 +102,13 @@ def main() -> None:
     sys.exit(code or 0)
 
 
-def _as_options(message: str) -> str:
+def as_options(message: str) -> str:
     """Arguments that a hint of the library names, as the options that they are here."""
     message = message.replace("overwrite=True", "--overwrite")
+    message = message.replace(
+        "Name their columns with image= and text=, or leave it out with drop_missing.",
+        "Name their columns with --image and --text.",
+    )
     return re.sub(r"\bdelimiter=('[^']+'|\"[^\"]+\")", r"--delimiter \1", message)
 
 
@@ -120,7 +124,7 @@ def _failed(error: Exception) -> int:
 
         traceback.print_exc()
     elif isinstance(error, BowerbirdError):
-        complain(_as_options(str(error)))
+        complain(as_options(str(error)))
     elif isinstance(error, OSError):
         where = f" {error.filename}" if error.filename else ""
         complain(f"{(error.strerror or str(error)).capitalize()}{where}.")

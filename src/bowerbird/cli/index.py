@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bowerbird.cli import app
+from bowerbird.cli import app, as_options
 from bowerbird.cli.records import (
     Address,
     Cpus,
@@ -278,7 +278,7 @@ def _summary(opened: Index, report: Report, every: bool) -> None:
         say("Stopped early; what was done is kept, and the same command continues from there.")
     shown = report.failed if every else report.failed[:SHOWN_FAILURES]
     for failure in shown:
-        say(f"  failed: {failure.reason}")
+        say(f"  failed: {as_options(failure.reason)}")
     if len(report.failed) > len(shown):
         say(f"  ... and {len(report.failed) - len(shown):,} more; list them with --failures.")
     for hint, count in Counter(failure.hint for failure in report.failed if failure.hint).most_common(5):

@@ -91,7 +91,7 @@ def evaluate_index(  # noqa: PLR0913  what an evaluation may have
     if (pairs is None) == (queries is None) or (queries is None) != (qrels is None):
         raise QueryError(
             "What is right is not said, or said twice.",
-            hint="Give a table of pairs, or queries and qrels together.",
+            hint="Give a table of pairs (--pairs), or queries and qrels together (--queries, --qrels).",
         )
     if k < 1 or not chosen:
         raise QueryError("There is nothing to judge.", hint="Ask for one measure and one result at least.")

@@ -75,7 +75,8 @@ def copies(case: Case) -> Iterator[Finding]:
     yield Finding(
         "copies",
         Level.NOTE,
-        f"{count(extra, 'picture')} of {pictures:,} {are(extra)} an exact copy of another; searches show each once.",
+        f"{count(extra, 'picture')} of {pictures:,} {are(extra)} an exact copy of another; searches show "
+        "files of the same bytes once, records with ids of your own each.",
         do="Delete the copies, if nobody needs them.",
         figures={"copies": extra, "groups": len(groups)},
         examples=tuple(_copies_of(case, [content for content, _ in groups[:SHOWN]])),

@@ -278,11 +278,11 @@ def _summary(opened: Index, report: Report, every: bool) -> None:
         say("Stopped early; what was done is kept, and the same command continues from there.")
     shown = report.failed if every else report.failed[:SHOWN_FAILURES]
     for failure in shown:
-        say(f"  failed: {as_options(failure.reason)}")
+        say(f"  failed: {failure.reason}")
     if len(report.failed) > len(shown):
         say(f"  ... and {len(report.failed) - len(shown):,} more; list them with --failures.")
     for hint, count in Counter(failure.hint for failure in report.failed if failure.hint).most_common(5):
-        say(f"  for {count:,} of these: {hint}")
+        say(f"  for {count:,} of these: {as_options(hint)}")
     if report.verdict and report.seconds >= VERDICT_SECONDS:
         say(report.verdict)
     for encoder in opened.encoders.values():

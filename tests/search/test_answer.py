@@ -17,7 +17,7 @@ import bowerbird as bb
 from bowerbird import Record
 from bowerbird.errors import InputError, QueryError, UnsupportedInputError
 from bowerbird.search import answer
-from bowerbird.search.evidence import BEST, likeness, tempered
+from bowerbird.search.evidence import BEST, kinship, likeness, tempered
 from bowerbird.search.rerank import MMR
 from bowerbird.store.filters import among, words_of
 from bowerbird.store.manifest import ModelEntry
@@ -236,15 +236,17 @@ def told(index: bb.Index, query: str, models: tuple[ModelEntry, ...]) -> Told:
         first = [row for row, content in enumerate(contents) if content not in contents[:row]][:BEST]
         vectors = np.stack([np.asarray(nearest[column.name][row].as_py(), np.float32) for row in first])
         best = background.presence("text", column, scores[first], vectors, scores[0])
-        presences.append(best.presence)
+        level = float(background.evidence("text", column, vector, np.asarray([best.level]))[0])
+        presences.append((best.presence, level))
         raw[part, entry.space] = (
             nearest["id"].to_pylist(),
             scores,
-            background.evidence("text", column, vector, scores, best),
+            background.evidence("text", column, vector, scores),
         )
     found: Told = {}
     for key, (ids, scores, evidence) in raw.items():
-        judged = tempered(evidence, max(presences))
+        presence, level = max(presences, key=lambda found: found[0])
+        judged = tempered(evidence, presence * kinship(evidence, level))
         rows = zip(range(1, len(ids) + 1), scores, judged, likeness(judged), strict=True)
         found[key] = dict(zip(ids, rows, strict=True))
     return found

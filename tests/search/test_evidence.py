@@ -105,13 +105,14 @@ def test_small_columns_have_small_groups():
     assert [sigmas for _, sigmas in groups_of(30)] == [3, 4, 5]
 
 
-@given(hnp.arrays(np.float64, st.integers(1, 30), elements=st.floats(-1, 1)), st.floats(-0.5, 0.3))
-def test_kinship_rises_with_the_score(values, ordinary):
-    near = kinship(np.sort(values), ordinary, 0.5)
+@given(hnp.arrays(np.float64, st.integers(1, 30), elements=st.floats(-9, 20)), st.floats(-2, 15))
+def test_kinship_rises_with_the_evidence(values, level):
+    near = kinship(np.sort(values), level)
     assert (np.diff(near) >= 0).all()
     assert ((near >= 0) & (near <= 1)).all()
-    assert kinship(np.asarray([0.5, 0.9]), ordinary, 0.5) == pytest.approx([1, 1])
-    assert kinship(np.asarray([ordinary]), ordinary, 0.5)[0] < 0.06
+    level = max(level, 1)
+    assert kinship(np.asarray([level, 2 * level]), level) == pytest.approx([1, 1])
+    assert kinship(np.asarray([level / 3]), level)[0] < 0.1
 
 
 @given(hnp.arrays(np.float64, st.integers(1, 30), elements=st.floats(-3, 9)), st.floats(0.01, 1))

@@ -20,7 +20,7 @@ from bowerbird.search import fuse
 from bowerbird.search.background import Background, Found
 from bowerbird.search.candidates import distinct, sameness, together, vectors_of
 from bowerbird.search.entries import labels
-from bowerbird.search.evidence import BEST, Floats, evidence_of, likeness, match_of, tempered
+from bowerbird.search.evidence import BEST, Floats, evidence_of, kinship, likeness, match_of, tempered
 from bowerbird.search.gap import centred
 from bowerbird.search.query import WORDS, Query
 from bowerbird.search.question import Asker, Embedded, Question, liked
@@ -61,6 +61,7 @@ class _Ranking:
         model: under which.
         found: the rows, best first.
         presence: whether anything of the kind is there, 0 to 1.
+        level: the evidence of those that say so.
         raw: (candidates,), NaN where there is none.
         asked: likewise, the scores that it is ranked by: those of corrected vectors where the gap is corrected.
         evidence: likewise.
@@ -72,6 +73,7 @@ class _Ranking:
     model: str
     found: pa.Table
     presence: float = 0.0
+    level: float = 0.0
     raw: Floats = field(default_factory=lambda: np.zeros(0))
     asked: Floats = field(default_factory=lambda: np.zeros(0))
     evidence: Floats = field(default_factory=lambda: np.zeros(0))
@@ -277,12 +279,14 @@ class _Answer:
 
     def _judged(self, rankings: Sequence[_Ranking]) -> list[Floats]:
         """The evidence of each ranking with the presence; where pairs were labelled, with what that has taught."""
-        presence = max((ranking.presence for ranking in rankings), default=0.0)
+        # Evidence is one scale for all parts: so is what is near to those that were found present.
+        surest = max(rankings[: len(self.questions)], key=lambda ranking: ranking.presence, default=None)
+        presence, level = (surest.presence, surest.level) if surest else (0.0, 0.0)
         found = []
         for ranking, question in zip(rankings, self.questions, strict=False):
             judged = self.backgrounds[question.entry.space].labels
             told = judged.get(f"{question.kind}->{question.column.name}")
-            plain = tempered(ranking.evidence, presence)
+            plain = tempered(ranking.evidence, presence * kinship(ranking.evidence, level))
             found.append(evidence_of(match_of(told, ranking.evidence, presence)) if told else plain)
         # That words are in a text says nothing of what vectors found.
         return found + [ranking.evidence for ranking in rankings[len(found) :]]
@@ -337,9 +341,9 @@ class _Answer:
         )
         found = found_by(background, question, best)
         known = ~np.isnan(ranking.asked)
-        ranking.evidence[known] = background.evidence(
-            question.kind, column, question.vector, ranking.asked[known], found
-        )
+        scores = np.append(ranking.asked[known], found.level)
+        *evidence, ranking.level = background.evidence(question.kind, column, question.vector, scores)
+        ranking.evidence[known] = evidence
         ranking.presence = found.presence
 
     def _weigh_words(self, ranking: _Ranking, own: Sequence[int]) -> None:

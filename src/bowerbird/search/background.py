@@ -31,9 +31,7 @@ from bowerbird.search.evidence import (
     Pair,
     fitted,
     groups_of,
-    kinship,
     standardised,
-    tempered,
 )
 from bowerbird.search.gap import ENOUGH, Correction, Vectors, centred
 from bowerbird.settings import settings
@@ -133,9 +131,7 @@ class Background:
             self._centred[column.name] = found
         return found
 
-    def evidence(
-        self, kind: str, column: VectorColumn, vector: Vectors, scores: Floats, found: Found | None = None
-    ) -> Floats:
+    def evidence(self, kind: str, column: VectorColumn, vector: Vectors, scores: Floats) -> Floats:
         """How far scores stand out from those of unrelated pairs; see `bowerbird.search.evidence`.
 
         Args:
@@ -143,16 +139,10 @@ class Background:
             column: that was asked.
             vector: float32 (dim,): the question as it was asked, so moved where the gap is corrected.
             scores: (n,) of the same.
-            found: what its best results say; given it, the kinship with these is part of the evidence.
         """
         pair = self.pair(kind, column)
         background = self.sample(column) @ vector
-        background = background[background < SAME]
-        plain = pair.evidence(standardised(scores, background, pair))
-        if found is None:
-            return plain
-        ordinary = float(np.median(background)) if len(background) else pair.neutral
-        return tempered(plain, kinship(scores, ordinary, found.level))
+        return pair.evidence(standardised(scores, background[background < SAME], pair))
 
     def presence(self, kind: str, column: VectorColumn, scores: Floats, rows: Vectors, raw: float) -> Found:
         """Whether the best results are more than any other question would find.

@@ -17,7 +17,7 @@ those of unrelated pairs of the same two modalities:
    clothes what any other strange question finds there. One result that stands out very far will do, or ten that stand
    out together (`Group`).
 4. **Is this one of them?** Where one record is what was asked for, the next ones are not: the *kinship* of a result
-   says how near it comes to the group that was found present.
+   says how near its evidence comes to that of the group that was found present.
 
 `match = likeness(evidence) * kinship * presence`, all 0 to 1.
 """
@@ -43,6 +43,9 @@ TOP_EVIDENCE = 3.5
 HALFWAY, STEEPNESS = 2.5, 3.0
 """Where the likeness is 1/2, and how quickly it rises there: the best results of a question are nearly all alike 1, so
 that among questions the presence decides."""
+
+CLOSE, KINSHIP = 0.6, 10.0
+"""The share of the evidence of the best at which a result is half taken for one of them, and how quickly that rises."""
 
 _LOWER, _UPPER = 0.1, 0.7
 _LOWER_NORMAL, _UPPER_NORMAL = -1.2815515655446004, 0.5244005127080407
@@ -215,16 +218,15 @@ def groups_of(rows: int) -> tuple[tuple[int, float], ...]:
     return tuple((count, SIGMAS + larger) for larger, count in enumerate(counts))
 
 
-def kinship(scores: Floats, ordinary: float, level: float) -> Floats:
-    """How near results come to the group that was found present, 0 to 1; rising with the score.
+def kinship(evidence: Floats, level: float) -> Floats:
+    """How near results come to those that were found present, 0 to 1; rising with the evidence, whatever the part.
 
     Args:
-        scores: (n,).
-        ordinary: the median score of the question in the index.
-        level: the mean score of that group.
+        evidence: (n,).
+        level: that of the results that say something is there; below 1 it is taken for 1.
     """
-    way = (np.asarray(scores, np.float64) - ordinary) / max(level - ordinary, 1e-6)
-    return np.minimum(_logistic(6.0 * (way - 0.5)) / _logistic(np.asarray(3.0)), 1.0)
+    way = np.asarray(evidence, np.float64) / max(level, 1.0)
+    return np.minimum(_logistic(KINSHIP * (way - CLOSE)) / _logistic(np.asarray(KINSHIP * (1 - CLOSE))), 1.0)
 
 
 def tempered(evidence: Floats, share: Floats | float) -> Floats:

@@ -42,12 +42,12 @@ class Server:
         return f"postgresql://{user}@127.0.0.1:{self.port}/{database}{'?' if more else ''}{more}"
 
     def make(self) -> None:
-        """Make the files of the server; nobody is asked for a password but the user `locked`."""
+        """Make the files of the server; nobody is asked for a password but the users `locked` and `keeper`."""
         self._call(
             "initdb", "-D", self.data, "-U", USER, "--auth=trust", "-E", "UTF8", "--no-sync", "--locale=C"
         )
         (self.data / "pg_hba.conf").write_text(
-            "host all locked 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\nlocal all all trust\n"
+            "host all locked,keeper 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\nlocal all all trust\n"
         )
         with (self.data / "postgresql.conf").open("a") as file:
             file.write(

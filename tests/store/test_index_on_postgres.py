@@ -126,9 +126,9 @@ def test_damaged(uri, model):
 
 
 def test_the_command_line_and_the_password(postgres_server, database, uri, folder, run):
-    postgres_server.run("DROP ROLE IF EXISTS locked; CREATE ROLE locked LOGIN SUPERUSER PASSWORD 'pa55word'")
-    with_password = uri.replace("postgres@", "locked:pa55word@")
-    without = uri.replace("postgres@", "locked@")
+    postgres_server.run("DROP ROLE IF EXISTS keeper; CREATE ROLE keeper LOGIN SUPERUSER PASSWORD 'pa55word'")
+    with_password = uri.replace("postgres@", "keeper:pa55word@")
+    without = uri.replace("postgres@", "keeper@")
     done = run("index", folder, "--index", with_password)
     assert f"12 pictures in {without}" in done.err
     assert "refused the user or the password" in run("info", "--index", without, code=2).err

@@ -252,10 +252,10 @@ class _Answer:
         parts = [ranking.part for ranking in rankings]
         plain, _ = fuse.calibrated(np.stack([ranking.evidence for ranking in rankings]), parts)
         self.judged = evidence = np.stack(self._judged(rankings))  # (rankings, candidates)
-        self.certain, self.surest = fuse.calibrated(evidence, parts)
-        self.match = likeness(self.certain).astype(np.float32)
+        certain, self.surest = fuse.calibrated(evidence, parts)
+        self.match = likeness(certain).astype(np.float32)
         ranks = np.stack([ranking.rank for ranking in rankings])
-        values = self.certain
+        values = certain
         if self.request.fusion == "rank":
             values, self.surest = fuse.by_rank(ranks)
         elif self.request.fusion == "weighted":

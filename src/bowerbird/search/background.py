@@ -275,29 +275,21 @@ def measure(index: Index, entry: ModelEntry, *, seed: int = 0) -> Background:
         seed: of the sample.
     """
     encoder, table = index.encoder(entry.space), index.table
-    columns = {column.name: column for column in entry.columns}
-    arrays = {name: _sampled(table, column, seed) for name, column in columns.items()}
+    arrays = {column.name: _sampled(table, column, seed) for column in entry.columns}
     pictures = _shared(entry, encoder, Modality.IMAGE)
     texts = _shared(entry, encoder, Modality.TEXT)
     correction = _correction(table, pictures, texts, arrays, seed)
-    neutral: dict[str, Vectors] = {}
     if encoder.card.text:
-        arrays[NEUTRAL_TEXTS] = neutral["text"] = _neutral_texts(encoder)
+        arrays[NEUTRAL_TEXTS] = _neutral_texts(encoder)
     _add_means(arrays, pictures, texts)
-    found = Background(entry.space, len(index), correction, {}, arrays, now(), sigmoid_of(encoder))
+    found = Background(entry.space, len(index), correction, {}, arrays, now(), encoder.card.sigmoid)
     pairs: dict[tuple[str, str], Pair] = {}
     for kind, column in _asked(entry, encoder, pictures, texts):
         asking = arrays[NEUTRAL_TEXTS] if kind == "text" else _neutral_pictures(encoder, column, pictures)
         own = arrays.get(_own(kind, column, pictures, texts), np.zeros((0, column.dimensions), np.float32))
         total = table.count(Not(IsNull(column.norm)))
         pairs[kind, column.name] = _pair(found, kind, column, asking, own[:OWN], total)
-    return Background(found.space, found.records, correction, pairs, arrays, found.made, found.sigmoid)
-
-
-def sigmoid_of(encoder: Encoder) -> tuple[float, float] | None:
-    """Scale and bias of a model that gives probabilities for pairs; None for the others."""
-    found = getattr(encoder.card, "sigmoid", None)
-    return (float(found[0]), float(found[1])) if found else None
+    return replace(found, pairs=pairs)
 
 
 def _sampled(table: Table, column: VectorColumn, seed: int) -> Vectors:

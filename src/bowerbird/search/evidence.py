@@ -61,18 +61,6 @@ SIGMAS = 3.0
 """So many deviations above what neutral questions find, something is taken to be there; one more for each larger group
 that could have said so too."""
 
-HALFWAY, STEEPNESS = 2.5, 3.0
-"""Where the likeness is 1/2, and how quickly it rises there: the best results of a question are nearly all alike 1, so
-that among questions the presence decides."""
-
-_LOWER, _UPPER = 0.1, 0.7
-_LOWER_NORMAL, _UPPER_NORMAL = -1.2815515655446004, 0.5244005127080407
-"""Quantiles of the standard normal distribution that belong to the two."""
-
-BEST = 10
-"""Results that say whether there is anything of the kind: few enough that one that is really there shows, enough that
-one that looks like it by accident does not."""
-
 
 @dataclass(frozen=True)
 class Group:

@@ -29,7 +29,7 @@ $(VENV)/.dev: $(BIN)/python pyproject.toml
 # What `bowerbird export` needs. The version pinned first is one whose CPU build is small where an index offers one.
 $(VENV)/.export: $(VENV)/.dev
 	$(PIP) torch==2.13.0
-	$(PIP) -e '.[export]'
+	$(PIP) -e '.[train]'
 	@touch $@
 
 demo: $(VENV)/.demo ## index sample photographs, ask questions, write demo-out/contact-sheet.html

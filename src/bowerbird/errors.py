@@ -25,6 +25,7 @@
     │   └── SpaceMismatchError      vectors of another space or format version: mixing is refused
     ├── QueryError                  a question that cannot be asked: empty, bad filter, bad weights
     ├── ScaleError                  arithmetic on scores of two different scales
+    ├── LearnError                  what was given cannot be learned from, or a run of learning went wrong
     └── MissingExtraError           an optional dependency is not installed; names the exact command
 
 The `hint` is the remedy. Command line and service print `str(error)`, which holds both.
@@ -195,6 +196,10 @@ class QueryError(BowerbirdError):
 
 class ScaleError(BowerbirdError):
     """Scores of two different scales were about to be compared or added."""
+
+
+class LearnError(BowerbirdError):
+    """What was given cannot be learned from, or a run of learning went wrong."""
 
 
 class MissingExtraError(BowerbirdError):

@@ -17,7 +17,7 @@ from bowerbird.errors import BowerbirdError
 from bowerbird.judge.golden import FILE_NAME, Golden
 from bowerbird.models.outputs import ANNOTATIONS
 from bowerbird.origin.graphs import OPSET, Agreement, check_graph, write_graph
-from bowerbird.origin.original import Array, Feeds, Tower
+from bowerbird.origin.original import Array, Feeds, Original, Tower
 from bowerbird.origin.reference import Failure, Photo, probe_texts, probes, read_photos, reference
 from bowerbird.origin.request import Request
 from bowerbird.origin.source import open_source
@@ -69,32 +69,41 @@ def export(source: str, directory: Path, request: Request | None = None, *, opse
         raise BowerbirdError(
             f"Opset {opset} is too old for PyTorch's exporter.", hint=f"Use {OPSET} or later."
         )
-    with _all_or_nothing(directory) as draft:
-        original = open_source(source, _named(source, request))
-        original.write(draft)
-        if original.notes:
-            text = json.dumps({"format": 1, **original.notes}, indent=2) + "\n"
-            (draft / ANNOTATIONS).write_text(text, "utf-8")
-        photos = probes() if original.image else []
-        agreements: list[Agreement] = []
-        for tower in original.towers:
-            items = [photo.image for photo in photos] if tower is original.image else probe_texts(tower)
-            agreements += _graph(tower, items, draft, opset)
-        golden = None
-        if not original.no_golden:
-            texts = probe_texts(original.text) if original.text else []
-            golden = reference(original, photos, texts, version=_version())
-            golden.write(draft / FILE_NAME, compact=True)
+    with all_or_nothing(directory) as draft:
+        done = export_opened(open_source(source, named(source, request)), draft, opset=opset)
+    return replace(done, directory=directory, seconds=monotonic() - began)
+
+
+def export_opened(original: Original, draft: Path, *, opset: int = OPSET) -> Exported:
+    """Write a model that is open, and may have been changed since, into a directory; compare its graphs with it.
+
+    Args:
+        original: its networks in evaluation mode, fp32, on the CPU.
+        draft: an empty directory; what lies in it after an error is no model (see `all_or_nothing`).
+        opset: version of the ONNX operators.
+
+    Raises:
+        ModelFormatError: a graph does not compute what PyTorch does.
+        MissingExtraError: a package of the exporter is missing.
+    """
+    began = monotonic()
+    original.write(draft)
+    if original.notes:
+        text = json.dumps({"format": 1, **original.notes}, indent=2) + "\n"
+        (draft / ANNOTATIONS).write_text(text, "utf-8")
+    photos = probes() if original.image else []
+    agreements: list[Agreement] = []
+    for tower in original.towers:
+        items = [photo.image for photo in photos] if tower is original.image else probe_texts(tower)
+        agreements += _graph(tower, items, draft, opset)
+    golden = None
+    if not original.no_golden:
+        texts = probe_texts(original.text) if original.text else []
+        golden = reference(original, photos, texts, version=_version())
+        golden.write(draft / FILE_NAME, compact=True)
+    seconds = monotonic() - began
     made_with = dict(original.made_with)
-    return Exported(
-        directory,
-        original.stack,
-        made_with,
-        tuple(agreements),
-        golden,
-        original.no_golden,
-        monotonic() - began,
-    )
+    return Exported(draft, original.stack, made_with, tuple(agreements), golden, original.no_golden, seconds)
 
 
 def make_golden(
@@ -117,7 +126,7 @@ def make_golden(
     Raises:
         BowerbirdError: nothing is left to compute, or as of `export`.
     """
-    original = open_source(source, _named(source, request))
+    original = open_source(source, named(source, request))
     if original.no_golden:
         raise BowerbirdError(f"References of {source} cannot be computed: {original.no_golden}")
     photos: list[Photo] = []
@@ -136,7 +145,7 @@ def make_golden(
     return reference(original, photos, texts, version=_version()), failures
 
 
-def _named(source: str, request: Request | None) -> Request:
+def named(source: str, request: Request | None) -> Request:
     """The request with the model's name: of a file or directory its own, without the path on this machine."""
     path = Path(source).expanduser()
     return replace(request or Request(), name=path.resolve().name if path.exists() else source)
@@ -172,8 +181,12 @@ def _wide(values: Array, width: int) -> Array:
 
 
 @contextmanager
-def _all_or_nothing(directory: Path) -> Iterator[Path]:
-    """A draft beside `directory`, renamed to it at the end; removed when anything fails."""
+def all_or_nothing(directory: Path) -> Iterator[Path]:
+    """A draft beside `directory`, renamed to it at the end; removed when anything fails.
+
+    Raises:
+        BowerbirdError: `directory` is in use or cannot be made.
+    """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise BowerbirdError(
             f"{directory} exists and is not empty.", hint="Give a new directory; nothing is ever overwritten."

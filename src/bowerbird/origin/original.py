@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bowerbird.origin.packages import need
+from bowerbird.origin.pooling import Pool
 
 Array = NDArray[Any]
 Feeds = dict[str, Array]
@@ -30,6 +31,8 @@ class Tower:
         prepare: a picture (`PIL.Image`, mode RGB, upright) or a text, and its role, to the feeds of a batch of one: the
             stack's own processor or tokenizer.
         embed: the rows of `embedding` and the feeds to the pooled embeddings (n, d); None where they are it.
+        pool: `embed` in PyTorch, for training: the rows of `embedding` and the inputs by name, tensors both, to (n, d);
+            None where the rows are it.
         encode: a text and its role to the pooled vector and the unit vector, each (d,), where the stack has a call of
             its own for that.
         raw: the output that is the network's output before pooling; empty where there is none.
@@ -44,6 +47,7 @@ class Tower:
     module: Any
     prepare: Callable[[Any, str], Feeds]
     embed: Callable[[Array, Feeds], Array] | None = None
+    pool: Pool | None = None
     encode: Callable[[str, str], tuple[Array, Array]] | None = None
     raw: str = ""
     roles: tuple[str, ...] = ()
@@ -74,6 +78,8 @@ class Original:
         text: the network for texts, if there is one.
         notes: for `bowerbird.json`: what no published format says.
         no_golden: why references cannot be computed; empty where they can.
+        save_weights: writes the PyTorch weights as the stack publishes them, into a directory that `write` has filled;
+            None where the stack has no way to.
     """
 
     name: str
@@ -85,6 +91,7 @@ class Original:
     text: Tower | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
     no_golden: str = ""
+    save_weights: Callable[[Path], None] | None = None
 
     @property
     def towers(self) -> tuple[Tower, ...]:

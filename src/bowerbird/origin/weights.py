@@ -146,6 +146,12 @@ def fill(model: Any, weights: Mapping[str, Any], path: Path) -> None:
     model.load_state_dict(weights)
 
 
+def save_state(model: Any, out: Path, name: str = "model.safetensors") -> None:
+    """Write every weight and buffer of a network to `out / name`, as `fill` takes them."""
+    state = {key: value.detach().cpu().clone().contiguous() for key, value in model.state_dict().items()}
+    need("safetensors.torch").save_file(state, out / name, metadata={"format": "pt"})
+
+
 def refuse_network(what: str) -> None:
     """Refuse what another library would download, where the user forbids network calls.
 

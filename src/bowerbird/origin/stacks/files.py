@@ -65,7 +65,15 @@ def open_script(path: Path, request: Request) -> Original:
     tower = Tower("onnx/model.onnx", ("pixel_values",), (output,), output, module, prepare)
     _try(tower, path)
     made_with = versions("torch", "transformers" if profile.startswith("hf") else "timm", "pillow")
-    return Original(request.name, "torchscript", profile, made_with, write, image=tower)
+    return Original(
+        request.name,
+        "torchscript",
+        profile,
+        made_with,
+        write,
+        image=tower,
+        save_weights=lambda out: module.save(str(out / "model.pt")),
+    )
 
 
 def _try(tower: Tower, path: Path) -> None:

@@ -16,7 +16,15 @@ from bowerbird.origin.original import Feeds, Original, Tower, sigmoid, traced
 from bowerbird.origin.packages import need, quiet, versions
 from bowerbird.origin.request import Request
 from bowerbird.origin.stacks.timm import transform_feeds
-from bowerbird.origin.weights import SAFE, fill, read_weights, refuse_network, refuse_pickle, safe_weights
+from bowerbird.origin.weights import (
+    SAFE,
+    fill,
+    read_weights,
+    refuse_network,
+    refuse_pickle,
+    safe_weights,
+    save_state,
+)
 
 _SAFE_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
 
@@ -156,7 +164,15 @@ def _original(model: Any, tokenizer: Any, write_config: Callable[[Path], None], 
     scale = sigmoid(model)
     notes = {"sigmoid": scale} if scale else {}
     return Original(
-        request.name, "open_clip", "openclip", made_with, write, image=image, text=text, notes=notes
+        request.name,
+        "open_clip",
+        "openclip",
+        made_with,
+        write,
+        image=image,
+        text=text,
+        notes=notes,
+        save_weights=lambda out: save_state(model, out, _SAFE_NAMES[0]),
     )
 
 

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from bowerbird.errors import ModelFormatError
+from bowerbird.models.jsonfile import read_object
 from bowerbird.origin.original import Array, Feeds, Original, Tower, floats
 from bowerbird.origin.packages import has, need, versions
+from bowerbird.origin.pooling import chained
 from bowerbird.origin.request import Request
 from bowerbird.origin.stacks.transformers import (
     load,
@@ -42,13 +44,10 @@ def open_sentence(directory: Path, request: Request) -> Original:
     modules = _modules(directory)
     inside = directory / modules[0][1]
     if has("sentence_transformers"):
-        tower = _with_original(directory, request)
-        tokenizer = open_tokenizer(inside)
+        tower, tokenizer = _with_original(directory, request), open_tokenizer(inside)
         missing = ""
     else:
-        model = load(inside, read_config(inside), request, base=True)
-        tokenizer = open_tokenizer(inside)
-        tower = text_tower(model, tokenizer, max_tokens(tokenizer, model.config))
+        tower, tokenizer = _without_original(directory, inside, request)
         missing = "the package sentence-transformers is not installed. Run: pip install sentence-transformers"
 
     def write(out: Path) -> None:
@@ -60,7 +59,14 @@ def open_sentence(directory: Path, request: Request) -> Original:
 
     made_with = versions("torch", "transformers", "sentence_transformers", "tokenizers")
     return Original(
-        request.name, "sentence-transformers", "", made_with, write, text=tower, no_golden=missing
+        request.name,
+        "sentence-transformers",
+        "",
+        made_with,
+        write,
+        text=replace(tower, pool=chained(directory)),
+        no_golden=missing,
+        save_weights=lambda out: tower.module.inner.save_pretrained(out / modules[0][1]),
     )
 
 
@@ -81,6 +87,23 @@ def _modules(directory: Path) -> list[tuple[str, str]]:
             hint="Of a CLIP model of sentence-transformers, export the directory 0_CLIPModel itself.",
         )
     return modules
+
+
+def _without_original(directory: Path, inside: Path, request: Request) -> tuple[Tower, Any]:
+    """The tower and the tokenizer by transformers, with the length and the prompts that the files name."""
+    model = load(inside, read_config(inside), request, base=True)
+    tokenizer = open_tokenizer(inside)
+    said = read_object(inside / "sentence_bert_config.json", missing_ok=True).get("max_seq_length")
+    length = min(int(said), 10**9) if said else max_tokens(tokenizer, model.config)
+    tower = text_tower(model, tokenizer, length)
+    config = read_object(directory / "config_sentence_transformers.json", missing_ok=True)
+    prompts = {str(role): str(prompt) for role, prompt in (config.get("prompts") or {}).items() if prompt}
+    default = str(config.get("default_prompt_name") or "")
+
+    def prepare(text: str, role: str) -> Feeds:
+        return tower.prepare(prompts.get(role or default, "") + text, "")
+
+    return replace(tower, prepare=prepare, roles=tuple(prompts)), tokenizer
 
 
 def _with_original(directory: Path, request: Request) -> Tower:

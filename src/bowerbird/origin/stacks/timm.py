@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from bowerbird.errors import ModelFormatError, ModelNotFoundError
 from bowerbird.origin.original import Feeds, Original, Tower, traced
 from bowerbird.origin.packages import need, versions
 from bowerbird.origin.request import Request
-from bowerbird.origin.weights import fill, read_weights, safe_weights
+from bowerbird.origin.weights import fill, read_weights, safe_weights, save_state
 
 
 def open_timm(directory: Path, request: Request) -> Original:
@@ -114,4 +115,7 @@ def _original(model: Any, write: Callable[[Path], None], request: Request) -> Or
     )
     made_with = versions("torch", "timm", "torchvision", "pillow")
     notes = {"image": {"output": tower.embedding}}
-    return Original(request.name, "timm", "timm", made_with, write, image=tower, notes=notes)
+    keep = partial(save_state, model)
+    return Original(
+        request.name, "timm", "timm", made_with, write, image=tower, notes=notes, save_weights=keep
+    )

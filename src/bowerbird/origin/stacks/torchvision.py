@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from bowerbird.origin.packages import need, versions
 from bowerbird.origin.request import Request
 from bowerbird.origin.stacks.timm import transform_feeds
 from bowerbird.origin.stacks.transformers import final_layer, with_features
-from bowerbird.origin.weights import fill, read_weights, refuse_network, refuse_pickle
+from bowerbird.origin.weights import fill, read_weights, refuse_network, refuse_pickle, save_state
 
 
 def open_torchvision(name: str, request: Request) -> Original:
@@ -64,7 +65,10 @@ def open_torchvision(name: str, request: Request) -> Original:
 
     made_with = versions("torch", "torchvision", "pillow")
     notes = {"image": {"output": tower.embedding}}
-    return Original(request.name, "torchvision", "timm", made_with, write, image=tower, notes=notes)
+    keep = partial(save_state, model)  # opened again with the architecture torchvision:NAME
+    return Original(
+        request.name, "torchvision", "timm", made_with, write, image=tower, notes=notes, save_weights=keep
+    )
 
 
 def _load(architecture: str, weights: Any, request: Request) -> Any:

@@ -6,6 +6,7 @@ import inspect
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from bowerbird.errors import ModelFormatError
 from bowerbird.origin.original import Array, Feeds, Original, Tower, sigmoid, traced
 from bowerbird.origin.packages import need, quiet, versions
+from bowerbird.origin.pooling import pooled
 from bowerbird.origin.request import Request
 from bowerbird.origin.weights import read_weights, safe_weights
 
@@ -208,7 +210,8 @@ def _pictures(directory: Path, model: Any, request: Request) -> Original:
         model.config.save_pretrained(out)
         processor.save_pretrained(out)
 
-    return _original(request, profile, write, image=tower, notes={"image": {"output": tower.embedding}})
+    notes = {"image": {"output": tower.embedding}}
+    return _original(request, profile, write, image=tower, notes=notes, save_weights=model.save_pretrained)
 
 
 def _classifier(directory: Path, model: Any, prepare: Callable[[Any, str], Feeds]) -> Tower:
@@ -330,7 +333,9 @@ def _two_towers(directory: Path, model: Any, request: Request) -> Original:
             notes["text"]["clean"] = []
     if scale := sigmoid(model):
         notes["sigmoid"] = scale
-    return _original(request, profile, write, image=image, text=text, notes=notes)
+    return _original(
+        request, profile, write, image=image, text=text, notes=notes, save_weights=model.save_pretrained
+    )
 
 
 # Texts.
@@ -396,14 +401,14 @@ def _texts(directory: Path, model: Any, request: Request) -> Original:
     model = load(directory, model.config, request, base=True)
     tower = text_tower(model, tokenizer, length)
     pooling = {"mean": _mean, "cls": _cls}[request.pooling]
-    tower = Tower(**{**tower.__dict__, "embed": pooling})
+    tower = replace(tower, embed=pooling, pool=pooled((request.pooling,)))
 
     def write(out: Path) -> None:
         model.config.save_pretrained(out)
         write_tokenizer(tokenizer, directory, out)
         _write_chain(out, model.config.hidden_size, length, request.pooling)
 
-    return _original(request, "", write, text=tower)
+    return _original(request, "", write, text=tower, save_weights=model.save_pretrained)
 
 
 def text_tower(model: Any, tokenizer: Any, length: int) -> Tower:

@@ -32,7 +32,7 @@ class Reading:
     Attributes:
         located: where the model lies and what the catalogue says of it.
         layout: where its graphs lie.
-        config: `config.json`, or empty.
+        config: `config.json`, of the model or of its picture tower, or empty.
         notes: `bowerbird.json`, or empty.
         options: what the user asked for.
     """
@@ -70,7 +70,7 @@ def read_card(name: str, options: Options | None = None) -> ModelCard:
     reading = Reading(
         located,
         layout,
-        read_object(directory / "config.json", missing_ok=True),
+        _config(directory, layout),
         _annotations(directory),
         options,
     )
@@ -89,6 +89,13 @@ def read_card(name: str, options: Options | None = None) -> ModelCard:
         image=image,
         options=options,
         sigmoid=_sigmoid(reading) if text and image else None,
+    )
+
+
+def _config(directory: Path, layout: layouts.Layout) -> Mapping[str, Any]:
+    path = directory / "config.json"
+    return read_object(
+        path if path.exists() else directory / layout.image_root / "config.json", missing_ok=True
     )
 
 
@@ -190,8 +197,25 @@ def _text_tower(reading: Reading) -> TextTower:
 def _steps(reading: Reading) -> Steps:
     if reading.options.preprocess not in ("", PREPARED):
         return Steps.parse(reading.options.preprocess)
+    if noted := _image_notes(reading).get("steps"):
+        return _noted_steps(reading, noted)
     root = reading.directory / reading.layout.image_root
     return read_steps(root if _has_processor(root) else reading.directory, reading.options.profile)
+
+
+def _noted_steps(reading: Reading, noted: Any) -> Steps:
+    path = reading.directory / ANNOTATIONS
+    if not isinstance(noted, str):
+        raise ModelFormatError(f"{path}: image.steps is a recipe, such as str(Steps) writes it.")
+    if reading.options.profile:
+        raise ModelFormatError(
+            f"{path} says in full how pictures are prepared (image.steps), so no profile applies.",
+            hint="Leave out the profile, or give your own steps as `preprocess`.",
+        )
+    try:
+        return Steps.parse(noted)
+    except ModelFormatError as error:
+        raise ModelFormatError(f"{path}, image.steps: {error.message}", hint=error.hint) from error
 
 
 def _has_processor(root: Path) -> bool:
@@ -214,19 +238,21 @@ def _annotations(directory: Path) -> Mapping[str, Any]:
         raise ModelFormatError(
             f"{path} is of a format this version does not read.", hint="Upgrade bowerbird."
         )
-    unknown = set(notes) - {"format", "license", "image", "text", "sigmoid"}
+    known = ("license", "image", "text", "sigmoid", "fitted", "calibration")
+    unknown = set(notes) - {"format", *known}
     if unknown:
         raise ModelFormatError(
-            f"{path}: unknown key {sorted(unknown)[0]!r}.", hint="Known: license, image, text, sigmoid."
+            f"{path}: unknown key {sorted(unknown)[0]!r}.", hint=f"Known: {', '.join(known)}."
         )
-    if not all(isinstance(notes.get(tower, {}), dict) for tower in ("image", "text")):
-        raise ModelFormatError(f"{path}: `text` and `image` are objects.")
+    objects = ("image", "text", "fitted", "calibration")
+    if not all(isinstance(notes.get(key, {}), dict) for key in objects):
+        raise ModelFormatError(f"{path}: {', '.join(objects)} are objects.")
     return notes
 
 
 def _image_notes(reading: Reading) -> Mapping[str, Any]:
     """The annotations of the image tower, with no key that would be ignored."""
-    known = ("output", "similarity_output", "scaled_decode", "pooling")
+    known = ("output", "similarity_output", "scaled_decode", "pooling", "steps")
     notes: Mapping[str, Any] = reading.notes.get("image", {})
     if unknown := sorted(set(notes) - set(known)):
         raise ModelFormatError(

@@ -43,6 +43,7 @@ EITHER = "?"
 LAYOUTS = (
     Layout("transformers.js, two towers", "onnx/text_model{}.onnx", "onnx/vision_model{}.onnx"),
     Layout("immich", "textual/model{}.onnx", "visual/model{}.onnx", "textual", "visual"),
+    Layout("fitted", "text/model{}.onnx", "image/model{}.onnx", "text", "image"),
     Layout("sentence-transformers", EITHER, "onnx/model{}.onnx"),
     Layout("one graph", EITHER, "model{}.onnx"),
     Layout("one optimised graph", EITHER, "model_optimized{}.onnx"),

@@ -156,6 +156,7 @@ _NOTES = {
     "padding",
     "pad_side",
     "pad_id",
+    "cut_side",
     "clean",
     "masked",
     "prompts",
@@ -181,7 +182,7 @@ def read_text_rules(
         prompts: those of the catalogue, for a model whose own files hold none.
         notes: what was written on purpose for Bowerbird, in bowerbird.json under `text` or in the catalogue; wins over
             the published files. Keys: `pooling` (a mode, several, or `none`), `include_prompt`, `max_tokens`,
-            `padding`, `pad_side`, `pad_id`, `clean`, `masked`, `prompts`, `default_prompt`.
+            `padding`, `pad_side`, `pad_id`, `cut_side`, `clean`, `masked`, `prompts`, `default_prompt`.
 
     Raises:
         ModelFormatError: a file is missing or damaged, or says something that is not understood; or nothing says how
@@ -532,6 +533,8 @@ def _noted(rules: TextRules, noted: Mapping[str, Any]) -> TextRules:
             changed[key] = noted[key]
     if "pad_side" in noted:
         changed["pad_side"] = _side({"padding_side": noted["pad_side"]}, "padding_side", where)
+    if "cut_side" in noted:
+        changed["cut_side"] = _side({"truncation_side": noted["cut_side"]}, "truncation_side", where)
     if "clean" in noted:
         names = [noted["clean"]] if isinstance(noted["clean"], str) else noted["clean"]
         if not isinstance(names, list) or not all(name in (LOWER, *CLEANINGS) for name in names):

@@ -34,6 +34,11 @@ if TYPE_CHECKING:
     from bowerbird.models.network.graph import TensorSpec
 
 
+POOLING_MASK, PROMPT_TOKENS = "pooling_mask", "prompt_tokens"
+"""Inputs that only graphs with a fitted head have, which pool by themselves: where the tokens of the text are, whatever
+the network is told of that; and how many at the start of each text are not pooled."""
+
+
 @dataclass(frozen=True)
 class Tokens:
     """One tokenised text, without padding.
@@ -125,11 +130,11 @@ def feeds(
     Args:
         tokens: one batch.
         rules: decide padding and mask.
-        inputs: of the graph. Known are `input_ids` or `text`, `attention_mask`, `token_type_ids`, `position_ids`.
-            Where the graph fixes the length of a row, rows are padded to it.
+        inputs: of the graph. Known are `input_ids` or `text`, `attention_mask`, `token_type_ids`, `position_ids`,
+            `POOLING_MASK`, `PROMPT_TOKENS`. Where the graph fixes the length of a row, rows are padded to it.
 
     Returns:
-        One (n, T) array for each input of the graph.
+        One (n, T) array for each input of the graph; (n,) of `PROMPT_TOKENS`.
 
     Raises:
         ModelFormatError: the graph wants something else, or fixes another length than the rules.
@@ -143,6 +148,8 @@ def feeds(
         "attention_mask": real if rules.masked else np.ones_like(real),
         "token_type_ids": _placed([t.types for t in tokens], width, rules.pad_side, 0),
         "position_ids": np.maximum(real.cumsum(1) - 1, 0) if rules.masked else np.arange(width) + 0 * real,
+        POOLING_MASK: real,
+        PROMPT_TOKENS: np.array([t.prompt for t in tokens], np.int64),
     }
     for name, spec in inputs.items():
         if name not in known or spec.dtype not in ("int64", "int32", "float32", "float16"):

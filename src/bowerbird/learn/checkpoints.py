@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bowerbird.errors import LearnError, StorageFullError
-from bowerbird.origin.packages import need
+from bowerbird.origin.packages import TRAIN, need
 
 FORMAT = 1
 FOLDER = "checkpoints"
@@ -73,7 +73,7 @@ class Checkpoints:
             StorageFullError: no space is left. The ones before stay; nothing of this one does.
             LearnError: the folder cannot be written to.
         """
-        torch = need("torch")
+        torch = need("torch", TRAIN)
         target = self.path(epoch)
         content = {"format": FORMAT, "epoch": epoch, "settings": json.dumps(settings), **state}
         before = [path for path in self.all() if path != target]
@@ -118,7 +118,7 @@ class _DamagedError(Exception):
 
 
 def _read(path: Path) -> dict[str, Any]:
-    torch = need("torch")
+    torch = need("torch", TRAIN)
     try:
         with zipfile.ZipFile(path) as file:
             # PyTorch itself does not look at the checksums.

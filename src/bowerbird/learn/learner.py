@@ -12,7 +12,7 @@ from bowerbird.errors import LearnError
 from bowerbird.learn.losses import Embedded, Loss
 from bowerbird.learn.processes import Processes
 from bowerbird.learn.schedule import Schedule
-from bowerbird.origin.packages import need
+from bowerbird.origin.packages import TRAIN, need
 
 _SHOWN = 8
 """Ids that a message names."""
@@ -33,7 +33,7 @@ class Learner:
     """
 
     def __init__(self, network: Any, loss: Any, schedule: Schedule, processes: Processes) -> None:
-        torch = need("torch")
+        torch = need("torch", TRAIN)
         self.schedule = schedule
         self.processes = processes
         self._network = network
@@ -174,7 +174,7 @@ def _not_finite(what: str, where: str, later: int, output: Any) -> LearnError:
 def _culprits(output: Any) -> str:
     if not isinstance(output, Embedded):
         return ""
-    torch = need("torch")
+    torch = need("torch", TRAIN)
     said = ""
     rows = torch.arange(len(output))
     for name, vectors in (("picture", output.images), ("text", output.texts)):

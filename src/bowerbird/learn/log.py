@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bowerbird.learn.checkpoints import replace_file, writing
-from bowerbird.origin.packages import need
+from bowerbird.origin.packages import TRAIN, need
 
 if TYPE_CHECKING:
     from bowerbird.learn.loop import Epoch
@@ -55,7 +55,7 @@ class Log:
             replace_file(folder / STEPS, _until(folder / STEPS, epoch).encode())
             self._steps = (folder / STEPS).open("a", buffering=1, newline="", encoding="utf-8")
         if tensorboard:
-            need("tensorboard")
+            need("tensorboard", TRAIN)
             from torch.utils.tensorboard import SummaryWriter
 
             with writing(folder):

@@ -26,7 +26,7 @@ from bowerbird.learn.learner import Learner
 from bowerbird.learn.log import Log
 from bowerbird.learn.processes import Processes
 from bowerbird.learn.schedule import Schedule
-from bowerbird.origin.packages import need
+from bowerbird.origin.packages import TRAIN, need
 
 __all__ = ["Epoch", "History", "Progress", "Schedule", "train"]
 
@@ -141,7 +141,7 @@ def train(  # noqa: PLR0913  a run has as many sides
         StorageFullError: no space is left for a checkpoint; the ones before stay.
         MissingExtraError: PyTorch, or tensorboard where it is asked for, is not installed.
     """
-    torch = need("torch")
+    torch = need("torch", TRAIN)
     _check(schedule, validate, watch, folder, resume)
     processes = Processes(accelerator)
     learner = Learner(network, loss, schedule, processes)
@@ -225,7 +225,7 @@ def _validated(
 ) -> dict[str, float]:
     if validate is None:
         return {}
-    torch = need("torch")
+    torch = need("torch", TRAIN)
     learner.finish_epoch()
     with torch.no_grad():
         found = {name: float(value) for name, value in validate().items()}

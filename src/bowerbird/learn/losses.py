@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bowerbird.errors import LearnError
-from bowerbird.origin.packages import need
+from bowerbird.origin.packages import TRAIN, need
 
 LARGEST_SCALE = 100.0
 """Of logits, when it is learned; beyond it training becomes unstable (CLIP, arXiv 2103.00020, section 2.5)."""
@@ -107,7 +107,7 @@ class Loss(ABC):
 
 
 def _module(spec: Loss) -> Any:
-    torch = need("torch")
+    torch = need("torch", TRAIN)
 
     class LossModule(torch.nn.Module):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -166,7 +166,7 @@ class InfoNCE(Loss):
 
     def of(self, batch: Embedded, learned: Mapping[str, Any]) -> Any:
         """See `Loss`."""
-        torch = need("torch")
+        torch = need("torch", TRAIN)
         cosines = _cosines(batch, self)
         logits = cosines * (_learned_scale(learned["log_scale"]) if self.learned else 1 / self.temperature)
         logits = logits.masked_fill(~_own_or_negative(batch), -math.inf)
@@ -211,7 +211,7 @@ class Sigmoid(Loss):
 
     def of(self, batch: Embedded, learned: Mapping[str, Any]) -> Any:
         """See `Loss`."""
-        torch = need("torch")
+        torch = need("torch", TRAIN)
         logits = _cosines(batch, self) * learned["log_scale"].exp() + learned["bias"]
         right = belonging(batch)
         cells = torch.nn.functional.softplus(torch.where(right, -logits, logits))
@@ -297,7 +297,7 @@ class SupervisedContrastive(Loss):
     def of(self, batch: Embedded, learned: Mapping[str, Any]) -> Any:
         """See `Loss`."""
         del learned
-        torch = need("torch")
+        torch = need("torch", TRAIN)
         if batch.labels is None:
             raise LearnError(
                 "SupervisedContrastive learns from classes, and these examples have none.",
@@ -320,7 +320,7 @@ class SupervisedContrastive(Loss):
 
 def _first(ids: Any) -> Any:
     """Places of the first row of each id, in order."""
-    torch = need("torch")
+    torch = need("torch", TRAIN)
     earlier = _same(ids) & torch.ones(len(ids), len(ids), dtype=torch.bool, device=ids.device).tril(-1)
     return (~earlier.any(1)).nonzero().squeeze(1)
 
@@ -336,12 +336,12 @@ def _cosines(batch: Embedded, loss: Loss) -> Any:
 
 
 def _own_or_negative(batch: Embedded) -> Any:
-    torch = need("torch")
+    torch = need("torch", TRAIN)
     return negatives(batch) | torch.eye(len(batch), dtype=torch.bool, device=batch.pictures.device)
 
 
 def _learned_scale(log_scale: Any) -> Any:
-    torch = need("torch")
+    torch = need("torch", TRAIN)
     # Held in place, as CLIP does: a value that is only cut off here would have no slope and never come back.
     with torch.no_grad():
         log_scale.clamp_(max=math.log(LARGEST_SCALE))

@@ -31,7 +31,7 @@ from bowerbird.learn.heads import (
     Unit,
 )
 from bowerbird.learn.losses import Embedded
-from bowerbird.origin.packages import need
+from bowerbird.origin.packages import TRAIN, need
 
 Spot = tuple[Literal["image", "text"], int, int]
 """A layer of `Heads`: its side, the place of its branch, its place among the branch's layers; -1 is the last."""
@@ -100,7 +100,7 @@ class Batches:
         seed: int = 0,
         captions: Literal["one", "all"] = "one",
     ) -> None:
-        torch = need("torch")
+        torch = need("torch", TRAIN)
         if not len(examples.links):
             raise LearnError(
                 "There are no pairs to learn from.", hint="Give pictures together with their texts."
@@ -125,7 +125,7 @@ class Batches:
         return _Epoch(self, links)
 
     def _rows(self, links: NDArray[np.int64]) -> Batch:
-        torch = need("torch")
+        torch = need("torch", TRAIN)
         pictures, captions = torch.from_numpy(np.ascontiguousarray(links.T))
         return Batch(
             images={name: rows[pictures] for name, rows in self._images.items()},
@@ -154,7 +154,7 @@ class _Epoch:
 
 
 def _tensors(head: Head | None, rows: Mapping[str, NDArray[np.float32]]) -> dict[str, Any]:
-    torch = need("torch")
+    torch = need("torch", TRAIN)
     names = () if head is None else head.tensors
     missing = [name for name in names if name not in rows]
     if missing:
@@ -179,7 +179,7 @@ def network_of(heads: Heads, dropout: float = 0.0, tied: Sequence[tuple[Spot, Sp
         LearnError: `dropout` is no such share, or what is tied are not two linear layers of one shape.
         MissingExtraError: PyTorch is not installed.
     """
-    torch = need("torch")
+    torch = need("torch", TRAIN)
     if not 0 <= dropout < 1:
         raise LearnError(f"dropout is {dropout!r}.", hint="Give a share from 0 to below 1, such as 0.1.")
 
@@ -227,7 +227,7 @@ def heads_of(network: Any) -> Heads:
 
 
 def _side(head: Head | None, dropout: float) -> Any:
-    torch = need("torch")
+    torch = need("torch", TRAIN)
     if head is None:
         return None
     return torch.nn.ModuleList(
@@ -237,7 +237,7 @@ def _side(head: Head | None, dropout: float) -> Any:
 
 def _module(layer: Layer, dropout: float) -> Any:
     """The module of a layer. Of several modules in one, the linear one is called `linear`."""
-    torch = need("torch")
+    torch = need("torch", TRAIN)
 
     class Fixed(torch.nn.Module):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -262,7 +262,7 @@ def _module(layer: Layer, dropout: float) -> Any:
 
 
 def _linear_module(layer: Linear) -> Any:
-    torch = need("torch")
+    torch = need("torch", TRAIN)
     outputs, inputs = layer.weight.shape
     # Without a start of PyTorch's own, which would draw from the caller's generator.
     module = torch.nn.utils.skip_init(torch.nn.Linear, inputs, outputs, bias=layer.bias is not None)

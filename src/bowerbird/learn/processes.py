@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from bowerbird.errors import BowerbirdError
 from bowerbird.learn.losses import Embedded
-from bowerbird.origin.packages import need
+from bowerbird.origin.packages import TRAIN, need
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ class Processes:
         return replace(output, **{name: self._all_rows(value) for name, value in fields.items()})
 
     def _all_rows(self, own: Any) -> Any:
-        torch = need("torch")
+        torch = need("torch", TRAIN)
         counts = self._accelerator.gather(torch.tensor([len(own)], device=own.device)).tolist()
         padded = own.detach().new_zeros((max(counts), *own.shape[1:]))
         padded[: len(own)] = own.detach()
@@ -110,7 +110,7 @@ class Processes:
 
         0 where mixed precision may overflow and repeats the step with another scale by itself.
         """
-        torch = need("torch")
+        torch = need("torch", TRAIN)
         if self._accelerator is None:
             return float(torch.nn.utils.clip_grad_norm_(parameters, limit))
         norm = self._accelerator.clip_grad_norm_(parameters, limit)

@@ -16,6 +16,9 @@ from bowerbird.errors import MissingExtraError
 EXTRA = "export"
 """The extra of bowerbird that brings torch, transformers and onnxscript."""
 
+TRAIN = "train"
+"""The one that brings these and what learning needs besides."""
+
 # Stacks that few need are installed by themselves, since each brings much.
 _OWN = {
     "timm": "timm",
@@ -25,8 +28,12 @@ _OWN = {
 }
 
 
-def need(module: str) -> Any:
+def need(module: str, extra: str = EXTRA) -> Any:
     """Import a package of an original stack.
+
+    Args:
+        module: its name.
+        extra: of bowerbird, that brings it.
 
     Raises:
         MissingExtraError: it, or something that it needs, is not installed.
@@ -36,7 +43,7 @@ def need(module: str) -> Any:
     except ModuleNotFoundError as error:
         missing = (error.name or module).partition(".")[0]
         own = missing in _OWN
-        raise MissingExtraError(_OWN.get(missing, missing), "" if own else EXTRA) from error
+        raise MissingExtraError(_OWN.get(missing, missing), "" if own else extra) from error
 
 
 def has(module: str) -> bool:

@@ -193,8 +193,8 @@ def read_pairs(path: str | Path, records: Records, *, image: str = "", text: str
         QueryError: none of its pictures is in the index, or a name means several records.
     """
     table = shown(str(path))
-    columns = _columns(path, table, image, text)
-    found = list(_rows(_source(path, *columns), located(path)))
+    columns = table_columns(table_source(path), table, image, text)
+    found = list(_rows(table_source(path, *columns), located(path)))
     said = [(name, words) for name, words, _ in found if not words.isspace() and name]
     faults = [fault for _, _, fault in found if fault]
     if not said:
@@ -250,39 +250,67 @@ def _told_lost(lost: Sequence[str], of: int, records: Records) -> str:
     )
 
 
-def _source(path: str | Path, image: str = "", text: str = "") -> Source:
+def table_source(
+    path: str | Path,
+    image: str = "",
+    text: str | Sequence[str] = "",
+    *,
+    id: str = "",
+    root: str | Path = "",
+    delimiter: str | None = None,
+) -> Source:
+    """The rows of a table, by what its name ends in: JSON Lines, Parquet, or else CSV; see these for the arguments."""
     name = str(path).lower().removesuffix(".gz")
     if name.endswith((".jsonl", ".ndjson")):
-        return JsonLinesSource(path, image=image, text=text)
+        return JsonLinesSource(path, image, text, id, root)
     if name.endswith(".parquet"):
-        return ParquetSource(path, image=image, text=text)
-    return CsvSource(path, image=image, text=text)
+        return ParquetSource(path, image, text, id, root)
+    return CsvSource(path, delimiter, image, text, id, root)
 
 
-def _columns(path: str | Path, table: str, image: str, text: str) -> tuple[str, str]:
-    """The names of both columns, guessed where they are not given."""
+def table_columns(source: Source, table: str, image: str, text: str) -> tuple[str, str]:
+    """The names of the columns of pictures and of texts, guessed where they are not given.
+
+    Raises:
+        BowerbirdError: which one is meant is not clear.
+    """
     if image and text:
         return image, text
-    source = _source(path)
-    if isinstance(source, CsvSource):
-        have = source.names()
-    else:
-        first = next((record for record in source if isinstance(record, Record)), None)
-        have = list(first.attributes) if first else []
-    chosen = image or _guess(have, IMAGE_NAMES, text), text or _guess(have, TEXT_NAMES, image)
+    have = column_names(source)
+    chosen = image or guessed(have, IMAGE_NAMES, text), text or guessed(have, TEXT_NAMES, image)
     for name, what, option in zip(chosen, ("pictures", "texts"), ("image", "text"), strict=True):
         if not name:
-            columns = ", ".join(repr(one_line(column, 60)) for column in have) or "none"
-            raise BowerbirdError(
-                f"Which column of {table} holds the {what} is not clear; its columns: {columns}.",
-                hint=f"Say which one: --{option} COLUMN",
-            )
+            raise unclear(have, table, what, option)
     return chosen
 
 
-def _guess(have: Sequence[str], names: Sequence[str], taken: str) -> str:
+def column_names(source: Source) -> Sequence[str]:
+    """The columns of a table; of JSON Lines, the keys of the first line."""
+    if isinstance(source, (CsvSource, ParquetSource)):
+        return source.names()
+    first = next((record for record in source if isinstance(record, Record)), None)
+    return list(first.attributes) if first else []
+
+
+def guessed(have: Sequence[str], names: Sequence[str], taken: str = "") -> str:
+    """The column that is called like one of some names, the first of these that there is; empty: none is.
+
+    Args:
+        have: the columns.
+        names: as `IMAGE_NAMES` and `TEXT_NAMES`, most likely first.
+        taken: a column that is something else.
+    """
     by_name = {column.lower().strip(): column for column in reversed(have) if column != taken}
     return next((by_name[name] for name in names if name in by_name), "")
+
+
+def unclear(have: Sequence[str], table: str, what: str, option: str) -> BowerbirdError:
+    """Make the error of a table of which it is not clear what a column holds."""
+    columns = ", ".join(repr(one_line(column, 60)) for column in have) or "none"
+    return BowerbirdError(
+        f"Which column of {table} holds the {what} is not clear; its columns: {columns}.",
+        hint=f"Say which one: --{option} COLUMN",
+    )
 
 
 def _rows(source: Source, path: str) -> Iterator[tuple[str, str, str]]:

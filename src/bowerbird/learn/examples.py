@@ -22,12 +22,14 @@ class Picture:
         name: for people.
         source: what a model reads: a path, bytes, or something that is read when it is needed.
         content: id of its bytes; pictures with the same one are the same picture.
+        part: that the user's data say it is for: `train`, `validation` or `test`; empty: they do not say.
     """
 
     id: str
     name: str
     source: Any
     content: str
+    part: str = ""
 
 
 @dataclass(frozen=True, eq=False)

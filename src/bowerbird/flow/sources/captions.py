@@ -273,6 +273,29 @@ class KarpathySource(_Captions):
         )
 
 
+def caption_file(path: str | Path, root: str | Path = "") -> Source | None:
+    """The source for a caption file, told by what is in it; None: it is none of these.
+
+    Args:
+        path: a `.json` file, or one whose first line is one of Flickr30k's.
+        root: as of the sources.
+
+    Raises:
+        UnreadableError: it cannot be opened.
+    """
+    place = located(path)
+    if place.lower().removesuffix(".gz").endswith(".json"):
+        with opened(place) as stream:
+            # Karpathy's images hold their sentences, so the first one tells; COCO's stand in a list of their own.
+            head = stream.read(1 << 16)
+        found = KarpathySource if re.search(rb'"sentences"\s*:\s*\[', head) else CocoSource
+        return found(path, root)
+    with open_lines(place) as lines:
+        first = lines.peek().rstrip("\r\n")
+    flickr = first.startswith("image_name|") or _TOKEN.fullmatch(first) or _COMMENT.fullmatch(first)
+    return Flickr30kSource(path, root) if flickr else None
+
+
 def _has(value: Any, **fields: tuple[type, ...]) -> bool:
     """Whether a value is an object that has these fields, of these types and not empty strings."""
     return isinstance(value, Mapping) and all(

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from bowerbird.flow.local import Local as Local
     from bowerbird.hits import Hit as Hit
     from bowerbird.hits import Hits as Hits
+    from bowerbird.learn import losses as losses
+    from bowerbird.learn import recipes as recipes
+    from bowerbird.learn.fit import fit as fit
     from bowerbird.media.image import DecodePolicy as DecodePolicy
     from bowerbird.models.card import ModelCard as ModelCard
     from bowerbird.models.crossencoder import CrossEncoder as CrossEncoder
@@ -61,21 +64,27 @@ _HOME = {
     "Ray": "flow.cluster",
     "Record": "record",
     "Steps": "models.vision.steps",
+    "fit": "learn.fit",
     "load": "models.encoder",
     "pipeline": "collection.pipelines",
     "samples": "collection.samples",
 }
 
-__all__ = ["__version__", "settings", *sorted(_HOME)]  # noqa: PLE0604  names of _HOME are strings
+# Modules that are used under a short name.
+_MODULES = {"losses": "learn.losses", "recipes": "learn.recipes"}
+
+__all__ = ["__version__", "settings", *sorted((*_HOME, *_MODULES))]  # noqa: PLE0604  names of _HOME are strings
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOME.get(name)
-    if home is None:
-        raise AttributeError(f"module 'bowerbird' has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(f"bowerbird.{home}"), name)
+    if name in _MODULES:
+        value: Any = import_module(f"bowerbird.{_MODULES[name]}")
+    elif name in _HOME:
+        value = getattr(import_module(f"bowerbird.{_HOME[name]}"), name)
+    else:
+        raise AttributeError(f"module 'bowerbird' has no attribute {name!r}")
     globals()[name] = value
     return value
 

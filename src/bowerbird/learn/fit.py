@@ -1,0 +1,405 @@
+"""`bowerbird.fit`: pairs in, a model out. Everything on the way is a module of its own beside this one."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from bowerbird.errors import LearnError
+from bowerbird.learn.choose import NOTHING, Chosen, candidates, choose
+from bowerbird.learn.examples import Examples, Vectors
+from bowerbird.learn.features import Embedded, embed
+from bowerbird.learn.heads import Heads, as_it_is
+from bowerbird.learn.pairs import Reading, read_examples
+from bowerbird.learn.recipes import Recipe, Towers, Training
+from bowerbird.learn.run import Account, HeldOut, Told, kept
+from bowerbird.learn.split import Split, split
+from bowerbird.models.encoder import Encoder, load
+from bowerbird.models.network.graph import read_graph
+from bowerbird.settings import settings
+
+if TYPE_CHECKING:
+    from bowerbird.learn.export import Exported
+    from bowerbird.learn.loop import Progress
+    from bowerbird.learn.sources import PairSource
+
+AUTO = "auto"
+LOGITS = "logits"
+
+Model = str | Encoder
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A fit that has ended: what it gave, and how good that is.
+
+    Attributes:
+        heads: what was fitted.
+        towers: what the heads are put on.
+        held_out: pictures that took no part, before and after.
+        train: what was learned from.
+        account: how it went.
+        image: the model for pictures.
+        text: that for texts; None: there is none.
+        folder: of checkpoints and metrics; None: they were not kept.
+    """
+
+    heads: Heads
+    towers: Towers
+    held_out: HeldOut
+    train: Examples
+    account: Account
+    image: Encoder
+    text: Encoder | None
+    folder: Path | None = None
+
+    @property
+    def losses(self) -> list[float]:
+        """The mean loss of each epoch; empty where nothing was trained, as by Ridge."""
+        return [epoch.loss for epoch in self.account.history.epochs] if self.account.history else []
+
+    @property
+    def before(self) -> Told:
+        """Figures of the models as they are, as `recall`; empty where pictures and texts shared no space."""
+        return self.held_out.before
+
+    @property
+    def recall(self) -> Told:
+        """By direction, such as `text->image`, and measure, such as `R@10`: `mean`, and the ends of its 95 % interval.
+
+        Of classes the direction is `class->image`, or `image->image` without texts, with P@10 and AP.
+        """
+        return self.held_out.after
+
+    def save(self, directory: str | Path, *, format: str = "onnx") -> Exported:
+        """Write it as a model directory: a model like any other, with what a report needs beside it.
+
+        Args:
+            directory: to be made; it must not hold anything yet.
+            format: `onnx`, or `torchscript`: as well as ONNX, the heads as TorchScript.
+
+        Raises:
+            LearnError: what was written does not compute what was learned.
+            BowerbirdError: `directory` is in use or cannot be written.
+            MissingExtraError: TorchScript was asked for, and PyTorch is not installed.
+        """
+        from bowerbird.learn.export import save
+
+        images, words = self._vectors(self.train)
+        means = {"image": images.mean(0)} | ({} if words is None else {"text": words.mean(0)})
+        return save(
+            directory,
+            self.heads,
+            image=self.image,
+            text=self.text if self.heads.text else None,
+            facts={
+                "recipe": self.account.recipe,
+                "source": self.account.source,
+                "pairs": len(self.train.links),
+            },
+            means=means,
+            files=kept(self.account, self.held_out),
+        )
+
+    def _vectors(self, examples: Examples) -> tuple[Vectors, Vectors | None]:
+        assert self.heads.image is not None  # every recipe gives one
+        images = self.heads.image.apply(examples.images or {})
+        return images, self.heads.text.apply(examples.words or {}) if self.heads.text else None
+
+
+def fit(  # noqa: PLR0913  what pairs, which models, what recipe: all optional but the first
+    pairs: PairSource,
+    *,
+    model: Model = "",
+    image_model: Model = "",
+    text_model: Model = "",
+    recipe: Recipe | str = AUTO,
+    image: str = "",
+    text: str = "",
+    labels: str | None = None,
+    root: str | Path = "",
+    id: str = "",
+    delimiter: str | None = None,
+    validation: float | PairSource = 0.1,
+    test: float | PairSource = 0.1,
+    seconds: float = 60.0,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    tensorboard: bool = False,
+    progress: Callable[[str, Progress | None], None] | None = None,
+) -> Run:
+    """Align models on pairs of the user's own: frozen towers, and heads that are fitted in seconds.
+
+    Args:
+        pairs: see `bowerbird.learn.pairs.read_examples`, which also takes `image`, `text`, `labels`, `root`, `id` and
+            `delimiter`.
+        model: for pictures and texts; empty, and none of the next two: `BOWERBIRD_MODEL`.
+        image_model: for pictures.
+        text_model: for texts.
+        recipe: one of `bowerbird.recipes`, or its name in lower case; `auto` tries and chooses.
+        image: column of the pictures.
+        text: column of the texts.
+        labels: `folder`, or the column with the class.
+        root: folder of the pictures.
+        id: column of the ids.
+        delimiter: of a CSV file.
+        validation: share of the pictures to stop and choose by, or pairs of the user's own for it.
+        test: share to judge by, once, at the end; likewise.
+        seconds: after which `auto` begins no other recipe.
+        seed: of the split and of everything that is drawn.
+        folder: for checkpoints and metrics; None: they are not kept.
+        resume: go on from the last checkpoint there.
+        tensorboard: write events for it, too.
+        progress: is told what is being done, and how far it is.
+
+    Raises:
+        LearnError: there is nothing to learn from, or the recipe cannot learn from these.
+        BowerbirdError: the pairs cannot be read.
+        ModelError: a model cannot be loaded.
+        MissingExtraError: PyTorch is wanted and not installed.
+    """
+    began = perf_counter()
+    say = progress or _nobody
+    towers_of = _models(model, image_model, text_model, by_class=labels is not None)
+    chosen = named(recipe)
+    image_tensors, text_tensors = _tensors(chosen, towers_of.towers)
+    say("reading", None)
+    reading = read_examples(
+        pairs,
+        image=image,
+        text=text,
+        labels=labels,
+        root=root,
+        id=id,
+        delimiter=delimiter,
+        validation=None if isinstance(validation, float | int) else validation,
+        test=None if isinstance(test, float | int) else test,
+    )
+    say("embedding", None)
+    embedded = embed(reading.examples, towers_of.image, towers_of.text, image_tensors, text_tensors)
+    parts = split(
+        embedded.examples,
+        validation=float(validation) if isinstance(validation, float | int) else 0.0,
+        test=float(test) if isinstance(test, float | int) else 0.0,
+        seed=seed,
+    )
+    training = Training(
+        folder=Path(folder).expanduser() if folder else None,
+        resume=resume,
+        seed=seed,
+        tensorboard=tensorboard,
+        progress=lambda told: say("training", told),
+    )
+    learn = perf_counter()
+    found, train = _learned(towers_of.towers, embedded.examples, parts, chosen, training, seconds, say)
+    took = perf_counter() - learn
+    held_out = _held_out(towers_of.towers, embedded.examples, parts, found.fitted.heads)
+    account = _account(towers_of, reading, embedded, parts, found)
+    epochs = len(account.history.epochs) if account.history else 1
+    account = replace(
+        account,
+        settings={
+            "seed": seed,
+            "validation": _share(validation),
+            "test": _share(test),
+            "labels": labels or "",
+        },
+        seconds={
+            "embedding": embedded.seconds,
+            "cached": embedded.cached,
+            "training": took,
+            "recomputing": embedded.seconds_if_recomputed(epochs),
+            "total": perf_counter() - began,
+        },
+    )
+    return Run(
+        heads=found.fitted.heads,
+        towers=towers_of.towers,
+        held_out=held_out,
+        train=train,
+        account=account,
+        image=towers_of.image,
+        text=towers_of.text,
+        folder=training.folder,
+    )
+
+
+def named(recipe: Recipe | str) -> Recipe | None:
+    """The recipe of a name, with its settings as they are; None for `auto`.
+
+    Raises:
+        LearnError: there is none of that name.
+    """
+    from bowerbird.learn import recipes
+
+    if isinstance(recipe, Recipe):
+        return recipe
+    known = {one().name: one for one in recipes.ALL}
+    if recipe == AUTO:
+        return None
+    if recipe not in known:
+        raise LearnError(
+            f"There is no recipe {recipe!r}.",
+            hint=f"Take {AUTO}, {', '.join(known)}, or one of bowerbird.recipes.",
+        )
+    return known[recipe]()
+
+
+@dataclass(frozen=True)
+class _Models:
+    image: Encoder
+    text: Encoder | None
+    towers: Towers
+
+
+def _models(model: Model, image_model: Model, text_model: Model, *, by_class: bool) -> _Models:
+    default: Model = model or ("" if image_model or text_model else settings().model)
+    pictures = _encoder(image_model or default or text_model)
+    words = pictures if text_model in ("", image_model or default) else _encoder(text_model)
+    if pictures.card.image is None:
+        raise LearnError(
+            f"{pictures.card.name} takes no pictures.", hint="Name a model for them: --image-model."
+        )
+    text = words if words.card.text else None
+    if text is None and not by_class:
+        raise LearnError(
+            f"{words.card.name} reads no texts, and pairs have them.",
+            hint="Name a model for them: --text-model; or learn classes: --labels.",
+        )
+    return _Models(pictures, text, towers_of(pictures, text))
+
+
+def _encoder(model: Model) -> Encoder:
+    return model if isinstance(model, Encoder) else load(model)
+
+
+def towers_of(image: Encoder, text: Encoder | None) -> Towers:
+    """What the towers of one model, or of two, give."""
+    tower = image.image.tower
+    facts = read_graph(tower.graph.path)
+    own = tower.output == LOGITS or LOGITS in facts.outputs
+    return Towers(
+        shared=tower.output,
+        best=tower.similarity_output,
+        logits=LOGITS if own else "",
+        text=text.text.tower.output if text else "",
+        aligned=text is not None and text.card.space == image.card.space,
+    )
+
+
+def _tensors(recipe: Recipe | None, towers: Towers) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Those of the recipe, or of all that are tried, and those by which it is judged before."""
+    recipes = [recipe] if recipe else candidates(towers)
+    images = [towers.shared] if towers.aligned else [towers.best]
+    words = [towers.text] if towers.text else []
+    for one in recipes:
+        more_images, more_words = one.tensors(towers)
+        images += more_images
+        words += more_words
+    return tuple(dict.fromkeys(images)), tuple(dict.fromkeys(words))
+
+
+def _learned(
+    towers: Towers,
+    examples: Examples,
+    parts: Split,
+    recipe: Recipe | None,
+    training: Training,
+    seconds: float,
+    say: Callable[[str, Progress | None], None],
+) -> tuple[Chosen, Examples]:
+    train, validation = examples.only(parts.train), examples.only(parts.validation)
+    if recipe is None:
+        from bowerbird.learn.choose import ENOUGH
+
+        if len(validation) < ENOUGH:
+            # Nothing is chosen by so few: they are better learned from.
+            train = examples.only(sorted([*parts.train.tolist(), *parts.validation.tolist()]))
+        told = choose(towers, train, validation, training, seconds=seconds, told=lambda text: say(text, None))
+        return told, train
+    few = len(validation) < _FEW
+    problems = (
+        (
+            f"{len(validation)} pictures for validation are too few to stop by (at least {_FEW}): the settings of the "
+            "recipe stand as they are.",
+        )
+        if few
+        else ()
+    )
+    fitted = recipe.fit(towers, train, None if few else validation, training)
+    return Chosen(recipe, fitted, (), problems), train
+
+
+_FEW = 10
+
+
+def _held_out(towers: Towers, examples: Examples, parts: Split, heads: Heads) -> HeldOut:
+    name, places = next(
+        (name, places)
+        for name, places in (("test", parts.test), ("validation", parts.validation), ("train", parts.train))
+        if len(places)
+    )
+    some = examples.only(places)
+    images, words = some.images or {}, some.words or {}
+    comparable = towers.aligned or not towers.text
+    first = as_it_is(towers.shared if towers.aligned else towers.best)
+    assert heads.image is not None
+    return HeldOut(
+        name,
+        some,
+        first.apply(images) if comparable else None,
+        as_it_is(towers.text).apply(words) if towers.aligned else None,
+        heads.image.apply(images),
+        heads.text.apply(words) if heads.text else None,
+    )
+
+
+def _account(models: _Models, reading: Reading, embedded: Embedded, parts: Split, found: Chosen) -> Account:
+    examples = embedded.examples
+    problems = [*reading.problems, *embedded.problems, *parts.problems, *found.problems]
+    return Account(
+        recipe=repr(found.recipe) if found.recipe else NOTHING,
+        source=reading.source,
+        models={"image": models.image.card.name} | ({"text": models.text.card.name} if models.text else {}),
+        counts={
+            "pictures": len(examples),
+            "texts": len(examples.texts),
+            "pairs": len(examples.links),
+            "train": len(parts.train),
+            "validation": len(parts.validation),
+            "test": len(parts.test),
+        },
+        dropped=[*reading.dropped, *embedded.dropped],
+        copies=parts.copies,
+        problems=problems,
+        history=found.fitted.history,
+        choice=found.tries,
+        versions=versions(),
+        made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Of what takes part in learning."""
+    found = {"python": platform.python_version()}
+    for package in ("bowerbird", "numpy", "onnxruntime", "torch", "transformers", "peft", "accelerate"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _share(part: Any) -> Any:
+    return part if isinstance(part, float | int) else "given"
+
+
+def _nobody(_: str, __: Progress | None) -> None:
+    pass

@@ -1,0 +1,161 @@
+"""What is looked at while something is learned: how well pictures and texts find each other.
+
+The measures are those of `bowerbird.judge.measures`, which tests hold these to: R@k is the share of what is right that
+is among the first k, P@10 that of the first ten that are right, AP the mean precision at each that is right. They are
+written for matrices here, since they are asked for after every epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bowerbird.judge.significance import intervals
+from bowerbird.learn.examples import Examples, Places, Vectors
+
+Figures: TypeAlias = "dict[str, float]"
+"""By direction and measure, such as `text->image R@10`, 0 to 1."""
+
+Values: TypeAlias = "dict[str, dict[str, NDArray[np.float64]]]"
+"""By direction and measure, a value for each query."""
+
+PAIRS, CLASSES = "mean recall", "mean AP"
+"""What is watched: the mean of R@1, R@5 and R@10 in both directions; of classes the mean average precision."""
+
+CUTOFFS = (1, 5, 10)
+
+_BLOCK = 20_000_000
+"""Scores that are held at once."""
+
+
+def aim(examples: Examples) -> str:
+    """The figure by which heads for some examples are chosen."""
+    return CLASSES if examples.classes else PAIRS
+
+
+def figures(examples: Examples, images: Vectors | None, texts: Vectors | None) -> Figures:
+    """The mean of each measure in each direction, and what is watched.
+
+    Args:
+        examples: what belongs together.
+        images: (n, dim), of length 1; None: there are none.
+        texts: (t, dim), likewise.
+    """
+    values = per_query(examples, images, texts)
+    found = {
+        f"{direction} {name}": float(one.mean()) if len(one) else float("nan")
+        for direction, measures in values.items()
+        for name, one in measures.items()
+    }
+    if examples.classes:
+        watched = [found[f"{direction} AP"] for direction in values][:1]
+    else:
+        watched = [found[f"{direction} R@{k}"] for direction in values for k in CUTOFFS]
+    return {aim(examples): float(np.mean(watched)) if watched else float("nan"), **found}
+
+
+def with_intervals(
+    examples: Examples, images: Vectors | None, texts: Vectors | None
+) -> dict[str, dict[str, dict[str, float]]]:
+    """By direction and measure: `mean`, and `low` and `high`, the bootstrap interval of 95 % over the queries.
+
+    Args: as of `figures`.
+    """
+    told: dict[str, dict[str, dict[str, float]]] = {}
+    for direction, measures in per_query(examples, images, texts).items():
+        names = list(measures)
+        ends = intervals(np.stack([measures[name] for name in names]))
+        told[direction] = {
+            name: {"mean": float(measures[name].mean()), "low": float(end.low), "high": float(end.high)}
+            for name, end in zip(names, ends, strict=True)
+        }
+    return told
+
+
+def per_query(examples: Examples, images: Vectors | None, texts: Vectors | None) -> Values:
+    """Every measure for every query.
+
+    Of pairs the directions are `text->image` and `image->text`, with R@1, R@5 and R@10. Of classes `class->image`,
+    each class's name being a query, or, where there are no texts, `image->image`, with P@10 and AP.
+    """
+    if images is None or not len(examples):
+        return {}
+    if examples.classes:
+        assert examples.labels is not None  # classes have them
+        if texts is not None:
+            right = examples.labels[None, :] == np.arange(len(examples.classes))[:, None]
+            return {"class->image": _by_relevance(texts, images, right, alone=False)}
+        right = examples.labels[None, :] == examples.labels[:, None]
+        return {"image->image": _by_relevance(images, images, right, alone=True)}
+    if texts is None or not len(examples.links):
+        return {}
+    pictures, words = examples.links[:, 0], examples.links[:, 1]
+    return {
+        "text->image": _recalls(texts, images, words, pictures),
+        "image->text": _recalls(images, texts, pictures, words),
+    }
+
+
+def _blocks(queries: Vectors, found: Vectors) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    step = max(1, _BLOCK // max(1, len(found)))
+    for start in range(0, len(queries), step):
+        rows = slice(start, start + step)
+        yield rows, queries[rows] @ found.T
+
+
+def ranks(queries: Vectors, found: Vectors, asking: Places, wanted: Places) -> NDArray[np.int64]:
+    """The rank, from 1, of one thing for one query each; what is equal ranks in the order of `found`.
+
+    Args:
+        queries: (q, dim).
+        found: (n, dim).
+        asking: (m,): places in `queries`.
+        wanted: (m,): places in `found`.
+    """
+    out = np.zeros(len(asking), np.int64)
+    for rows, scores in _blocks(queries, found):
+        here = np.flatnonzero((asking >= rows.start) & (asking < rows.start + len(scores)))
+        for chunk in np.array_split(here, max(1, len(here) // 2000)):
+            of = scores[asking[chunk] - rows.start]
+            own = of[np.arange(len(chunk)), wanted[chunk]][:, None]
+            before = np.arange(of.shape[1])[None, :] < wanted[chunk][:, None]
+            out[chunk] = 1 + (of > own).sum(1) + ((of == own) & before).sum(1)
+    return out
+
+
+def _recalls(
+    queries: Vectors, found: Vectors, asking: Places, wanted: Places
+) -> dict[str, NDArray[np.float64]]:
+    rank = ranks(queries, found, asking, wanted)
+    asked, place, counts = np.unique(asking, return_inverse=True, return_counts=True)
+    return {
+        f"R@{k}": np.bincount(place, (rank <= k).astype(np.float64), len(asked)) / counts for k in CUTOFFS
+    }
+
+
+def _by_relevance(
+    queries: Vectors, found: Vectors, right: NDArray[np.bool_], *, alone: bool
+) -> dict[str, NDArray[np.float64]]:
+    """P@10 and AP of the queries for which something is right; with `alone`, a query does not find itself."""
+    precision, average = [], []
+    for rows, scores in _blocks(queries, found):
+        relevant = right[rows]
+        order = np.argsort(-scores, axis=1, kind="stable")
+        if alone:
+            own = np.arange(rows.start, rows.start + len(scores))[:, None]
+            order = order[order != own].reshape(len(scores), -1)
+        hits = np.take_along_axis(relevant, order, 1)
+        total = hits.sum(1)
+        at = hits.cumsum(1) / np.arange(1, hits.shape[1] + 1)
+        some = total > 0
+        precision.append((hits[:, :10].sum(1) / 10)[some])
+        average.append(((at * hits).sum(1) / np.maximum(total, 1))[some])
+    return {"P@10": np.concatenate(precision), "AP": np.concatenate(average)}
+
+
+def summary(figures: Mapping[str, float], watched: str) -> str:
+    """The figure that is watched, for people."""
+    return f"{watched} {figures[watched]:.3f}" if watched in figures else "no figure"

@@ -1,0 +1,149 @@
+"""Ridge regression from pictures to the vectors of their texts, with leave-one-out in closed form.
+
+Hoerl and Kennard 1970; the leave-one-out residual is `(y - y^) / (1 - h)` with h the picture's own leverage (Allen
+1974, PRESS). So every setting is judged on predictions for pictures that it has not seen, at the price of one fit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bowerbird.errors import LearnError
+from bowerbird.learn.examples import Examples, Vectors
+from bowerbird.learn.heads import Branch, Head, Heads, Layer, Linear, Scale, Shift, Unit, as_it_is
+from bowerbird.learn.recall import aim, figures
+
+Floats = NDArray[np.float64]
+
+REGULARISATIONS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+"""In shares of the mean squared length of the centred rows."""
+
+WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""Of what is added to the alignment that there is."""
+
+JUDGED = 2000
+"""Pictures by which settings are chosen, at most."""
+
+
+def ridge(
+    train: Examples,
+    *,
+    shared: str,
+    layer: str,
+    text: str,
+    regularisation: float | None = None,
+    weight: float | None = None,
+    seed: int = 0,
+) -> Heads:
+    """Fit, and choose what is not given.
+
+    Args:
+        train: with the vectors of these tensors.
+        shared: tensor of the existing alignment; empty: there is none.
+        layer: tensor that is regressed on.
+        text: tensor of the texts.
+        regularisation: see `REGULARISATIONS`; None: chosen among them.
+        weight: see `WEIGHTS`; None: chosen among them.
+        seed: of the pictures that are judged.
+
+    Raises:
+        LearnError: there are fewer than two pairs.
+    """
+    if len(np.unique(train.links[:, 0])) < 2:
+        raise LearnError("A regression needs two pairs at least.", hint="Give more pairs.")
+    rows, words = (train.images or {})[layer], (train.words or {})[text]
+    target = _targets(train, words)
+    x_mean, t_mean = rows.mean(0, dtype=np.float64), target.mean(0)
+    regression = _Regression(rows - x_mean, target - t_mean)
+    scales = REGULARISATIONS if regularisation is None else (regularisation,)
+    weights = (1.0,) if not shared else WEIGHTS if weight is None else (weight,)
+    base = (train.images or {})[shared] if shared else None
+    asked = words if shared else _unit(words - t_mean)
+    judged = _some(len(train), seed)
+    of_some = train.only(judged)
+    texts = (
+        np.unique(train.links[np.isin(train.links[:, 0], judged), 1]) if not train.classes else slice(None)
+    )
+    best = (-1.0, scales[0], weights[0])
+    if len(scales) * len(weights) > 1:
+        for scale in scales:
+            predicted = _unit(regression.left_out(scale)[judged])
+            for one in weights:
+                images = predicted if base is None else _unit(base[judged] + one * predicted)
+                found = figures(of_some, images.astype(np.float32), asked[texts].astype(np.float32))
+                # The first of equals: the least that is added, and of that the weakest regularisation.
+                if found[aim(train)] > best[0] + 1e-9:
+                    best = (found[aim(train)], scale, one)
+    _, scale, one = best
+    facts = {"regularisation": scale, "weight": one if shared else None, "chosen by": "leave-one-out"}
+    if shared and one == 0:
+        return Heads(as_it_is(shared), as_it_is(text), facts=facts)
+    layers: tuple[Layer, ...] = (
+        Shift((-x_mean).astype(np.float32)),
+        Linear(regression.weights(scale).astype(np.float32)),
+        Unit(),
+    )
+    if not shared:
+        centred = Head((Branch(text, (Shift((-t_mean).astype(np.float32)),)),))
+        return Heads(Head((Branch(layer, layers),)), centred, facts=facts)
+    return Heads(Head((Branch(shared), Branch(layer, (*layers, Scale(one))))), as_it_is(text), facts=facts)
+
+
+class _Regression:
+    """All ridge regressions on some rows: one decomposition serves every regularisation.
+
+    Args:
+        x: float (n, d), centred.
+        y: float (n, t), centred.
+    """
+
+    def __init__(self, x: NDArray[np.floating], y: Floats) -> None:
+        self.x, self.y = np.asarray(x, np.float64), y
+        self.dual = len(x) <= x.shape[1]
+        gram = self.x @ self.x.T if self.dual else self.x.T @ self.x
+        self.values, self.vectors = np.linalg.eigh(gram)
+        self.values = np.maximum(self.values, 0)
+        self.unit = max(float((self.x**2).sum(1).mean()), 1e-12)
+
+    def weights(self, scale: float) -> Floats:
+        """(t, d), as `Linear` has it."""
+        shrunk = self.vectors / (self.values + scale * self.unit)
+        if self.dual:
+            return (self.x.T @ (shrunk @ (self.vectors.T @ self.y))).T
+        return (shrunk @ (self.vectors.T @ (self.x.T @ self.y))).T
+
+    def left_out(self, scale: float) -> Floats:
+        """(n, t): what each row is predicted to be by a regression without it."""
+        if self.dual:
+            shares = self.values / (self.values + scale * self.unit)
+            leverage = (self.vectors**2 * shares).sum(1)
+            fitted = self.vectors @ (shares[:, None] * (self.vectors.T @ self.y))
+        else:
+            turned = self.x @ self.vectors
+            leverage = (turned**2 / (self.values + scale * self.unit)).sum(1)
+            fitted = turned @ (
+                (self.vectors.T @ (self.x.T @ self.y)) / (self.values + scale * self.unit)[:, None]
+            )
+        # The mean was taken from the row, too: that is a leverage of 1 / n of its own.
+        leverage = np.minimum(leverage + 1 / len(self.x), 1 - 1e-6)[:, None]
+        predicted: Floats = (fitted - leverage * self.y) / (1 - leverage)
+        return predicted
+
+
+def _targets(train: Examples, words: Vectors) -> Floats:
+    """(n, dim): of each picture the mean of its texts, scaled to length 1."""
+    total = np.zeros((len(train), words.shape[1]))
+    np.add.at(total, train.links[:, 0], words[train.links[:, 1]].astype(np.float64))
+    return _unit(total)
+
+
+def _some(count: int, seed: int) -> NDArray[np.int64]:
+    if count <= JUDGED:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, JUDGED, replace=False))
+
+
+def _unit(x: NDArray[np.floating]) -> Floats:
+    unit: Floats = x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+    return unit

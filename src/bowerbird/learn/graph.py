@@ -338,18 +338,21 @@ def _max(writer: _Writer, x: str, counted: str, _: str) -> str:
 
 
 def _first(writer: _Writer, x: str, counted: str, _: str) -> str:
+    """Where none is counted, the first place of all, as `pool` has it."""
     numbers = writer.add("CumSum", counted, writer.constant(1, np.int64))
-    return _picked(writer, x, counted, numbers, writer.constant(1.0))
+    there = writer.floats(writer.add("Equal", numbers, writer.constant(1.0)))
+    ones = writer.add("Add", writer.add("Mul", counted, writer.constant(0.0)), writer.constant(1.0))
+    places = writer.add("CumSum", ones, writer.constant(1, np.int64))
+    start = writer.floats(writer.add("Equal", places, writer.constant(1.0)))
+    none = writer.add("Sub", writer.constant(1.0), writer.reduce("ReduceMax", counted, 1, keep=True))
+    weights = writer.add("Add", writer.add("Mul", there, counted), writer.add("Mul", start, none))
+    return _weighed(writer, x, weights)
 
 
 def _last(writer: _Writer, x: str, counted: str, _: str) -> str:
     numbers = writer.add("CumSum", counted, writer.constant(1, np.int64))
-    return _picked(writer, x, counted, numbers, writer.reduce("ReduceSum", counted, 1, keep=True))
-
-
-def _picked(writer: _Writer, x: str, counted: str, numbers: str, wanted: str) -> str:
-    """The vector of the counted token with a number; zeros where there is none."""
-    there = writer.floats(writer.add("Equal", numbers, wanted))
+    last = writer.reduce("ReduceSum", counted, 1, keep=True)
+    there = writer.floats(writer.add("Equal", numbers, last))
     return _weighed(writer, x, writer.add("Mul", there, counted))
 
 

@@ -65,12 +65,13 @@ class Proof:
     Attributes:
         made_with: package -> version of what computed the heads: PyTorch, or NumPy where that is not installed.
         pictures: float32 (n, dim), of the shipped photographs; None without a head for pictures.
-        texts: of every prompt, its texts and their vectors (n, dim); empty without a head for texts.
+        texts: of every prompt, its texts and their vectors (n, dim), embedded together and one by one, which differs
+            where a network sees padding; empty without a head for texts.
     """
 
     made_with: dict[str, str]
     pictures: Vectors | None
-    texts: tuple[tuple[Texts, Vectors], ...]
+    texts: tuple[tuple[Texts, Vectors, Vectors], ...]
 
 
 def rows_of(
@@ -106,21 +107,30 @@ def learned(heads: Heads, image: Encoder | None, text: Encoder | None) -> Proof:
     pictures = None
     if heads.image and image:
         pictures = _through(heads.image, rows_of(image, heads.image.tensors, probe_pictures()))
-    texts: list[tuple[Texts, Vectors]] = []
+    texts: list[tuple[Texts, Vectors, Vectors]] = []
     if heads.text and text:
         for asked in probe_texts(text):
-            rows = rows_of(text, heads.text.tensors, asked.texts, asked.role)
-            texts.append((asked, _through(heads.text, rows)))
+            several, *each = (
+                _through(heads.text, rows_of(text, heads.text.tensors, some, asked.role))
+                for some in (asked.texts, *((one,) for one in asked.texts))
+            )
+            texts.append((asked, several, np.concatenate(each)))
     return Proof(versions("torch" if has("torch") else "numpy"), pictures, tuple(texts))
 
 
 def probe_texts(encoder: Encoder) -> list[Texts]:
-    """The shipped sentences without a role and with every prompt of the model, with an empty and a long one."""
+    """The shipped sentences without a role and with every prompt of the model, with an empty and a long one.
+
+    What the base itself cannot embed is left out: of an empty text there may be nothing to pool behind the prompt.
+    """
     sentences = [sentence for sentence in probe_sentences() if sentence]
-    texts = (*sentences, "", " ".join(sentences * 3))
+    texts = [*sentences, "", " ".join(sentences * 3)]
     tower = encoder.card.text
-    names = [name for name, _ in tower.rules.prompts] if tower else []
-    return [Texts(role, texts) for role in ("", *names)]
+    found = []
+    for role in ("", *(name for name, _ in tower.rules.prompts)) if tower else ():
+        outcomes = encoder.outcomes(texts, role=role)
+        found.append(Texts(role, tuple(texts[one.index] for one in outcomes if one.error is None)))
+    return found
 
 
 def check(directory: Path, proof: Proof) -> list[Agreement]:
@@ -143,11 +153,11 @@ def check(directory: Path, proof: Proof) -> list[Agreement]:
             got = model.embed(probe_pictures())
             found.append(_agreement("image", model.image.engine.name, [(proof.pictures, got)]))
         pairs: list[tuple[Vectors, Vectors]] = []
-        for asked, expected in proof.texts:
+        for asked, several, each in proof.texts:
             alone = [model.embed([text], role=asked.role) for text in asked.texts]
             pairs += [
-                (expected, model.embed(asked.texts, role=asked.role)),
-                (expected, np.concatenate(alone)),
+                (several, model.embed(asked.texts, role=asked.role)),
+                (each, np.concatenate(alone)),
             ]
         if pairs:
             found.append(_agreement("text", model.text.engine.name, pairs))
@@ -173,7 +183,7 @@ def golden_of(
     texts: list[TextGolden] = []
     if text:
         walk = TextWalk(text.text)
-        for asked, vectors in proof.texts:
+        for asked, _, vectors in proof.texts:
             for one, vector in zip(asked.texts, vectors, strict=True):
                 texts.append(TextGolden(one, asked.role, walk.ids(one, asked.role), vector, vector))
     meta = {"model": model, "profile": "", "made_with": proof.made_with, "bowerbird": version}

@@ -33,8 +33,7 @@ class Log:
     Args:
         folder: where they go; None: nowhere.
         tensorboard: whether TensorBoard's events are written too.
-        epoch: the last that is finished: 0 at the beginning, more where a run is resumed.
-        step: the last step of that epoch.
+        epochs: those that are finished: none at the beginning, some where a run is resumed.
 
     Raises:
         MissingExtraError: tensorboard is asked for and not installed.
@@ -43,24 +42,48 @@ class Log:
     """
 
     def __init__(
-        self, folder: Path | None, *, tensorboard: bool = False, epoch: int = 0, step: int = 0
+        self, folder: Path | None, *, tensorboard: bool = False, epochs: Sequence[Epoch] = ()
     ) -> None:
         self._folder = folder
         self._steps: Any = None
         self._events: Any = None
         if folder is None:
             return
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            replace_file(folder / STEPS, _until(folder / STEPS, epoch).encode())
-            self._steps = (folder / STEPS).open("a", buffering=1, newline="", encoding="utf-8")
         if tensorboard:
             need("tensorboard", TRAIN)
-            from torch.utils.tensorboard import SummaryWriter
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            rows = _until(folder / STEPS, epochs[-1].number if epochs else 0)
+            replace_file(folder / STEPS, "".join([",".join(_STEP_COLUMNS) + "\n", *rows]).encode())
+            if tensorboard:
+                self._begin_events(folder / TENSORBOARD, rows, epochs)
+            self._steps = (folder / STEPS).open("a", buffering=1, newline="", encoding="utf-8")
 
-            with writing(folder):
-                # What was written after that step is of an epoch that is done again: TensorBoard leaves it out.
-                self._events = SummaryWriter(str(folder / TENSORBOARD), purge_step=step + 1 if step else None)
+    def _begin_events(self, folder: Path, rows: Sequence[str], epochs: Sequence[Epoch]) -> None:
+        """Write the events of a run that goes on anew.
+
+        TensorBoard orders the files of a run by the second in which they were made, and the processes of one second by
+        their numbers; the end of a file that a killed process wrote may be missing.
+        """
+        from torch.utils.tensorboard import SummaryWriter
+
+        for path in folder.glob("events.out.tfevents.*"):
+            path.unlink()
+        self._events = SummaryWriter(str(folder))
+        for row in rows:
+            _, step, loss, lr = row.split(",")
+            self._add_step(int(step), float(loss), float(lr))
+        for epoch in epochs:
+            self._add_epoch(epoch)
+
+    def _add_step(self, step: int, loss: float, lr: float) -> None:
+        self._events.add_scalar("loss/step", loss, step)
+        self._events.add_scalar("lr", lr, step)
+
+    def _add_epoch(self, epoch: Epoch) -> None:
+        self._events.add_scalar("loss/epoch", epoch.loss, epoch.step)
+        for name, value in epoch.metrics.items():
+            self._events.add_scalar(f"validation/{name}", value, epoch.step)
 
     def step(self, epoch: int, step: int, loss: float, lr: float) -> None:
         """Write down a step.
@@ -79,28 +102,23 @@ class Log:
         with writing(self._folder):
             self._steps.write(f"{epoch},{step},{loss!r},{lr!r}\n")
             if self._events:
-                self._events.add_scalar("loss/step", loss, step)
-                self._events.add_scalar("lr", lr, step)
+                self._add_step(step, loss, lr)
 
-    def epoch(self, epochs: Sequence[Epoch], step: int) -> None:
+    def epoch(self, epochs: Sequence[Epoch]) -> None:
         """Write down the epoch that was just finished.
 
         Args:
             epochs: all until now.
-            step: the last one of it.
 
         Raises:
             StorageFullError: no space is left.
         """
         if self._folder is None:
             return
-        last = epochs[-1]
         with writing(self._folder):
             replace_file(self._folder / METRICS, _table(epochs).encode())
             if self._events:
-                self._events.add_scalar("loss/epoch", last.loss, step)
-                for name, value in last.metrics.items():
-                    self._events.add_scalar(f"validation/{name}", value, step)
+                self._add_epoch(epochs[-1])
                 self._events.flush()
 
     def close(self) -> None:
@@ -134,13 +152,13 @@ def _cell(metrics: Mapping[str, float], name: str) -> str:
     return repr(metrics[name]) if name in metrics else ""
 
 
-def _until(path: Path, epoch: int) -> str:
-    """The head of `steps.csv` and its whole rows up to an epoch."""
-    kept = [",".join(_STEP_COLUMNS) + "\n"]
-    if epoch and path.is_file():
-        rows = path.read_text("utf-8", "replace").splitlines(keepends=True)[1:]
-        kept += [row for row in rows if row.endswith("\n") and 1 <= _number(row) <= epoch]
-    return "".join(kept)
+def _until(path: Path, epoch: int) -> list[str]:
+    """The whole rows of `steps.csv` up to an epoch."""
+    if not epoch or not path.is_file():
+        return []
+    rows = path.read_text("utf-8", "replace").splitlines(keepends=True)[1:]
+    whole = [row for row in rows if row.endswith("\n") and row.count(",") == len(_STEP_COLUMNS) - 1]
+    return [row for row in whole if 1 <= _number(row) <= epoch]
 
 
 def _number(row: str) -> int:

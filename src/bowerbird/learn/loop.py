@@ -71,9 +71,6 @@ class History:
     stopped: str = ""
 
 
-_NOTHING = Epoch(0, 0.0, {}, 0.0, 0.0, 0)
-
-
 class Progress(NamedTuple):
     """How far a run has come: told after every step, and with new figures after every validation.
 
@@ -148,12 +145,9 @@ def train(  # noqa: PLR0913  a run has as many sides
     checkpoints = None if folder is None else Checkpoints(folder, keep)
     told = {**learner.settings(), "watch": watch, **(settings or {})}
     history, best = _start(checkpoints, learner, told, resume)
-    done = history.epochs[-1] if history.epochs else _NOTHING
     history.stopped = _stopped(history, schedule)
     tell = progress if progress and processes.rank == 0 else _nobody
-    log = Log(
-        folder if processes.rank == 0 else None, tensorboard=tensorboard, epoch=done.number, step=done.step
-    )
+    log = Log(folder if processes.rank == 0 else None, tensorboard=tensorboard, epochs=history.epochs)
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             while not history.stopped:
@@ -171,7 +165,7 @@ def train(  # noqa: PLR0913  a run has as many sides
                 if checkpoints:
                     state = {**learner.state(), "best": best, "history": _plain(history)}
                     processes.agree(partial(checkpoints.write, number, state, told))
-                log.epoch(history.epochs, len(history.steps))
+                log.epoch(history.epochs)
                 tell(Progress(number, schedule.epochs, len(losses), len(losses), losses[-1], metrics))
     finally:
         log.close()

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.learn.towers import text_tower
 
 import bowerbird as bb
-from bowerbird.errors import BowerbirdError, LearnError
+from bowerbird.errors import BowerbirdError, LearnError, ModelFormatError
 from bowerbird.judge.verify import verify
 from bowerbird.learn.export import Exported, save
 from bowerbird.learn.heads import Branch, Gelu, Head, Heads, Linear, Relu, Scale, Shift, Unit, as_it_is
+from bowerbird.models.encoder import Encoder
 from bowerbird.models.network.precision import probe_pictures
 
 
@@ -77,6 +81,74 @@ def test_the_directory_proves_itself(fitted):
     card = (fitted.directory / "README.md").read_text("utf-8")
     assert card.startswith("---\nlicense: apache-2.0\n")
     assert "## Figures" in card
+
+
+def test_a_fit_upon_a_fit(fitted, tmp_path):
+    """The base is a fitted model itself: its output is a tensor like others, and the new one has another name."""
+    base = bb.load(str(fitted.directory))
+    first = Head((Branch("fitted"), Branch("features", (linear(1280, 32, 7),))))
+    heads = Heads(first, Head((Branch("fitted", (linear(32, 32, 8),)),)))
+    save(tmp_path / "again", heads, image=base, text=base)
+    again, exact = (
+        bb.load(str(tmp_path / "again"), precision="exact"),
+        bb.load(base.card.source, precision="exact"),
+    )
+    assert (again.card.image.output, again.card.text.output) == ("fitted_2", "fitted_2")
+    assert again.card.image.similarity_output == "features"
+    rows = {name: exact.embed(probe_pictures(), output=name) for name in ("fitted", "features")}
+    assert (first.apply(rows) * again.embed(probe_pictures())).sum(1).min() >= 0.99999
+    assert again.card.image.steps == base.card.image.steps
+    assert again.card.text.rules == base.card.text.rules
+
+
+def test_two_towers_of_two_models_under_the_users_own_conditions(model, tmp_path):
+    """Texts of one model, pictures of another that was loaded with steps of its own; both come back exactly."""
+    words = bb.load(str(text_tower(tmp_path / "words", told={"truncation_side": "left"})))
+    recipe = "resize short side 240 lanczos, rounded -> centre crop 224x224, half to even -> x / 255, mean 0.4, std 0.3"
+    seen = model.adapted(preprocess=recipe, layer=-1, pooling="max", dimensions=300)
+    heads = Heads(
+        Head((Branch("layer:-1", (linear(300, 16, 1),)),)),
+        Head((Branch("last_hidden_state", (linear(12, 16, 2),)),)),
+    )
+    save(tmp_path / "both", heads, image=seen, text=words)
+    both = bb.load(str(tmp_path / "both"), precision="exact")
+    assert both.card.image.steps == seen.card.image.steps
+    assert both.card.text.rules == words.card.text.rules
+    assert both.card.text.rules.cut_side == "left"
+    assert both.card.image.scaled == (), "nothing was measured of other steps"
+    assert both.embed("w1 w2").shape == both.embed(probe_pictures()[:1]).shape == (1, 16)
+    exact = Encoder(seen.card, precision="exact")
+    expected = heads.image.apply({"layer:-1": exact.embed(probe_pictures())})
+    assert (expected * both.embed(probe_pictures())).sum(1).min() >= 0.99999
+    similar = both.embed(probe_pictures(), output=both.card.image.similarity_output)
+    assert (exact.embed(probe_pictures()) * similar).sum(1).min() >= 0.999999
+    with pytest.raises(ModelFormatError, match="no profile applies"):
+        bb.load(str(tmp_path / "both"), profile="hf4-pil")
+
+
+def test_pictures_that_are_prepared_already_are_refused(model, heads, tmp_path):
+    with pytest.raises(LearnError, match="preprocess='none'"):
+        save(tmp_path / "x", heads, image=model.adapted(preprocess="none"), text=model)
+
+
+def test_an_index_of_a_fitted_model(fitted, photographs, run):
+    """Made, filled, asked, described and checked like one of any other model, by the commands that people have."""
+    shutil.copytree(fitted.directory, run.cwd / "my-model")
+    folder = run.cwd / "pictures"
+    folder.mkdir()
+    for name in ("chelsea", "coffee", "rocket"):
+        shutil.copyfile(photographs[name], folder / f"{name}.jpg")
+    run("index", "pictures", "--model", "./my-model")
+    assert len(run("search", "a cat", "--model", "../my-model", cwd=folder).paths) == 3
+    like = run("search", "coffee.jpg", cwd=folder)
+    assert Path(like.paths[0]).name == "coffee.jpg"
+    run("verify", "./my-model")
+    assert "fitted" in run("inspect", "./my-model").out
+    run("doctor", cwd=folder, code=None)
+    (path,) = run.records().values()
+    (entry,) = bb.Index.open(path).manifest.models
+    assert [column.output for column in entry.columns] == ["fitted", "features", "fitted"]
+    assert entry.source == str(run.cwd / "my-model")
 
 
 def test_nothing_is_left_behind_where_it_fails(heads, model, tmp_path):

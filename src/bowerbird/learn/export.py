@@ -20,10 +20,10 @@ import numpy as np
 from bowerbird.errors import LearnError
 from bowerbird.judge.golden import FILE_NAME
 from bowerbird.learn.graph import Tap, with_head
-from bowerbird.learn.heads import Head, Heads, Vectors
+from bowerbird.learn.heads import Head, Heads
 from bowerbird.learn.model_card import readme_of
 from bowerbird.learn.proof import Agreement, check, golden_of, learned
-from bowerbird.models.card import ModelCard
+from bowerbird.models.card import Calibration, ModelCard
 from bowerbird.models.encoder import Encoder
 from bowerbird.models.network.graph import read_graph
 from bowerbird.models.network.precision import probe_pictures
@@ -66,8 +66,7 @@ def save(  # noqa: PLR0913  what goes into a directory, most of it optional
     text: Encoder | None = None,
     name: str = "",
     facts: Mapping[str, Any] | None = None,
-    means: Mapping[str, Vectors] | None = None,
-    labels: Mapping[str, Any] | None = None,
+    calibration: Calibration | None = None,
     readme: str = "",
     files: Mapping[str, bytes] | None = None,
 ) -> Exported:
@@ -80,8 +79,7 @@ def save(  # noqa: PLR0913  what goes into a directory, most of it optional
         text: the base for texts, likewise; it may be another model.
         name: of the model; empty takes the directory's.
         facts: of the fit, for people and reports: plain data, kept in `bowerbird.json` under `fitted`.
-        means: `image` and `text` -> mean of the training data's vectors in the fitted space, float32 (dim,).
-        labels: what held-out pairs say of a match; see `bowerbird.learn.calibration.matches`.
+        calibration: what new indexes of the model begin with; see `bowerbird.learn.calibration.measured`.
         readme: Markdown for the model card, below what it says by itself.
         files: further files by their names, put beside the others.
 
@@ -107,8 +105,8 @@ def save(  # noqa: PLR0913  what goes into a directory, most of it optional
             notes["sigmoid"] = list(heads.sigmoid)
         if facts or heads.facts:
             notes["fitted"] = {**heads.facts, **(facts or {})}
-        if calibration := _calibration(heads, means, labels):
-            notes["calibration"] = calibration
+        if calibration and len(bases) == 2:
+            notes["calibration"] = calibration.to_dict()
         _write(draft / ANNOTATIONS, _json(notes).encode())
         _write(draft / "README.md", readme_of(name, heads, bases, notes.get("license", ""), readme).encode())
         for file, content in (files or {}).items():
@@ -255,17 +253,6 @@ def _free(name: str, taken: set[str]) -> str:
     while found in taken:
         number, found = number + 1, f"{name}_{number}"
     taken.add(found)
-    return found
-
-
-def _calibration(
-    heads: Heads, means: Mapping[str, Vectors] | None, labels: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    if means:
-        found["means"] = {tower: np.asarray(mean, np.float32).tolist() for tower, mean in means.items()}
-    if labels:
-        found["labels"] = dict(labels)
     return found
 
 

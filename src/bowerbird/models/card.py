@@ -176,6 +176,32 @@ class ImageTower:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """What a fitted model tells of its scores, from the data that it was fitted on. It changes no vector.
+
+    Attributes:
+        image_mean: of the pictures' vectors that were learned from; as long as they are, or empty.
+        text_mean: of the texts'; likewise.
+        corrects: whether moving both by their means ranked held-out pairs no worse; see `bowerbird.search.gap`.
+        match: slope and bias: `1 / (1 + exp(-(slope * cosine + bias)))` is the probability that a text and a picture
+            belong together, of which as many do as do not; None where too few were held out.
+        pairs: how many that belong together were held out.
+    """
+
+    image_mean: tuple[float, ...] = ()
+    text_mean: tuple[float, ...] = ()
+    corrects: bool = False
+    match: tuple[float, float] | None = None
+    pairs: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, without what is empty."""
+        found = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        lists = {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+        return {name: value for name, value in lists.items() if value}
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """A frozen, picklable recipe. Workers build their own `Encoder` from it.
 
@@ -189,6 +215,7 @@ class ModelCard:
         options: what was asked for beyond the model's own conditions.
         sigmoid: scale and bias of a model that was trained with a sigmoid for each pair of a text and a picture; it
             changes no vector, so it is not part of the space. See `bowerbird.models.sigmoid`.
+        calibration: of a fitted model; no part of the space either.
     """
 
     name: str
@@ -199,6 +226,7 @@ class ModelCard:
     image: ImageTower | None
     options: Options = field(default_factory=Options)
     sigmoid: tuple[float, float] | None = None
+    calibration: Calibration | None = None
 
     @property
     def modalities(self) -> tuple[Modality, ...]:

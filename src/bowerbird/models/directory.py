@@ -12,7 +12,8 @@ from bowerbird.errors import ModelFormatError
 from bowerbird.media.policy import DecodePolicy
 from bowerbird.models import layout as layouts
 from bowerbird.models.artifact import artifact, graph_artifact
-from bowerbird.models.card import PREPARED, ImageTower, ModelCard, Options, TextTower
+from bowerbird.models.calibration import read_calibration
+from bowerbird.models.card import PREPARED, Calibration, ImageTower, ModelCard, Options, TextTower
 from bowerbird.models.hub.fetch import EMBEDDED, Located, locate
 from bowerbird.models.jsonfile import read_object
 from bowerbird.models.outputs import ANNOTATIONS, AbsentLayerError, check_pooling, pick_image, pick_text
@@ -89,6 +90,7 @@ def read_card(name: str, options: Options | None = None) -> ModelCard:
         image=image,
         options=options,
         sigmoid=_sigmoid(reading) if text and image else None,
+        calibration=_calibration(reading) if text and image else None,
     )
 
 
@@ -102,6 +104,13 @@ def _config(directory: Path, layout: layouts.Layout) -> Mapping[str, Any]:
 def _sigmoid(reading: Reading) -> tuple[float, float] | None:
     """As the checkpoint has it; of other vectors than its own it says nothing."""
     found = read_sigmoid(reading.directory, reading.directory / ANNOTATIONS, reading.notes, reading.config)
+    options = reading.options
+    return None if options.layer or options.pooling or options.dimensions else found
+
+
+def _calibration(reading: Reading) -> Calibration | None:
+    """As the fit has left it; likewise of its own vectors alone."""
+    found = read_calibration(reading.notes.get("calibration"), reading.directory / ANNOTATIONS)
     options = reading.options
     return None if options.layer or options.pooling or options.dimensions else found
 

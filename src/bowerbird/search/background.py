@@ -40,6 +40,7 @@ from bowerbird.store.manifest import CALIBRATIONS, ModelEntry, now
 from bowerbird.store.table import VectorColumn
 
 if TYPE_CHECKING:
+    from bowerbird.models.card import Calibration
     from bowerbird.models.encoder import Encoder
     from bowerbird.search.index import Index
     from bowerbird.store.location import Location
@@ -54,6 +55,8 @@ OWN = 256
 
 QUERY_TEXTS = "query:text"
 NEUTRAL_TEXTS = "neutral:text"
+
+NOTHING = np.zeros((0, 0), np.float32)
 
 SAME = 0.9999
 """A cosine of a question and a row of a sample above this: the row is the question itself, or its copy."""
@@ -278,11 +281,13 @@ def measure(index: Index, entry: ModelEntry, *, seed: int = 0) -> Background:
     arrays = {column.name: _sampled(table, column, seed) for column in entry.columns}
     pictures = _shared(entry, encoder, Modality.IMAGE)
     texts = _shared(entry, encoder, Modality.TEXT)
-    correction = _correction(table, pictures, texts, arrays, seed)
+    known = encoder.card.calibration
+    correction = _correction(table, pictures, texts, arrays, seed, known)
     if encoder.card.text:
         arrays[NEUTRAL_TEXTS] = _neutral_texts(encoder)
-    _add_means(arrays, pictures, texts)
-    found = Background(entry.space, len(index), correction, {}, arrays, now(), encoder.card.sigmoid)
+    _add_means(arrays, pictures, texts, known)
+    sigmoid = encoder.card.sigmoid or (pictures and _brought(known, len(arrays[pictures.name]))) or None
+    found = Background(entry.space, len(index), correction, {}, arrays, now(), sigmoid)
     pairs: dict[tuple[str, str], Pair] = {}
     for kind, column in _asked(entry, encoder, pictures, texts):
         asking = arrays[NEUTRAL_TEXTS] if kind == "text" else _neutral_pictures(encoder, column, pictures)
@@ -341,25 +346,49 @@ def _correction(
     texts: VectorColumn | None,
     arrays: Mapping[str, Vectors],
     seed: int,
+    known: Calibration | None,
 ) -> Correction:
     if not pictures or not texts or pictures.dimensions != texts.dimensions:
         return Correction(False, "there is only one modality, so no gap to correct")
     where = And((Not(IsNull(pictures.norm)), Not(IsNull(texts.norm))))
     both = table.sample([pictures.name, texts.name], SAMPLE // 2, seed=seed, where=where)
     pair = (_rows(both, pictures), _rows(both, texts))
-    return gap.decide(arrays[pictures.name], arrays[texts.name], pair)
+    return gap.decide(arrays[pictures.name], arrays[texts.name], pair, known)
 
 
-def _add_means(arrays: dict[str, Vectors], pictures: VectorColumn | None, texts: VectorColumn | None) -> None:
-    """Means by modality: of queries in words, half of what people ask anywhere and half of what is said here."""
+def _brought(known: Calibration | None, rows: int) -> tuple[float, float] | None:
+    """Scale and bias that a fitted model brings along, while there are too few pictures here to measure by.
+
+    They were found among as many pairs that belong together as not. Here, if anything is there, one of all pictures is
+    it: the odds fall by their number.
+    """
+    if not known or not known.match or not 0 < rows < ENOUGH:
+        return None
+    slope, bias = known.match
+    return slope, bias - math.log(rows)
+
+
+def _add_means(
+    arrays: dict[str, Vectors],
+    pictures: VectorColumn | None,
+    texts: VectorColumn | None,
+    known: Calibration | None,
+) -> None:
+    """Means by modality: of queries in words, half of what people ask anywhere and half of what is said here.
+
+    Where little is here yet, those that a fitted model brings along take its place.
+    """
     for column in (pictures, texts):
-        if column and len(arrays[column.name]):
-            arrays[f"mean:{column.name}"] = arrays[column.name].mean(0)
+        if column and len(rows := arrays[column.name]):
+            mean = gap.known_mean(known, column.modality, rows)
+            arrays[f"mean:{column.name}"] = rows.mean(0) if mean is None else mean
     if pictures and f"mean:{pictures.name}" in arrays:
         arrays["query:image"] = arrays[f"mean:{pictures.name}"]
     if NEUTRAL_TEXTS in arrays:
         mean = arrays[NEUTRAL_TEXTS].mean(0)
-        if texts and len(arrays[texts.name]) >= ENOUGH:
+        rows = arrays[texts.name] if texts else NOTHING
+        said = gap.known_mean(known, Modality.TEXT, rows) if len(rows) else None
+        if texts and (len(rows) >= ENOUGH or said is not None):
             mean = (mean + arrays[f"mean:{texts.name}"]) / 2
         arrays[QUERY_TEXTS] = mean
 

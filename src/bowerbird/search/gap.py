@@ -8,9 +8,13 @@ centroids away, not all of it (arXiv 2203.02053, 2405.18570), and lifts search i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from bowerbird.models.card import Calibration
 
 Vectors = NDArray[np.float32]
 
@@ -63,18 +67,47 @@ class Correction:
     after: float | None = None
 
 
-def decide(pictures: Vectors, texts: Vectors, both: tuple[Vectors, Vectors]) -> Correction:
+def known_mean(known: Calibration | None, modality: str, rows: Vectors) -> Vectors | None:
+    """The mean that a fitted model brings along for pictures or texts, while there are too few here for another.
+
+    Args:
+        known: of the model.
+        modality: `image` or `text`.
+        rows: float32 (n, dim): what is here.
+
+    Returns:
+        float32 (dim,); None where there are enough, or the model brings none.
+    """
+    mean = (known.image_mean if modality == "image" else known.text_mean) if known else ()
+    return None if len(rows) >= ENOUGH or len(mean) != rows.shape[-1] else np.asarray(mean, np.float32)
+
+
+def decide(
+    pictures: Vectors, texts: Vectors, both: tuple[Vectors, Vectors], known: Calibration | None = None
+) -> Correction:
     """Whether to correct: where an index holds pictures and texts, unless it was measured to rank worse.
 
     Args:
         pictures: float32 (n, dim), unit rows: a sample.
         texts: float32 (m, dim), likewise.
         both: pictures and texts of the same records, float32 (p, dim) each.
+        known: what the model says of the data that it was fitted on: it counts while there is too little here.
     """
     if not len(pictures) or not len(texts):
         return Correction(False, "there is only one modality, so no gap to correct")
     means = pictures.mean(0), texts.mean(0)
     distance = float(np.linalg.norm(means[0] - means[1]))
+    if known and min(len(pictures), len(texts)) < ENOUGH:
+        images, words = known_mean(known, "image", pictures), known_mean(known, "text", texts)
+        if images is not None or words is not None:
+            told = "no worse" if known.corrects else "worse"
+            between = (means[0] if images is None else images) - (means[1] if words is None else words)
+            return Correction(
+                known.corrects,
+                f"fewer than {ENOUGH} pictures or texts are here; with the means of what the model was fitted on, "
+                f"held-out pairs ranked {told}",
+                float(np.linalg.norm(between)),
+            )
     if min(len(pictures), len(texts)) < ENOUGH:
         return Correction(False, f"fewer than {ENOUGH} pictures or texts say nothing of their mean", distance)
     apart = f"the means of pictures and texts lie {distance:.2f} apart"

@@ -14,7 +14,6 @@ from bowerbird.flow.embedding import Embed
 from bowerbird.flow.local import Local
 from bowerbird.flow.plan import Plan
 from bowerbird.flow.recipe import ModelRecipe
-from bowerbird.flow.report import LOADING
 from bowerbird.flow.run import carried_out, closed
 from bowerbird.flow.sources.values import IterableSource
 from bowerbird.learn.examples import Examples, Places, Vectors
@@ -89,7 +88,8 @@ def embed(
 
     Raises:
         LearnError: too few are left, the text of a class fails, or a tensor is not one vector for each.
-        ModelError: a tower cannot be loaded, or has no such tensor.
+        ModelError: a tower cannot be loaded, or the model has no such tensor.
+        UnsupportedInputError: the tower has no such tensor, or no such role.
     """
     passes = [
         *(_image_passes(image_model, image_tensors) if image_model else ()),
@@ -128,6 +128,10 @@ class _Pass:
     encoder: Encoder
     names: Mapping[str, str]
     pictures: bool
+
+    def open(self) -> None:
+        """Open the model now, so that it is not counted, and that it lacks the tower is an error of the call."""
+        getattr(self.encoder.warm(), "image" if self.pictures else "text")
 
 
 @dataclass(frozen=True)
@@ -198,6 +202,7 @@ def _run(
     arrays: dict[str, Vectors] = {}
     broken: dict[int, Failure] = {}
     done = 0
+    one.open()
     started = time.perf_counter()
     with closed(carried_out(Plan(IterableSource(records), (step,)), here, pictures=False)) as chunks:
         for chunk in chunks:
@@ -215,9 +220,9 @@ def _run(
                     arrays[tensor][place] = vector
             if progress:
                 progress(done + len(broken))
-    report = here.report
-    seconds = time.perf_counter() - started - report.stages.get(LOADING, 0.0)
-    return _Run(arrays, broken, one.pictures, seconds, report.counts["vectors from the cache"], done)
+    seconds = time.perf_counter() - started
+    from_cache = here.report.counts["vectors from the cache"]
+    return _Run(arrays, broken, one.pictures, seconds, from_cache, done)
 
 
 def _require_vector(vector: Any, tensor: str, model: str) -> None:
@@ -234,7 +239,7 @@ def _without(examples: Examples, runs: Sequence[_Run]) -> tuple[Examples, tuple[
     for run in runs:
         for place, failure in run.broken.items():
             name = examples.pictures[place].name if run.pictures else examples.texts[place]
-            fault = Dropped(name, failure.error.message, type(failure.error).__name__)
+            fault = Dropped.of(name, failure.error)
             lost[run.pictures].setdefault(place, fault)
     dropped = [*lost[True].values(), *lost[False].values()]
     if examples.classes and lost[False]:

@@ -42,6 +42,8 @@ _MARKS = {
 }
 """What the attribute `split` may say. `restval` is what Karpathy's split of COCO adds to the training pictures."""
 
+_KINDS = {"UnreadableError": "unreadable", "DecodeError": "undecodable", "RowError": "broken row"}
+
 
 @dataclass(frozen=True)
 class Dropped:
@@ -50,12 +52,19 @@ class Dropped:
     Attributes:
         name: of the picture, or where the row stands.
         reason: why, for people.
-        kind: what it is counted as: `no picture`, `no text`, `no class`, `two classes`, or the type of an error.
+        kind: what it is counted as: `no picture`, `no text`, `no class`, `two classes`, `unreadable`, `undecodable`,
+            `broken row`, or the type of another error.
     """
 
     name: str
     reason: str
     kind: str = ""
+
+    @classmethod
+    def of(cls, name: str, error: InputError) -> Dropped:
+        """What an error stands in the place of."""
+        kind = type(error).__name__
+        return cls(name, error.message, _KINDS.get(kind, kind))
 
 
 @dataclass(frozen=True)
@@ -150,7 +159,7 @@ def decodable(examples: Examples) -> tuple[Examples, tuple[Dropped, ...]]:
         try:
             opened(read_picture(picture.source, policy), policy, picture.name)
         except InputError as error:
-            return Dropped(picture.name, error.message, type(error).__name__)
+            return Dropped.of(picture.name, error)
         return None
 
     faults = list(ordered_map(fault, examples.pictures, threads=settings().worker_threads))
@@ -237,8 +246,7 @@ class _Gathering:
         """A record; `part` is what all of its source is for."""
         item = as_record(item)
         if isinstance(item, Failure):
-            kind = type(item.error).__name__
-            self._dropped.append(Dropped(one_line(item.id, 300), item.error.message, kind))
+            self._dropped.append(Dropped.of(one_line(item.id, 300), item.error))
             return
         if not isinstance(item, Record):
             reason = f"is of type {type(item).__name__}, not a record of a picture and a text."
@@ -303,7 +311,7 @@ class _Gathering:
         contents = ordered_map(content, self._found.values(), threads=settings().worker_threads)
         for name, one, told in zip(names, self._found.values(), contents, strict=True):
             if isinstance(told, InputError):
-                self._dropped.append(Dropped(name, told.message, type(told).__name__))
+                self._dropped.append(Dropped.of(name, told))
             elif told in merged:
                 copies.append(f"{name} of {merged[told][0]}")
                 merged[told][1].join(one)

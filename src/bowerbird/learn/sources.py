@@ -64,13 +64,18 @@ def records(
         the elements; what the source is called; and whether their attribute `label` is the name of a folder.
 
     Raises:
-        LearnError: it is a folder of pictures of which nothing is said.
+        LearnError: it is a folder of pictures of which nothing is said, or of a type that holds no pairs.
         BowerbirdError: it cannot be read, or which columns are meant is not clear.
     """
     if isinstance(source, Collection):
         # What fails is named, also where the collection would leave it out without a word.
         kept = source.on_error("keep") if source.plan.on_error == "drop" else source
         return iter(kept), source.plan.source.describe(), isinstance(source.plan.source, FolderSource)
+    if not isinstance(source, (str, Path)):
+        raise LearnError(
+            f"Pairs cannot be given as {type(source).__name__}.",
+            hint="Give the path of a table or a folder, or bowerbird.Collection.from_items of records.",
+        )
     found = _source(source, image, text, labels, root, id, delimiter)
     return iter(found), shown(str(source)), isinstance(found, FolderSource)
 

@@ -60,7 +60,7 @@ class Split:
 def split(examples: Examples, *, validation: float = 0.1, test: float = 0.1, seed: int = 0) -> Split:
     """Share the pictures out.
 
-    Copies, by bytes or, where there are vectors, by a cosine of `bowerbird.learn.copies.NEAR` or more, are in one part.
+    Copies, by their bytes or, where there are vectors, by these (see `bowerbird.learn.copies`), are in one part.
     With classes, each part has its share of every class, as nearly as whole pictures allow.
 
     Where the data say what pictures are for (`Picture.part`), that holds; a copy of a picture of the test set in
@@ -158,7 +158,7 @@ def _drawn(
         for place, (label, quota) in enumerate(zip(labels, quotas(sizes, left, share), strict=True)):
             lacking = quota
             for group in strata[label]:
-                if len(group.places) <= lacking and not drawn[group.places].any():
+                if lacking and len(group.places) <= lacking and not drawn[group.places].any():
                     drawn[group.places] = part
                     lacking -= len(group.places)
             left[place] -= quota - lacking
@@ -219,7 +219,13 @@ def _problems(examples: Examples, copies: Sequence[Copy], parts: NDArray[np.int6
             f"{len(removed):,} {were} left out of the given parts, as {copied} of pictures farther from training, for "
             f"example {removed[0]}."
         )
-    if examples.classes:
+    if examples.labels is not None:
+        bare = np.setdiff1d(examples.labels, examples.labels[parts == 0])
+        if len(bare):
+            yield (
+                f"{len(bare):,} {'class has' if len(bare) == 1 else 'classes have'} no picture for training, for "
+                f"example {examples.classes[bare[0]]!r}."
+            )
         return
     used = examples.links[parts[examples.links[:, 0]] >= 0]
     pairs = np.unique(np.stack([used[:, 1], parts[used[:, 0]]], 1), axis=0)

@@ -112,6 +112,33 @@ def shares(epoch: int, rank: int | None) -> list[Batch]:
     return whole
 
 
+def rows_of(epoch: int, rank: int | None) -> list[Any]:
+    """Batches of 6 rows with their right answers, which are no pairs; one process's half, or the whole."""
+    import torch
+
+    whole = torch.from_numpy(np.random.default_rng([7, epoch]).normal(size=(3, 6, 5)).astype(np.float32))
+    return list(whole if rank is None else whole[:, 3 * rank : 3 * rank + 3])
+
+
+def regression() -> tuple[Any, Any]:
+    """A network and a loss with a weight of its own, a mean over rows."""
+    import torch
+
+    class Loss(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.slope = torch.nn.Parameter(torch.full((1, 3), 0.5))
+
+        def forward(self, output: Any) -> Any:
+            return ((output @ self.slope.T - 1) ** 2).mean()
+
+    network = torch.nn.Linear(5, 3)
+    with torch.no_grad():
+        network.weight.copy_(torch.arange(15).reshape(3, 5) / 10)
+        network.bias.fill_(0.2)
+    return network, Loss()
+
+
 CHECKED = {"lr": 0.1, "weights": {"a": [2, 3]}, "epochs": 5}
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import math
+import shutil
 import socket
+import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.learn.runs import child, examples, mlp, run, shares, start
+from tests.learn.runs import child, examples, mlp, regression, rows_of, run, shares, start
 
 from bowerbird.errors import LearnError, MissingExtraError
 from bowerbird.learn.heads import Branch, Head, Heads, as_it_is
@@ -320,6 +323,7 @@ def look_at_events(folder: Path, whole: History) -> None:
     assert [one.step for one in figures] == [one.step for one in whole.epochs]
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(tmp_path: Path) -> None:
     code = KILLED.replace("kill_in=", "resume=True, kill_in=")
     for kill_in in (2, 5):
@@ -328,10 +332,12 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
     whole, other, _ = run(None)
     assert history.steps == whole.steps
     assert same(network, other)
-    # A run that is done stays done, and gives the best weights again.
+    # A run that is done stays done, and gives the best weights again, also when its log was not finished.
+    (tmp_path / "metrics.csv").unlink()
     history, network, _ = run(tmp_path, resume=True)
     assert history.steps == whole.steps
     assert same(network, other)
+    assert [row["loss"] for row in read_metrics(tmp_path)] == [one.loss for one in whole.epochs]
 
 
 def test_without_tensorboard(tmp_path: Path, monkeypatch) -> None:
@@ -506,6 +512,40 @@ def test_no_space_for_a_checkpoint(tmp_path: Path) -> None:
     assert history.steps == train(*small(), Schedule(epochs=4)).steps
 
 
+LOGS = """
+import subprocess, sys
+from pathlib import Path
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", sys.argv[1]], check=True)
+from bowerbird.errors import StorageFullError
+from bowerbird.learn.log import Log
+from bowerbird.learn.loop import Epoch
+log = Log(Path(sys.argv[1]), tensorboard=True)
+try:
+    for epoch in range(1, 1000):
+        for step in range(100):
+            log.step(epoch, step, 0.1, 0.1)
+        log.epoch([Epoch(epoch, 0.1, {}, 0.1, 0.1, 100 * epoch)])
+except StorageFullError as error:
+    print(error)
+finally:
+    log.close()
+"""
+
+
+def test_no_space_for_the_logs(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    can = ["unshare", "--user", "--map-root-user", "--mount"]
+    if (
+        not shutil.which("unshare")
+        or subprocess.run([*can, "true"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("no small disk can be mounted here")
+    program = [*can, sys.executable, "-c", LOGS, str(tmp_path)]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert done.stdout == f"No space is left for {tmp_path}. Free some space and resume the run.\n"
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 # accelerate, and several processes
 
 SHARED = """
@@ -515,7 +555,7 @@ from accelerate import Accelerator
 from bowerbird.learn.loop import Schedule, train
 from bowerbird.learn.losses import InfoNCE
 from bowerbird.learn.network import network_of
-from tests.learn.runs import mlp, shares
+from tests.learn.runs import mlp, regression, rows_of, shares
 accelerator = Accelerator(cpu=True)
 rank = accelerator.process_index
 for accumulate in (1, 2):
@@ -529,6 +569,10 @@ for accumulate in (1, 2):
     metrics = [epoch.metrics["R@1"] for epoch in history.epochs]
     found = {"weights": weights, "steps": history.steps, "facts": loss.facts(), "metrics": metrics}
     torch.save(found, f"{sys.argv[1]}/{accumulate}-{rank}.pt")
+network, loss = regression()
+history = train(network, lambda epoch: rows_of(epoch, rank), loss, Schedule(epochs=3, lr=1e-2), accelerator=accelerator)
+weights = [weight.detach() for weight in (*network.parameters(), *loss.parameters())]
+torch.save({"weights": weights, "steps": history.steps}, f"{sys.argv[1]}/plain-{rank}.pt")
 accelerator.end_training()
 """  # fmt: skip
 
@@ -562,6 +606,15 @@ def test_two_processes_learn_what_one_learns_with_the_whole_batch(tmp_path: Path
             assert torch.equal(mine, theirs)
             torch.testing.assert_close(mine, expected, atol=1e-4, rtol=1e-3)
         assert len(list((tmp_path / str(accumulate) / "checkpoints").iterdir())) == 3
+    # And so does what is no pair, with a loss that learns too.
+    one, two = (torch.load(tmp_path / f"plain-{rank}.pt", weights_only=True) for rank in "01")
+    network, loss = regression()
+    alone = train(network, lambda epoch: rows_of(epoch, None), loss, Schedule(epochs=3, lr=1e-2))
+    assert one["steps"] == two["steps"] == pytest.approx(alone.steps, rel=1e-4)
+    expected = parameters(network) + parameters(loss)
+    for mine, theirs, right in zip(one["weights"], two["weights"], expected, strict=True):
+        assert torch.equal(mine, theirs)
+        torch.testing.assert_close(mine, right, atol=1e-4, rtol=1e-3)
 
 
 def whole(epochs: int, accumulate: int) -> tuple:
@@ -571,14 +624,35 @@ def whole(epochs: int, accumulate: int) -> tuple:
     return train(network, lambda epoch: shares(epoch, None), loss, schedule), network, loss
 
 
-def test_accelerate_in_one_process_changes_no_bit(tmp_path: Path) -> None:
+@pytest.fixture
+def accelerator() -> Iterator[Callable[..., object]]:
+    """Makes one; what accelerate keeps for the whole process is forgotten before and after."""
     accelerate = pytest.importorskip("accelerate")
+    states = (accelerate.state.AcceleratorState, accelerate.state.GradientState)
+    for state in states:
+        state._reset_state()
+    yield lambda **more: accelerate.Accelerator(cpu=True, **more)
+    accelerate.state.AcceleratorState._reset_state(True)
+    accelerate.state.GradientState._reset_state()
+
+
+def test_accelerate_in_one_process_changes_no_bit(tmp_path: Path, accelerator) -> None:
     plain, network, loss = run(None)
-    found, other, other_loss = run(tmp_path, accelerator=accelerate.Accelerator(cpu=True))
+    found, other, other_loss = run(tmp_path, accelerator=accelerator())
     assert found.steps == plain.steps
     assert same(network, other)
     assert same(loss, other_loss)
     assert not hasattr(other, "_original_forward")
+
+
+def test_half_precision_learns_too(accelerator) -> None:
+    network, batches, loss = small()
+    alone = train(network, batches, loss, Schedule(epochs=3))
+    half, batches, loss = small()
+    found = train(half, batches, loss, Schedule(epochs=3), accelerator=accelerator(mixed_precision="bf16"))
+    assert found.steps != alone.steps
+    assert found.steps == pytest.approx(alone.steps, rel=0.05)
+    assert {weight.dtype for weight in half.parameters()} == {torch.float32}
 
 
 # How long it takes

@@ -191,6 +191,15 @@ def test_every_epoch_draws_anew() -> None:
     assert next(iter(other(1))).pictures.tolist() != drawn[0].pictures.tolist()
 
 
+def test_a_batch_goes_to_a_device() -> None:
+    """`meta` is one that every PyTorch has."""
+    batch = next(iter(Batches(examples(), mlp(), batch_size=4)(1))).to("meta")
+    tensors = [batch.images["features"], batch.texts["sentence"], batch.pictures, batch.captions]
+    assert {str(tensor.device) for tensor in tensors} == {"meta"}
+    assert batch.labels is None
+    assert len(batch) == 4
+
+
 def test_labels_come_along() -> None:
     from dataclasses import replace
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +58,8 @@ class Log:
             folder.mkdir(parents=True, exist_ok=True)
             rows = _until(folder / STEPS, epochs[-1].number if epochs else 0)
             replace_file(folder / STEPS, "".join([",".join(_STEP_COLUMNS) + "\n", *rows]).encode())
+            if epochs:
+                replace_file(folder / METRICS, _table(epochs).encode())
             if tensorboard:
                 self._begin_events(folder / TENSORBOARD, rows, epochs)
             self._steps = (folder / STEPS).open("a", buffering=1, newline="", encoding="utf-8")
@@ -62,28 +67,19 @@ class Log:
     def _begin_events(self, folder: Path, rows: Sequence[str], epochs: Sequence[Epoch]) -> None:
         """Write the events of a run that goes on anew.
 
-        TensorBoard orders the files of a run by the second in which they were made, and the processes of one second by
-        their numbers; the end of a file that a killed process wrote may be missing.
+        TensorBoard orders the files of a run by the second in which they were made, and the end of a file that a killed
+        process wrote may be missing.
         """
-        from torch.utils.tensorboard import SummaryWriter
-
+        folder.mkdir(exist_ok=True)
         for path in folder.glob("events.out.tfevents.*"):
             path.unlink()
-        self._events = SummaryWriter(str(folder))
+        self._events = _Events(folder / f"events.out.tfevents.{time.time():.0f}.{os.getpid()}")
         for row in rows:
             _, step, loss, lr = row.split(",")
-            self._add_step(int(step), float(loss), float(lr))
+            self._events.add(int(step), {"loss/step": float(loss), "lr": float(lr)})
         for epoch in epochs:
-            self._add_epoch(epoch)
-
-    def _add_step(self, step: int, loss: float, lr: float) -> None:
-        self._events.add_scalar("loss/step", loss, step)
-        self._events.add_scalar("lr", lr, step)
-
-    def _add_epoch(self, epoch: Epoch) -> None:
-        self._events.add_scalar("loss/epoch", epoch.loss, epoch.step)
-        for name, value in epoch.metrics.items():
-            self._events.add_scalar(f"validation/{name}", value, epoch.step)
+            self._events.add(epoch.step, _figures(epoch))
+        self._events.flush()
 
     def step(self, epoch: int, step: int, loss: float, lr: float) -> None:
         """Write down a step.
@@ -102,7 +98,7 @@ class Log:
         with writing(self._folder):
             self._steps.write(f"{epoch},{step},{loss!r},{lr!r}\n")
             if self._events:
-                self._add_step(step, loss, lr)
+                self._events.add(step, {"loss/step": loss, "lr": lr})
 
     def epoch(self, epochs: Sequence[Epoch]) -> None:
         """Write down the epoch that was just finished.
@@ -118,15 +114,48 @@ class Log:
         with writing(self._folder):
             replace_file(self._folder / METRICS, _table(epochs).encode())
             if self._events:
-                self._add_epoch(epochs[-1])
+                self._events.add(epochs[-1].step, _figures(epochs[-1]))
                 self._events.flush()
 
     def close(self) -> None:
-        """Close the files."""
-        if self._steps:
-            self._steps.close()
-        if self._events:
-            self._events.close()
+        """Close the files. What could not be written was said when it was."""
+        for file in (self._steps, self._events):
+            if file:
+                with suppress(OSError):
+                    file.close()
+
+
+class _Events:
+    """A file of TensorBoard's events. (Its own writer has a thread, which prints when a disk is full.)"""
+
+    def __init__(self, path: Path) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event = Event
+        self._file = path.open("wb")
+        self._records = RecordWriter(self._file)
+        self._write(file_version="brain.Event:2")
+
+    def add(self, step: int, figures: Mapping[str, float]) -> None:
+        values = [{"tag": name, "simple_value": value} for name, value in figures.items()]
+        self._write(step=step, summary={"value": values})
+
+    def _write(self, **fields: Any) -> None:
+        self._records.write(self._event(wall_time=time.time(), **fields).SerializeToString())
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _figures(epoch: Epoch) -> dict[str, float]:
+    return {
+        "loss/epoch": epoch.loss,
+        **{f"validation/{name}": value for name, value in epoch.metrics.items()},
+    }
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:

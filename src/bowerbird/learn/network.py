@@ -72,6 +72,16 @@ class Batch:
     def __len__(self) -> int:
         return len(self.pictures)
 
+    def to(self, device: Any, non_blocking: bool = False) -> Batch:
+        """The same on a device; accelerate asks for it."""
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {name: moved(rows) for name, rows in value.items()}
+            return None if value is None else value.to(device, non_blocking=non_blocking)
+
+        return Batch(**{name: moved(value) for name, value in vars(self).items()})
+
 
 class Batches:
     """`batches(epoch)`: the pairs of some examples in an order of that epoch's own.

@@ -23,6 +23,7 @@ from bowerbird.learn.graph import Tap, with_head
 from bowerbird.learn.heads import Head, Heads
 from bowerbird.learn.model_card import readme_of
 from bowerbird.learn.proof import Agreement, check, golden_of, learned
+from bowerbird.learn.script import Script, write_scripts
 from bowerbird.models.card import Calibration, ModelCard
 from bowerbird.models.encoder import Encoder
 from bowerbird.models.network.graph import read_graph
@@ -32,13 +33,18 @@ from bowerbird.models.text.rules import TextRules
 from bowerbird.models.vision.pooling import feature_axis
 from bowerbird.models.vision.steps import Steps
 from bowerbird.origin.export import all_or_nothing
+from bowerbird.origin.original import Original
 
 OUTPUT = "fitted"
 """Name of the new output of both graphs; a number follows where a base has it already."""
 
+FORMATS = ("onnx", "torchscript")
+
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config.json")
 _LEGAL = ("LICENSE*", "LICENCE*", "NOTICE*", "COPYING*")
-_OURS = frozenset({ANNOTATIONS, FILE_NAME, "README.md"})
+_OURS = frozenset(
+    {ANNOTATIONS, FILE_NAME, "README.md", "image.pt", "text.pt", "image-head.pt", "text-head.pt"}
+)
 
 
 @dataclass(frozen=True)
@@ -48,12 +54,14 @@ class Exported:
     Attributes:
         directory: the model directory.
         agreements: one for each tower and engine.
+        scripts: TorchScript files, where they were asked for.
         made_with: package -> version of what computed the heads for comparison: PyTorch, or NumPy without it.
         seconds: that the whole took.
     """
 
     directory: Path
     agreements: tuple[Agreement, ...]
+    scripts: tuple[Script, ...]
     made_with: Mapping[str, str]
     seconds: float
 
@@ -69,6 +77,8 @@ def save(  # noqa: PLR0913  what goes into a directory, most of it optional
     calibration: Calibration | None = None,
     readme: str = "",
     files: Mapping[str, bytes] | None = None,
+    format: str = "onnx",
+    originals: Mapping[str, Original] | None = None,
 ) -> Exported:
     """Write heads and the towers they are for into a model directory, and prove it.
 
@@ -82,13 +92,18 @@ def save(  # noqa: PLR0913  what goes into a directory, most of it optional
         calibration: what new indexes of the model begin with; see `bowerbird.learn.calibration.measured`.
         readme: Markdown for the model card, below what it says by itself.
         files: further files by their names, put beside the others.
+        format: `torchscript` writes TorchScript as well; see `bowerbird.learn.script`.
+        originals: for TorchScript, `image` and `text` -> the PyTorch network of that base.
 
     Raises:
         LearnError: there is no head or no base for it, a base gives vectors for tokens or takes prepared arrays, or the
             written graph does not compute what was learned. Nothing is left behind.
+        MissingExtraError: TorchScript is wanted and PyTorch not installed.
         BowerbirdError: `directory` is in use or cannot be written.
     """
     began = monotonic()
+    if format not in FORMATS:
+        raise LearnError(f"There is no format {format!r}.", hint=f"Use {' or '.join(FORMATS)}.")
     target = Path(directory).expanduser()
     bases = _bases(heads, image, text)
     name = name or target.resolve().name
@@ -108,14 +123,16 @@ def save(  # noqa: PLR0913  what goes into a directory, most of it optional
         if calibration and len(bases) == 2:
             notes["calibration"] = calibration.to_dict()
         _write(draft / ANNOTATIONS, _json(notes).encode())
-        _write(draft / "README.md", readme_of(name, heads, bases, notes.get("license", ""), readme).encode())
         for file, content in (files or {}).items():
             _write(_inside(draft, file), content)
         proof = learned(heads, bases.get("image"), bases.get("text"))
         golden = golden_of(proof, bases.get("image"), bases.get("text"), model=name, version=_version())
         golden.write(draft / FILE_NAME, compact=True)
         agreements = check(draft, proof)
-    return Exported(target, tuple(agreements), proof.made_with, monotonic() - began)
+        scripts = write_scripts(draft, heads, bases, proof, originals) if format == "torchscript" else ()
+        card = readme_of(name, heads, bases, notes.get("license", ""), scripts, readme)
+        _write(draft / "README.md", card.encode())
+    return Exported(target, tuple(agreements), scripts, proof.made_with, monotonic() - began)
 
 
 def _bases(heads: Heads, image: Encoder | None, text: Encoder | None) -> dict[str, Encoder]:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from bowerbird.learn.heads import Head, Heads
+from bowerbird.learn.script import Script
 from bowerbird.models.encoder import Encoder
 
 
-def readme_of(name: str, heads: Heads, bases: Mapping[str, Encoder], license: str, more: str = "") -> str:
+def readme_of(
+    name: str,
+    heads: Heads,
+    bases: Mapping[str, Encoder],
+    license: str,
+    scripts: Sequence[Script] = (),
+    more: str = "",
+) -> str:
     """The model card.
 
     Args:
@@ -17,6 +25,7 @@ def readme_of(name: str, heads: Heads, bases: Mapping[str, Encoder], license: st
         heads: what was fitted.
         bases: by tower, what is below them.
         license: of the bases; empty where their files do not say.
+        scripts: TorchScript files beside the graphs.
         more: Markdown that follows: figures, data, limits.
     """
     sources = list(dict.fromkeys(base.card.name for base in bases.values()))
@@ -34,6 +43,11 @@ def readme_of(name: str, heads: Heads, bases: Mapping[str, Encoder], license: st
     told = "; ".join(f"{_line(source)}: {said}" for source, said in licenses.items())
     lines += ["", f"Licences of the bases: {told}. What it was fitted on may add conditions of its own.", ""]
     lines += ["```", "bowerbird verify .          # it computes what was learned", "```", ""]
+    for script in scripts:
+        takes = ", ".join(f"`{_cell(name)}`" for name in script.inputs)
+        what = "the tower with its head" if not script.why else f"the head alone, since {_line(script.why)}"
+        rows = " (unit rows of the base)" if script.why else ""
+        lines += [f"`{script.file}`, TorchScript: {what}; it takes {takes}{rows} and gives unit vectors.", ""]
     return "\n".join(lines) + (f"\n{more.strip()}\n" if more.strip() else "")
 
 

@@ -137,7 +137,7 @@ def test_ties_across_blocks_without_an_array_of_all_pairs():
 
 
 def test_a_set_of_copies_alone_is_no_trouble():
-    rows = np.repeat(unit(np.ones((1, 8), np.float32)), 3 * BLOCK, axis=0)
+    rows = np.repeat(unit(np.ones((1, 8), np.float32)), BLOCK + 500, axis=0)
     assert not tied(rows, NEAR).any()
 
 
@@ -255,6 +255,15 @@ def test_texts_said_in_two_parts_are_counted_and_stay():
     found = split(replace(of, links=links))
     assert found.problems == (
         "2 texts are said of pictures in more than one part: they stay in all of them.",
+    )
+
+
+def test_copies_in_two_classes_are_told():
+    rows = unit(np.random.default_rng(0).normal(size=(40, 32)).astype(np.float32))
+    rows[1] = rows[0]
+    found = split(examples(40, labels=[0, 1] * 20, vectors=rows))
+    assert found.problems[1] == (
+        "1 group of these is in more than one class, for example 0.png and 1.png: look at its labels."
     )
 
 

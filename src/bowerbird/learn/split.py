@@ -220,6 +220,19 @@ def _problems(examples: Examples, copies: Sequence[Copy], parts: NDArray[np.int6
             f"example {removed[0]}."
         )
     if examples.labels is not None:
+        classes = {
+            picture.name: label
+            for picture, label in zip(examples.pictures, examples.labels.tolist(), strict=True)
+        }
+        torn = [copy for copy in copies if len({classes[name] for name in copy.names}) > 1]
+        if torn:
+            group, whose = (
+                ("group of these is", "its") if len(torn) == 1 else ("groups of these are", "their")
+            )
+            yield (
+                f"{len(torn):,} {group} in more than one class, for example {' and '.join(torn[0].names[:2])}: look at "
+                f"{whose} labels."
+            )
         bare = np.setdiff1d(examples.labels, examples.labels[parts == 0])
         if len(bare):
             yield (

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter
+from typing import Protocol
 
 from bowerbird.errors import LearnError, MissingExtraError
 from bowerbird.learn.examples import Examples
 from bowerbird.learn.heads import Heads, as_it_is
 from bowerbird.learn.recall import Figures, aim
-from bowerbird.learn.recipes import Adapter, Fitted, Linear, Mlp, Recipe, Ridge, Towers, Training, judged
+from bowerbird.learn.recipes import (
+    Adapter,
+    Fitted,
+    Linear,
+    Mlp,
+    Recipe,
+    Ridge,
+    Towers,
+    Trained,
+    Training,
+    judged,
+)
 from bowerbird.origin.packages import has
 
 ENOUGH = 20
@@ -68,10 +80,32 @@ def candidates(towers: Towers) -> list[Recipe]:
     return able
 
 
+class Parts(Protocol):
+    """Examples with vectors, and where more of them come from."""
+
+    @property
+    def train(self) -> Examples:
+        """To learn from."""
+
+    @property
+    def validation(self) -> Examples:
+        """To choose by."""
+
+    @property
+    def both(self) -> Examples:
+        """Of the two together."""
+
+    @property
+    def seconds_a_layer(self) -> float:
+        """What the vectors of another layer take."""
+
+    def add(self, tensors: Sequence[str], /) -> None:
+        """Embed the pictures at other tensors, too."""
+
+
 def choose(
     towers: Towers,
-    train: Examples,
-    validation: Examples | None,
+    parts: Parts,
     training: Training,
     *,
     seconds: float = 60.0,
@@ -81,11 +115,12 @@ def choose(
 
     Args:
         towers: whose vectors they are.
-        train: what is learned from.
-        validation: by what is chosen; with fewer than `ENOUGH` pictures nothing is tried: what needs no choice is
-            taken, which is `Ridge` where there are texts, else `Linear` with its settings as they are.
+        parts: what is learned from and chosen by; with fewer than `ENOUGH` pictures to choose by nothing is tried: what
+            needs no choice is taken and learns from both parts, which is `Ridge` where there are texts, else `Linear`
+            with its settings as they are.
         training: where and how.
-        seconds: after which no other recipe is begun. The first is always carried out.
+        seconds: after which no other recipe is begun, and what another layer may take. The first recipe is always
+            carried out.
         told: is told what is being tried.
 
     Raises:
@@ -99,9 +134,9 @@ def choose(
         closed = [recipe for recipe in able if isinstance(recipe, Ridge)]
         if not closed:
             raise MissingExtraError("torch", "train")
-    if validation is None or len(validation) < ENOUGH:
-        return _without_choice(towers, train, able[0], training, 0 if validation is None else len(validation))
-    return _Choice(towers, train, validation, training, seconds, told or _nobody).made(able)
+    if len(parts.validation) < ENOUGH:
+        return _without_choice(towers, parts.both, able[0], training, len(parts.validation))
+    return _Choice(towers, parts, training, seconds, told or _nobody).made(able)
 
 
 def _without_choice(
@@ -117,66 +152,94 @@ def _without_choice(
 
 @dataclass
 class _Choice:
-    """A choice on its way."""
+    """A choice on its way.
+
+    Attributes:
+        done: what was carried out: recipe, what it gave, seconds.
+        left_out: what was not: recipe, and why.
+    """
 
     towers: Towers
-    train: Examples
-    validation: Examples
+    parts: Parts
     training: Training
     seconds: float
     told: Callable[[str], None]
+    done: list[tuple[Recipe | None, Fitted, float]] = field(default_factory=list)
+    left_out: list[tuple[Recipe, str]] = field(default_factory=list)
+    began: float = field(default_factory=perf_counter)
 
     def made(self, able: Sequence[Recipe]) -> Chosen:
-        """Try them one after the other."""
-        began, measure = perf_counter(), aim(self.train)
-        found: list[tuple[Recipe | None, Fitted | None, str, float]] = []
+        """Try them one after the other, then the best trained one with an early layer as well."""
         if self.towers.aligned:
-            found.append((None, self._as_it_is(), "", 0.0))
+            heads = Heads(as_it_is(self.towers.shared), as_it_is(self.towers.text))
+            self.done.append((None, Fitted(heads, None, judged(heads, self.parts.validation)), 0.0))
         for recipe in able:
-            spent = perf_counter() - began
-            if not isinstance(recipe, Ridge) and not has("torch"):
-                found.append((recipe, None, "not tried: it needs pip install 'bowerbird[train]'", 0.0))
-            elif spent > self.seconds and any(fitted for one, fitted, _, _ in found if one):
-                found.append((recipe, None, f"not tried: {self.seconds:g} seconds were over", 0.0))
-            else:
-                self.told(f"trying {recipe.name}")
-                start = perf_counter()
-                fitted = recipe.fit(self.towers, self.train, self.validation, _own(self.training, recipe))
-                found.append((recipe, fitted, "", perf_counter() - start))
-        done = [place for place, (_, fitted, _, _) in enumerate(found) if fitted]
-        # The first of equals: it is the simpler one.
-        best = max(done, key=lambda place: (_figure(found[place][1], measure), -place))
-        taken, given, _, _ = found[best]
-        assert given is not None  # among those that are done
-        return Chosen(taken, given, self._tries(found, best, measure))
+            if isinstance(recipe, Mlp):  # the slowest, and seldom the best
+                self._try_early()
+            self._try(recipe)
+        best = self._best(self.done)
+        return Chosen(best[0], best[1], self._tries(best))
 
-    def _as_it_is(self) -> Fitted:
-        heads = Heads(as_it_is(self.towers.shared), as_it_is(self.towers.text))
-        return Fitted(heads, None, judged(heads, self.validation))
+    @property
+    def measure(self) -> str:
+        """By which is chosen."""
+        return aim(self.parts.train)
 
-    def _tries(
-        self,
-        found: Sequence[tuple[Recipe | None, Fitted | None, str, float]],
-        best: int,
-        measure: str,
-    ) -> tuple[Try, ...]:
-        taken = _figure(found[best][1], measure)
+    def _best(
+        self, among: Sequence[tuple[Recipe | None, Fitted, float]]
+    ) -> tuple[Recipe | None, Fitted, float]:
+        """The first of equals: it is the simpler one."""
+        return max(among, key=lambda one: _figure(one[1], self.measure))
+
+    def _try(self, recipe: Recipe) -> None:
+        start = perf_counter()
+        if not isinstance(recipe, Ridge) and not has("torch"):
+            self.left_out.append((recipe, "not tried: it needs pip install 'bowerbird[train]'"))
+        elif start - self.began > self.seconds and any(one for one, _, _ in self.done):
+            self.left_out.append((recipe, f"not tried: {self.seconds:g} seconds were over"))
+        else:
+            self.told(f"trying {recipe.name}")
+            training = _own(self.training, recipe)
+            fitted = recipe.fit(self.towers, self.parts.train, self.parts.validation, training)
+            self.done.append((recipe, fitted, perf_counter() - start))
+
+    def _try_early(self) -> None:
+        """Colours and textures may be what the texts speak of, and the last layers have forgotten most of them."""
+        trained = [one for one in self.done if isinstance(one[0], Trained)]
+        if not (trained and self.towers.early):
+            return
+        best = self._best(trained)[0]
+        assert isinstance(best, Trained)  # of these it was chosen
+        recipe = replace(best, layers=(*best.read(self.towers), self.towers.early))
+        takes = self.parts.seconds_a_layer
+        left = self.seconds - (perf_counter() - self.began)
+        if takes > left:
+            why = f"not tried: embedding another layer takes about {takes:.0f} seconds, and {max(left, 0):.0f} are left"
+            self.left_out.append((recipe, why))
+            return
+        self.told(f"embedding {self.towers.early}")
+        self.parts.add(recipe.tensors(self.towers)[0])
+        self._try(recipe)
+
+    def _tries(self, best: tuple[Recipe | None, Fitted, float]) -> tuple[Try, ...]:
+        measure, most = self.measure, _figure(best[1], self.measure)
         tries = []
-        for place, (recipe, fitted, left_out, seconds) in enumerate(found):
-            why = left_out
-            if fitted and place == best:
-                why = f"taken: the best of {len(self.validation)} pictures for validation"
-            elif fitted:
-                lacks = taken - _figure(fitted, measure)
-                why = f"{lacks:.3f} below the best" if lacks > 0 else "no better than a simpler one"
-            figure = _figure(fitted, measure) if fitted else None
+        for one in self.done:
+            recipe, fitted, seconds = one
+            figure = _figure(fitted, measure)
+            why = f"{most - figure:.3f} below the best" if figure < most else "no better than a simpler one"
+            if one is best:
+                why = f"taken: the best on {len(self.parts.validation)} pictures for validation"
             tries.append(Try(NOTHING if recipe is None else repr(recipe), measure, figure, seconds, why))
-        return tuple(tries)
+        return (*tries, *(Try(repr(recipe), measure, None, 0.0, why) for recipe, why in self.left_out))
 
 
 def _own(training: Training, recipe: Recipe) -> Training:
     """Each recipe has a folder of its own, so that a run that is resumed finds the right checkpoints."""
-    return replace(training, folder=training.folder / recipe.name if training.folder else None)
+    if training.folder is None:
+        return training
+    early = isinstance(recipe, Trained) and len(recipe.layers) > 1
+    return replace(training, folder=training.folder / f"{recipe.name}{'-early' if early else ''}")
 
 
 def _figure(fitted: Fitted | None, measure: str) -> float:

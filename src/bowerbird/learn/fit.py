@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -11,7 +11,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from bowerbird.errors import LearnError
+from bowerbird.errors import LearnError, ModelFormatError
 from bowerbird.learn.choose import NOTHING, Chosen, candidates, choose
 from bowerbird.learn.examples import Examples, Vectors
 from bowerbird.learn.features import Embedded, embed
@@ -21,7 +21,7 @@ from bowerbird.learn.recipes import Recipe, Towers, Training
 from bowerbird.learn.run import Account, HeldOut, Told, kept
 from bowerbird.learn.split import Split, split
 from bowerbird.models.encoder import Encoder, load
-from bowerbird.models.network.graph import read_graph
+from bowerbird.models.network.graph import GraphFacts, read_graph
 from bowerbird.settings import settings
 
 if TYPE_CHECKING:
@@ -89,10 +89,13 @@ class Run:
             BowerbirdError: `directory` is in use or cannot be written.
             MissingExtraError: TorchScript was asked for, and PyTorch is not installed.
         """
+        from bowerbird.learn.calibration import measured
         from bowerbird.learn.export import save
 
         images, words = self._vectors(self.train)
-        means = {"image": images.mean(0)} | ({} if words is None else {"text": words.mean(0)})
+        held, calibration = self.held_out, None
+        if words is not None and held.texts is not None and held.part != "train":
+            calibration = measured(images, words, held.images, held.texts, held.examples.links)
         return save(
             directory,
             self.heads,
@@ -103,14 +106,37 @@ class Run:
                 "source": self.account.source,
                 "pairs": len(self.train.links),
             },
-            means=means,
+            calibration=calibration,
+            readme=card_of(self),
             files=kept(self.account, self.held_out),
+            format=format,
         )
 
     def _vectors(self, examples: Examples) -> tuple[Vectors, Vectors | None]:
         assert self.heads.image is not None  # every recipe gives one
         images = self.heads.image.apply(examples.images or {})
         return images, self.heads.text.apply(examples.words or {}) if self.heads.text else None
+
+
+def card_of(run: Run) -> str:
+    """What the model card says of a fit: Markdown."""
+    account = run.account
+    lines = [
+        f"Fitted with `{account.recipe}` on {account.counts['train']:,} pictures of {account.source}. "
+        f"{account.counts[run.held_out.part]:,} others ({run.held_out.part}) were asked for afterwards:",
+        "",
+        "| | before | after | 95 % interval |",
+        "|---|---|---|---|",
+    ]
+    before = run.before
+    for direction, measures in run.recall.items():
+        for measure, one in measures.items():
+            was = before.get(direction, {}).get(measure)
+            first = f"{was['mean']:.3f}" if was else "-"
+            lines.append(
+                f"| {direction} {measure} | {first} | {one['mean']:.3f} | {one['low']:.3f} to {one['high']:.3f} |"
+            )
+    return "\n".join(lines) + "\n"
 
 
 def fit(  # noqa: PLR0913  what pairs, which models, what recipe: all optional but the first
@@ -184,6 +210,7 @@ def fit(  # noqa: PLR0913  what pairs, which models, what recipe: all optional b
     )
     say("embedding", None)
     embedded = embed(reading.examples, towers_of.image, towers_of.text, image_tensors, text_tensors)
+    first = embedded.seconds
     parts = split(
         embedded.examples,
         validation=float(validation) if isinstance(validation, float | int) else 0.0,
@@ -198,9 +225,17 @@ def fit(  # noqa: PLR0913  what pairs, which models, what recipe: all optional b
         progress=lambda told: say("training", told),
     )
     learn = perf_counter()
-    found, train = _learned(towers_of.towers, embedded.examples, parts, chosen, training, seconds, say)
+    vectors = _Vectors(towers_of, embedded, parts)
+    if chosen is None:
+        found = choose(
+            towers_of.towers, vectors, training, seconds=seconds, told=lambda doing: say(doing, None)
+        )
+    else:
+        found = _carried_out(chosen, towers_of.towers, vectors, training)
     took = perf_counter() - learn
-    held_out = _held_out(towers_of.towers, embedded.examples, parts, found.fitted.heads)
+    embedded = vectors.embedded
+    heads = found.fitted.heads
+    held_out = _held_out(towers_of.towers, embedded.examples, parts, heads)
     account = _account(towers_of, reading, embedded, parts, found)
     epochs = len(account.history.epochs) if account.history else 1
     account = replace(
@@ -214,16 +249,16 @@ def fit(  # noqa: PLR0913  what pairs, which models, what recipe: all optional b
         seconds={
             "embedding": embedded.seconds,
             "cached": embedded.cached,
-            "training": took,
+            "training": took - (embedded.seconds - first),
             "recomputing": embedded.seconds_if_recomputed(epochs),
             "total": perf_counter() - began,
         },
     )
     return Run(
-        heads=found.fitted.heads,
+        heads=heads,
         towers=towers_of.towers,
         held_out=held_out,
-        train=train,
+        train=embedded.examples.only(parts.train),
         account=account,
         image=towers_of.image,
         text=towers_of.text,
@@ -290,8 +325,26 @@ def towers_of(image: Encoder, text: Encoder | None) -> Towers:
         best=tower.similarity_output,
         logits=LOGITS if own else "",
         text=text.text.tower.output if text else "",
+        early=_early(facts, tower.output),
         aligned=text is not None and text.card.space == image.card.space,
     )
+
+
+def _early(facts: GraphFacts, output: str) -> str:
+    """A layer at two fifths of the way; empty where the graph tells of none with channels enough."""
+    try:
+        layers = facts.layers(output)
+    except ModelFormatError:
+        return ""
+    if len(layers) < _LAYERS:
+        return ""
+    return layers[round(EARLY * (len(layers) - 1))].name
+
+
+EARLY = 0.4
+"""How far into the network the early layer lies."""
+
+_LAYERS = 6
 
 
 def _tensors(recipe: Recipe | None, towers: Towers) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -306,38 +359,72 @@ def _tensors(recipe: Recipe | None, towers: Towers) -> tuple[tuple[str, ...], tu
     return tuple(dict.fromkeys(images)), tuple(dict.fromkeys(words))
 
 
-def _learned(
-    towers: Towers,
-    examples: Examples,
-    parts: Split,
-    recipe: Recipe | None,
-    training: Training,
-    seconds: float,
-    say: Callable[[str, Progress | None], None],
-) -> tuple[Chosen, Examples]:
-    train, validation = examples.only(parts.train), examples.only(parts.validation)
-    if recipe is None:
-        from bowerbird.learn.choose import ENOUGH
+class _Vectors:
+    """The parts of the examples, and more of their vectors when a recipe wants them; see `choose.Parts`."""
 
-        if len(validation) < ENOUGH:
-            # Nothing is chosen by so few: they are better learned from.
-            train = examples.only(sorted([*parts.train.tolist(), *parts.validation.tolist()]))
-        told = choose(towers, train, validation, training, seconds=seconds, told=lambda text: say(text, None))
-        return told, train
-    few = len(validation) < _FEW
-    problems = (
-        (
-            f"{len(validation)} pictures for validation are too few to stop by (at least {_FEW}): the settings of the "
+    def __init__(self, models: _Models, embedded: Embedded, parts: Split) -> None:
+        self.models = models
+        self.embedded = embedded
+        self.parts = parts
+
+    @property
+    def train(self) -> Examples:
+        """To learn from."""
+        return self.embedded.examples.only(self.parts.train)
+
+    @property
+    def validation(self) -> Examples:
+        """To choose by."""
+        return self.embedded.examples.only(self.parts.validation)
+
+    @property
+    def both(self) -> Examples:
+        """Of the two, where too few are there to choose by: they are better learned from."""
+        return self.embedded.examples.only(
+            sorted([*self.parts.train.tolist(), *self.parts.validation.tolist()])
+        )
+
+    @property
+    def seconds_a_layer(self) -> float:
+        """What another layer takes: about what all pictures took."""
+        return self.embedded.seconds_a_pass
+
+    def add(self, tensors: Sequence[str]) -> None:
+        """Embed the pictures again, for further tensors."""
+        examples = self.embedded.examples
+        new = [tensor for tensor in tensors if tensor not in (examples.images or {})]
+        if not new:
+            return
+        more = embed(examples, self.models.image, None, new, ())
+        if len(more.examples) != len(examples):
+            raise LearnError(
+                f"{more.dropped[0].name} can be embedded, but not at {new[0]}: {more.dropped[0].reason}"
+            )
+        self.embedded = replace(
+            self.embedded,
+            examples=replace(examples, images={**(examples.images or {}), **(more.examples.images or {})}),
+            seconds=self.embedded.seconds + more.seconds,
+            seconds_a_pass=self.embedded.seconds_a_pass + more.seconds_a_pass,
+            cached=self.embedded.cached + more.cached,
+            computed=self.embedded.computed + more.computed,
+        )
+
+
+def _carried_out(recipe: Recipe, towers: Towers, vectors: _Vectors, training: Training) -> Chosen:
+    """One recipe, as the user asked for it."""
+    validation = vectors.validation
+    problems: tuple[str, ...] = ()
+    if len(validation) < FEW:
+        problems = (
+            f"{len(validation)} pictures for validation are too few to stop by (at least {FEW}): the settings of the "
             "recipe stand as they are.",
         )
-        if few
-        else ()
-    )
-    fitted = recipe.fit(towers, train, None if few else validation, training)
-    return Chosen(recipe, fitted, (), problems), train
+    fitted = recipe.fit(towers, vectors.train, None if problems else validation, training)
+    return Chosen(recipe, fitted, (), problems)
 
 
-_FEW = 10
+FEW = 10
+"""Pictures to stop by, at least."""
 
 
 def _held_out(towers: Towers, examples: Examples, parts: Split, heads: Heads) -> HeldOut:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -36,6 +36,8 @@ class Towers:
         logits: of pictures, a classifier's; empty: there are none.
         text: of texts; empty: there is no tower for them.
         aligned: whether `shared` and `text` are one space already.
+        early: of pictures, a layer before the middle of the network, which knows of colours and textures what later
+            ones leave out; empty: there is none.
     """
 
     shared: str
@@ -43,6 +45,7 @@ class Towers:
     logits: str = ""
     text: str = ""
     aligned: bool = False
+    early: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,18 @@ class Fitted:
     figures: Figures
 
 
+@dataclass(frozen=True, repr=False)
 class Recipe(ABC):
     """A way from vectors to heads."""
+
+    def __repr__(self) -> str:
+        """As it is written in Python, without what is left as it is."""
+        given = [
+            f"{one.name}={getattr(self, one.name)!r}"
+            for one in fields(self)
+            if getattr(self, one.name) != one.default
+        ]
+        return f"{type(self).__name__}({', '.join(given)})"
 
     @property
     def name(self) -> str:
@@ -113,7 +126,7 @@ class Recipe(ABC):
         """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Ridge(Recipe):
     """Ridge regression from pictures to the vectors of their texts, in closed form: for a handful of pairs.
 
@@ -155,7 +168,7 @@ class Ridge(Recipe):
         return Fitted(heads, None, judged(heads, validation))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Trained(Recipe):
     """What the recipes that are trained have in common.
 
@@ -169,7 +182,7 @@ class Trained(Recipe):
         patience: epochs without a better figure on the validation set after which it stops; 0: it never does.
         without_validation: epochs where there is nothing to stop by.
         captions: of a picture with several texts "one" is drawn for each epoch, or "all" are pairs.
-        layer: of pictures, that is read; empty: the best.
+        layers: of pictures, that are read, each with a linear layer of its own, added up; none: the best.
     """
 
     loss: Loss | None = None
@@ -181,14 +194,18 @@ class Trained(Recipe):
     patience: int = 8
     without_validation: int = 8
     captions: Literal["one", "all"] = "one"
-    layer: str = ""
+    layers: tuple[str, ...] = ()
 
     keeps_all: ClassVar[bool] = False
     """Whether the checkpoint of every epoch stays."""
 
     def tensors(self, towers: Towers) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """See `Recipe`."""
-        return (self.layer or towers.best,), (towers.text,) if towers.text else ()
+        return self.read(towers), (towers.text,) if towers.text else ()
+
+    def read(self, towers: Towers) -> tuple[str, ...]:
+        """The tensors of pictures that are projected."""
+        return self.layers or (towers.best,)
 
     @abstractmethod
     def begin(self, towers: Towers, train: Examples, rng: np.random.Generator) -> Heads:
@@ -253,7 +270,7 @@ class Trained(Recipe):
         return ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SharedProjection(Trained):
     """The published head demo, as it is: a baseline.
 
@@ -279,17 +296,21 @@ class SharedProjection(Trained):
     def tensors(self, towers: Towers) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """See `Recipe`."""
         _need_text(self, towers)
-        return (self.layer or towers.logits or towers.best,), (towers.text,)
+        return self.read(towers), (towers.text,)
+
+    def read(self, towers: Towers) -> tuple[str, ...]:
+        """See `Trained`."""
+        return self.layers or (towers.logits or towers.best,)
 
     def begin(self, towers: Towers, train: Examples, rng: np.random.Generator) -> Heads:
         """See `Trained`."""
-        (tensor,), _ = self.tensors(towers)
         last = drawn(self.dim, self.dim, rng)
 
-        def side(rows: Any, name: str) -> Head:
-            return Head((Branch(name, (drawn(_width(rows, name), self.dim, rng), Relu(), last)),))
+        def branch(rows: Any, name: str) -> Branch:
+            return Branch(name, (drawn(_width(rows, name), self.dim, rng), Relu(), last))
 
-        return Heads(side(train.images, tensor), side(train.words, towers.text))
+        tensor = self.read(towers)[0]
+        return Heads(Head((branch(train.images, tensor),)), Head((branch(train.words, towers.text),)))
 
     def loss_for(self, towers: Towers, train: Examples) -> Loss:
         """See `Trained`."""
@@ -300,7 +321,7 @@ class SharedProjection(Trained):
         return ((("image", 0, 2), ("text", 0, 2)),)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Linear(Trained):
     """A linear layer on each side.
 
@@ -315,17 +336,19 @@ class Linear(Trained):
 
     def begin(self, towers: Towers, train: Examples, rng: np.random.Generator) -> Heads:
         """See `Trained`."""
-        layer = self.layer or towers.best
-        mean, scale = _centre(train.images, layer)
         dim, words = _dimensions(self.dim, towers, train)
-        image = Head((Branch(layer, (mean, scale, drawn(len(mean.by), dim, rng))),))
+
+        def branch(rows: Any, tensor: str) -> Branch:
+            mean, scale = _centre(rows, tensor)
+            return Branch(tensor, (mean, scale, drawn(len(mean.by), dim, rng)))
+
+        image = Head(tuple(branch(train.images, tensor) for tensor in self.read(towers)))
         if words:
-            centre, size = _centre(train.words, towers.text)
-            return Heads(image, Head((Branch(towers.text, (centre, size, drawn(len(centre.by), dim, rng))),)))
+            return Heads(image, Head((branch(train.words, towers.text),)))
         return Heads(image, as_it_is(towers.text) if towers.text else None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Mlp(Trained):
     """Two linear layers with a GELU between them on each side; of classes on that of pictures alone.
 
@@ -339,21 +362,20 @@ class Mlp(Trained):
 
     def begin(self, towers: Towers, train: Examples, rng: np.random.Generator) -> Heads:
         """See `Trained`."""
-        layer = self.layer or towers.best
         dim, words = _dimensions(self.dim, towers, train)
-        image = self._side(train.images, layer, dim, rng)
+
+        def branch(rows: Any, tensor: str) -> Branch:
+            mean, scale = _centre(rows, tensor)
+            first, last = drawn(len(mean.by), self.hidden, rng), drawn(self.hidden, dim, rng)
+            return Branch(tensor, (mean, scale, first, Gelu(), last))
+
+        image = Head(tuple(branch(train.images, tensor) for tensor in self.read(towers)))
         if words:
-            return Heads(image, self._side(train.words, towers.text, dim, rng))
+            return Heads(image, Head((branch(train.words, towers.text),)))
         return Heads(image, as_it_is(towers.text) if towers.text else None)
 
-    def _side(self, rows: Any, tensor: str, dim: int, rng: np.random.Generator) -> Head:
-        mean, scale = _centre(rows, tensor)
-        width = len(mean.by)
-        layers = (mean, scale, drawn(width, self.hidden, rng), Gelu(), drawn(self.hidden, dim, rng))
-        return Head((Branch(tensor, layers),))
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Adapter(Trained):
     """What is added to an existing alignment, from nothing on: for CLIP and its like, and for mini.
 
@@ -370,15 +392,17 @@ class Adapter(Trained):
                 "Adapter adds to an alignment of pictures and texts, and these two towers have none.",
                 hint="Take one model that embeds both, or Linear() or Ridge().",
             )
-        return tuple(dict.fromkeys((towers.shared, self.layer or towers.best))), (towers.text,)
+        return tuple(dict.fromkeys((towers.shared, *self.read(towers)))), (towers.text,)
 
     def begin(self, towers: Towers, train: Examples, rng: np.random.Generator) -> Heads:
         """See `Trained`."""
-        layer = self.layer or towers.best
-        mean, scale = _centre(train.images, layer)
         dim = _width(train.words, towers.text)
-        added = (mean, scale, _nothing(len(mean.by), dim))
-        image = Head((Branch(towers.shared), Branch(layer, added)))
+
+        def added(tensor: str) -> Branch:
+            mean, scale = _centre(train.images, tensor)
+            return Branch(tensor, (mean, scale, _nothing(len(mean.by), dim)))
+
+        image = Head((Branch(towers.shared), *map(added, self.read(towers))))
         if train.classes:
             return Heads(image, as_it_is(towers.text))
         return Heads(image, Head((Branch(towers.text), Branch(towers.text, (_nothing(dim, dim),)))))

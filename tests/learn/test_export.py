@@ -83,6 +83,7 @@ def test_the_directory_proves_itself(fitted):
     assert "## Figures" in card
 
 
+@pytest.mark.slow
 def test_a_fit_upon_a_fit(fitted, tmp_path):
     """The base is a fitted model itself: its output is a tensor like others, and the new one has another name."""
     base = bb.load(str(fitted.directory))
@@ -101,6 +102,7 @@ def test_a_fit_upon_a_fit(fitted, tmp_path):
     assert again.card.text.rules == base.card.text.rules
 
 
+@pytest.mark.slow
 def test_two_towers_of_two_models_under_the_users_own_conditions(model, tmp_path):
     """Texts of one model, pictures of another that was loaded with steps of its own; both come back exactly."""
     words = bb.load(str(text_tower(tmp_path / "words", told={"truncation_side": "left"})))
@@ -131,6 +133,7 @@ def test_pictures_that_are_prepared_already_are_refused(model, heads, tmp_path):
         save(tmp_path / "x", heads, image=model.adapted(preprocess="none"), text=model)
 
 
+@pytest.mark.slow
 def test_an_index_of_a_fitted_model(fitted, photographs, run):
     """Made, filled, asked, described and checked like one of any other model, by the commands that people have."""
     shutil.copytree(fitted.directory, run.cwd / "my-model")
@@ -165,3 +168,42 @@ def test_nothing_is_left_behind_where_it_fails(heads, model, tmp_path):
     with pytest.raises(BowerbirdError, match="not empty"):
         save(tmp_path / "d", heads, image=model, text=model)
     assert (tmp_path / "d" / "mine.txt").read_text() == "mine"
+
+
+FAMILIES = {
+    "siglip2": ("layer:-1", "pooler_output"),
+    "resnet": ("penultimate", ""),
+    "dinov2": ("last_hidden_state", ""),
+}
+"""Exported by Bowerbird itself: the tensors that heads are put on, of pictures and of texts."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_models_of_pytorch_that_were_exported(family, tmp_path):
+    """Their own padding, cleaning, patches and maps; the proof of the directory holds in `verify` too."""
+    for package in ("torch", "transformers", "onnxscript"):
+        pytest.importorskip(package, reason="the extra `export` is not installed")
+    from tests.origin.tiny import build
+
+    from bowerbird.origin.export import export
+
+    export(str(build(family, tmp_path / "original")), tmp_path / "base")
+    base = bb.load(str(tmp_path / "base"))
+    image, text = FAMILIES[family]
+    widths = [
+        base.adapted(layer=tensor or None).embed(inputs).shape[1] if tensor else 0
+        for tensor, inputs in ((image, probe_pictures()[:1]), (text, ["a cat"]))
+    ]
+    heads = Heads(
+        Head((Branch(image, (linear(widths[0], 9, 1),)),)) if image else None,
+        Head((Branch(text, (linear(widths[1], 9, 2),)),)) if text else None,
+    )
+    done = save(tmp_path / "fitted", heads, image=base, text=base)
+    assert len(done.agreements) == 2 * (bool(image) + bool(text)), "both engines read the graphs"
+    fitted = bb.load(str(tmp_path / "fitted"), precision="exact")
+    assert verify(fitted).ok
+    if text:
+        assert fitted.card.text.rules == base.card.text.rules
+    if image:
+        assert fitted.card.image.steps == base.card.image.steps

@@ -69,11 +69,11 @@ def matches(
         seed: of the others: as many are drawn.
     """
     rng = np.random.default_rng(seed)
-    if len(links) > MOST:
-        links = links[rng.choice(len(links), MOST, replace=False)]
     together = {(int(picture), int(text)) for picture, text in links}
     if len(together) < FEWEST:
         return None
+    if len(links) > MOST:
+        links = links[rng.choice(len(links), MOST, replace=False)]
     drawn = np.stack([rng.integers(0, len(rows), 4 * len(links)) for rows in (images, texts)], 1)
     apart = np.array([pair for pair in drawn.tolist() if tuple(pair) not in together][: len(links)], np.int64)
     if len(apart) < FEWEST:

@@ -6,7 +6,7 @@ through the directory, in every engine that is installed. The first become the d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,12 +106,13 @@ def learned(heads: Heads, image: Encoder | None, text: Encoder | None) -> Proof:
     """
     pictures = None
     if heads.image and image:
-        pictures = _through(heads.image, rows_of(image, heads.image.tensors, probe_pictures()))
+        pictures = _through(heads.image)(rows_of(image, heads.image.tensors, probe_pictures()))
     texts: list[tuple[Texts, Vectors, Vectors]] = []
     if heads.text and text:
+        through = _through(heads.text)
         for asked in probe_texts(text):
             several, *each = (
-                _through(heads.text, rows_of(text, heads.text.tensors, some, asked.role))
+                through(rows_of(text, heads.text.tensors, some, asked.role))
                 for some in (asked.texts, *((one,) for one in asked.texts))
             )
             texts.append((asked, several, np.concatenate(each)))
@@ -197,18 +198,21 @@ def _picture(image: Encoder, photo: Photo, data: bytes, vector: Vectors) -> Pict
     return PictureGolden(photo.name, photo.sha256, values, vector, vector, decoded)
 
 
-def _through(head: Head, rows: dict[str, Vectors]) -> Vectors:
+def _through(head: Head) -> Callable[[dict[str, Vectors]], Vectors]:
     """A head in PyTorch, or in NumPy where that is not installed."""
     if not has("torch"):
-        return head.apply(rows)
+        return head.apply
     import torch
 
     network = network_of(Heads(head, None)).eval()
-    with torch.inference_mode():
-        vectors: Vectors = network.images(
-            {name: torch.from_numpy(array) for name, array in rows.items()}
-        ).numpy()
-    return vectors
+
+    def through(rows: dict[str, Vectors]) -> Vectors:
+        with torch.inference_mode():
+            given = {name: torch.from_numpy(array) for name, array in rows.items()}
+            vectors: Vectors = network.images(given).numpy()
+        return vectors
+
+    return through
 
 
 def _agreement(tower: str, engine: str, pairs: Sequence[tuple[Vectors, Vectors]]) -> Agreement:

@@ -134,11 +134,33 @@ while True:
 """
 
 
-@pytest.mark.parametrize("delay", [0.003, 0.011])
-def test_killed_while_it_writes(tmp_path: Path, delay: float) -> None:
+HALF = """
+import os, signal, sys
+from pathlib import Path
+from bowerbird.learn.checkpoints import Checkpoints
+from tests.learn.runs import CHECKED, state
+class Half:
+    def __reduce__(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+checkpoints = Checkpoints(Path(sys.argv[1]))
+checkpoints.begin()
+checkpoints.write(1, state(1), CHECKED)
+checkpoints.write(2, {**state(2), "last": Half()}, CHECKED)
+"""
+
+
+def test_killed_with_a_file_half_written(tmp_path: Path) -> None:
+    child(HALF, tmp_path, expect=-9)
+    checkpoints = Checkpoints(tmp_path)
+    assert names(checkpoints) == ["epoch-0001.pt", "epoch-0002.pt.draft"]
+    assert checkpoints.all() == [checkpoints.path(1)]
+    assert checkpoints.latest(CHECKED)["epoch"] == 1
+
+
+def test_killed_at_any_time(tmp_path: Path) -> None:
     process = start(WRITER, tmp_path)
     written = [int(process.stdout.readline()) for _ in range(3)]
-    time.sleep(delay)
+    time.sleep(0.007)
     process.kill()
     written += [int(line) for line in process.communicate()[0].split()]
     checkpoints = Checkpoints(tmp_path)

@@ -253,7 +253,9 @@ def test_a_learned_temperature_is_learned_and_stays_within_its_limit() -> None:
     torch.testing.assert_close(module(batch), fixed(batch), check_dtype=False, rtol=1e-5, atol=1e-5)
     with torch.no_grad():
         module.learned["log_scale"].fill_(9.0)  # a step that went too far
-    module(batch).backward()
+    value = module(batch)
+    torch.testing.assert_close(value, InfoNCE(0.01).module()(batch), check_dtype=False, rtol=1e-5, atol=1e-5)
+    value.backward()
     assert module.facts()["temperature"] == pytest.approx(0.01)
     # It still has a slope there, so it can come back.
     assert module.learned["log_scale"].grad.abs() > 0

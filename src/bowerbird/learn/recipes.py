@@ -7,7 +7,8 @@ trained by the one loop in `loop`. `bowerbird.learn.choose` tries them and takes
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -21,6 +22,7 @@ from bowerbird.learn.heads import Linear as LinearLayer
 from bowerbird.learn.losses import InfoNCE, Loss, SupervisedContrastive
 from bowerbird.learn.recall import Figures, aim, figures
 from bowerbird.learn.ridge import ridge
+from bowerbird.origin.packages import need
 
 if TYPE_CHECKING:
     from bowerbird.learn.loop import History, Progress
@@ -239,20 +241,21 @@ class Trained(Recipe):
         def validate() -> Figures:
             return judged(heads_of(network), validation)
 
-        history = run(
-            network,
-            batches,
-            loss,
-            schedule,
-            validate=validate if validation else None,
-            watch=watched if validation else "",
-            folder=training.folder,
-            resume=training.resume,
-            progress=training.progress,
-            keep=None if self.keeps_all else 3,
-            tensorboard=training.tensorboard,
-            settings={"recipe": repr(self), "pictures": len(train), "pairs": len(train.links)},
-        )
+        with _one_thread():
+            history = run(
+                network,
+                batches,
+                loss,
+                schedule,
+                validate=validate if validation else None,
+                watch=watched if validation else "",
+                folder=training.folder,
+                resume=training.resume,
+                progress=training.progress,
+                keep=None if self.keeps_all else 3,
+                tensorboard=training.tensorboard,
+                settings={"recipe": repr(self), "pictures": len(train), "pairs": len(train.links)},
+            )
         facts = {"loss": repr(self.loss_for(towers, train)), **loss.facts()}
         heads = replace(heads_of(network), sigmoid=loss.scale_and_bias(), facts=facts)
         return Fitted(heads, history, judged(heads, validation))
@@ -410,6 +413,22 @@ class Adapter(Trained):
 
 ALL: tuple[type[Recipe], ...] = (SharedProjection, Ridge, Linear, Mlp, Adapter)
 """Those that are known by a name."""
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """PyTorch on one thread: steps of a head are so short that threads wait for each other more than they work.
+
+    On two cores they gain nothing, and where another program runs beside it takes several times as long. And sums are
+    made in one order, however many cores there are.
+    """
+    torch = need("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def judged(heads: Heads, examples: Examples | None) -> Figures:

@@ -22,7 +22,7 @@ REGULARISATIONS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Of what is added to the alignment that there is."""
 
-JUDGED = 2000
+JUDGED = 1000
 """Pictures by which settings are chosen, at most."""
 
 

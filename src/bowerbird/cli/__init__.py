@@ -62,6 +62,7 @@ class _OnScreen(logging.Handler):
 def main() -> None:
     """Run the command line and exit with its code."""
     from bowerbird.cli import (  # noqa: F401  they register their verbs
+        attention,
         calibrate,
         compare,
         conditions,
@@ -72,6 +73,7 @@ def main() -> None:
         embed,
         evaluate,
         export,
+        fine_tune,
         gap,
         golden,
         index,
@@ -79,6 +81,7 @@ def main() -> None:
         inspect,
         map,
         models,
+        report,
         search,
         verify,
     )

@@ -1,0 +1,335 @@
+"""What a run of learning left behind, read again: settings, figures, losses, and the vectors of what was held out.
+
+`fit.json` and `fit.npz` lie beside a fitted model. A report needs nothing else: neither the model nor the pictures.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bowerbird.errors import LearnError
+from bowerbird.learn.report_held import Held, Keys, damaged, read_held
+from bowerbird.learn.run import FACTS, FORMAT
+
+UNKNOWN = float("nan")
+"""Stands for a figure that was not measured, or that came out as no number."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measure with its 95 % interval, NaN where there is none.
+
+    Attributes:
+        mean: over all queries.
+        low: lower end of the interval.
+        high: upper end.
+    """
+
+    mean: float
+    low: float = UNKNOWN
+    high: float = UNKNOWN
+
+
+Figures = Mapping[str, Mapping[str, Figure]]
+"""By direction (`text->image`, `image->text`, `class->image`), by measure (`R@10`)."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the training data.
+
+    Attributes:
+        number: from 1.
+        loss: mean over its steps.
+        metrics: of the validation set, by name.
+        seconds: that it took.
+        lr: learning rate at its end.
+    """
+
+    number: int
+    loss: float
+    metrics: Mapping[str, float]
+    seconds: float
+    lr: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A recipe that `auto` tried.
+
+    Attributes:
+        recipe: as Python writes it.
+        figure: of the validation set.
+        measure: what the figure is.
+        seconds: that it took.
+        why: it was chosen, or was not.
+    """
+
+    recipe: str
+    figure: float
+    measure: str
+    seconds: float
+    why: str
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """A run, as it was saved.
+
+    Attributes:
+        directory: of the fitted model.
+        recipe: as Python writes it.
+        settings: everything else that was asked for.
+        source: of the pairs.
+        models: `image` and `text`, by the names they were loaded by.
+        counts: `pictures`, `texts`, `pairs`, and how many pictures are in each split.
+        dropped: (name, reason) of what could not be used.
+        problems: what else a person should know.
+        copies: pictures that are the same or nearly, for people; they are kept in one split.
+        seconds: `embedding`, `training`, `recomputing` (embedding in every epoch instead), `total`; and
+            `cached`, a number of vectors.
+        history: the epochs; empty for a recipe in closed form.
+        steps: the loss of each step.
+        best: the epoch whose weights were kept; 0: not known.
+        stopped: why training ended before its last epoch; empty where it did not.
+        choice: what `auto` tried, in its order.
+        before: figures of the held-out set under the model as it was.
+        after: the same under the fitted model.
+        held_out: which split the figures are of.
+        versions: of what ran, by package.
+        made: when, as ISO 8601.
+        held: the set itself; None where it was not kept.
+    """
+
+    directory: Path
+    recipe: str
+    settings: Mapping[str, Any]
+    source: str
+    models: Mapping[str, str]
+    counts: Mapping[str, int]
+    dropped: tuple[tuple[str, str], ...]
+    problems: tuple[str, ...]
+    copies: tuple[str, ...]
+    seconds: Mapping[str, float]
+    history: tuple[Epoch, ...]
+    steps: tuple[float, ...]
+    best: int
+    stopped: str
+    choice: tuple[Choice, ...]
+    before: Figures
+    after: Figures
+    held_out: str
+    versions: Mapping[str, str]
+    made: str
+    held: Held | None
+
+    @property
+    def name(self) -> str:
+        """The last part of the directory."""
+        return self.directory.resolve().name or str(self.directory)
+
+    @property
+    def headline(self) -> tuple[str, str]:
+        """Direction and measure of the figure that tells most; ("", "") where nothing was measured."""
+        for direction, measure in (
+            ("class->image", "P@10"),
+            ("image->image", "P@10"),
+            ("text->image", "R@10"),
+            ("image->text", "R@10"),
+        ):
+            if measure in self.after.get(direction, {}):
+                return direction, measure
+        return next(((d, m) for d, found in self.after.items() for m in found), ("", ""))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: all but the vectors and the thumbnails; what is no number is None."""
+        from bowerbird.learn.report_findings import by_class, gap_before_and_after
+
+        gaps = gap_before_and_after(self.held)
+        plain = {
+            **{
+                name: getattr(self, name)
+                for name in (
+                    "recipe",
+                    "settings",
+                    "source",
+                    "models",
+                    "counts",
+                    "problems",
+                    "copies",
+                    "seconds",
+                )
+            },
+            "directory": str(self.directory),
+            "dropped": [{"name": name, "reason": reason} for name, reason in self.dropped],
+            "history": [vars(epoch) for epoch in self.history],
+            "steps": self.steps,
+            "best": self.best,
+            "stopped": self.stopped,
+            "choice": [vars(one) for one in self.choice],
+            "before": _plain_figures(self.before),
+            "after": _plain_figures(self.after),
+            "held_out": self.held_out,
+            "gap": {
+                state: None
+                if found is None
+                else {"distance": found.distance, "separability": found.separability}
+                for state, found in zip(("before", "after"), gaps, strict=True)
+            },
+            "classes": [vars(one) for one in by_class(self.held)],
+            "versions": self.versions,
+            "made": self.made,
+        }
+        found: dict[str, Any] = _finite(plain)
+        return found
+
+    def page(self, *, method: str = "pca") -> str:
+        """One HTML page that needs nothing else.
+
+        Args:
+            method: of the maps; see `bowerbird.judge.projection.flat`.
+
+        Raises:
+            MissingExtraError: UMAP was asked for, and is not installed.
+        """
+        from bowerbird.learn.report_page import report_page
+
+        return report_page(self, method=method)
+
+
+def read_report(directory: str | Path) -> Report:
+    """Read what a run left in the directory of its model.
+
+    What an older run did not write is empty; without `fit.npz` there is no held-out set.
+
+    Raises:
+        LearnError: there is no fitted model, or its files are damaged or of a later version.
+    """
+    place = Path(directory).expanduser()
+    data = _facts(place)
+    keys = Keys(place / FACTS, data)
+    figures = [_figures(keys.mapping(state)) for state in ("before", "after")]
+    return Report(
+        directory=place,
+        recipe=keys.text("recipe"),
+        settings=keys.mapping("settings"),
+        source=keys.text("source"),
+        models={name: str(value) for name, value in keys.mapping("models").items() if value},
+        counts={
+            name: int(n)
+            for name, value in keys.mapping("counts").items()
+            if math.isfinite(n := number(value))
+        },
+        dropped=tuple((str(one.get("name", "")), str(one.get("reason", ""))) for one in keys.rows("dropped")),
+        problems=tuple(map(str, keys.listed("problems"))),
+        copies=tuple(map(_copy, keys.rows("copies"))),
+        seconds={name: number(value) for name, value in keys.mapping("seconds").items()},
+        history=tuple(
+            Epoch(
+                int(n) if math.isfinite(n := number(one.get("epoch"))) else place_,
+                number(one.get("loss")),
+                {str(name): number(value) for name, value in mapping(one.get("metrics")).items()},
+                number(one.get("seconds")),
+                number(one.get("lr")),
+            )
+            for place_, one in enumerate(keys.rows("history"), 1)
+        ),
+        steps=tuple(map(number, keys.listed("steps"))),
+        best=int(n) if math.isfinite(n := number(data.get("best"))) else 0,
+        stopped=keys.text("stopped"),
+        choice=tuple(
+            Choice(
+                str(one.get("recipe", "")),
+                number(one.get("figure")),
+                str(one.get("measure", "")),
+                number(one.get("seconds")),
+                str(one.get("why", "")),
+            )
+            for one in keys.rows("choice")
+        ),
+        before=figures[0],
+        after=figures[1],
+        held_out=keys.text("held_out") or "test",
+        versions={name: str(value) for name, value in keys.mapping("versions").items()},
+        made=keys.text("made"),
+        held=read_held(place, keys),
+    )
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """An object of a JSON file; empty for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def number(value: object) -> float:
+    """A number of a JSON file; NaN for anything else."""
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else UNKNOWN
+
+
+def _facts(place: Path) -> dict[str, Any]:
+    if not place.is_dir():
+        raise LearnError(f"There is no directory {place}.", hint="Give that of a model that was fitted.")
+    file = place / FACTS
+    try:
+        data = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise LearnError(
+            f"{place} is no fitted model: it has no {FACTS}.",
+            hint="`bowerbird fit pairs.csv -o my-model/` makes one that has.",
+        ) from None
+    except OSError as error:
+        raise LearnError(f"{file} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise damaged(file, f"it is no JSON ({error})") from error
+    if not isinstance(data, dict) or not isinstance(data.get("format"), int):
+        raise damaged(file, "it does not say its format")
+    if data["format"] != FORMAT:
+        raise LearnError(
+            f"{file} is of format {data['format']}, which this version of bowerbird does not know.",
+            hint="Update bowerbird, or fit again.",
+        )
+    return data
+
+
+def _figures(found: Mapping[str, Any]) -> dict[str, dict[str, Figure]]:
+    return {
+        direction: {measure: _figure(value) for measure, value in measures.items()}
+        for direction, measures in found.items()
+        if isinstance(measures, dict)
+    }
+
+
+def _figure(value: object) -> Figure:
+    if isinstance(value, dict):
+        return Figure(number(value.get("mean")), number(value.get("low")), number(value.get("high")))
+    return Figure(number(value))
+
+
+def _copy(one: Mapping[str, Any]) -> str:
+    """Pictures that are the same, or nearly, for people."""
+    listed = {name: [str(part) for part in one.get(name) or ()] for name in ("names", "removed")}
+    cosine = number(one.get("cosine"))
+    alike = "" if cosine == 1 or not math.isfinite(cosine) else f" (cosine {cosine:.3f})"
+    where = f", all in {one['part']}" if one.get("part") else ""
+    gone = f"; left out: {', '.join(listed['removed'])}" if listed["removed"] else ""
+    return f"{' = '.join(listed['names'])}{alike}{where}{gone}"
+
+
+def _plain_figures(figures: Figures) -> dict[str, Any]:
+    return {
+        direction: {m: vars(figure) for m, figure in found.items()} for direction, found in figures.items()
+    }
+
+
+def _finite(value: Any) -> Any:
+    """Plain data in which every number is one: JSON has no NaN."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(part) for key, part in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,204 @@
+"""What the report of a run tells in tables and lists: counts, what was tried, classes, the gap, how to repeat it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from bowerbird.judge.gap import PAIRINGS, Measures
+from bowerbird.learn.report import Report
+from bowerbird.learn.report_charts import NONE, confusions, duration, shown
+from bowerbird.learn.report_findings import OfClass, by_class, confusion
+from bowerbird.search.page import escaped
+
+LISTED = 200
+"""Names of dropped inputs that a page holds; the others are in `fit.json`."""
+
+_PAIRS = {
+    "pictures": "two pictures",
+    "texts": "two texts",
+    "across": "a picture and another's text",
+    "pairs": "a picture and its own text",
+}
+
+
+def counts(report: Report) -> str:
+    """How many of what, and what could not be used."""
+    named = ("pictures", "texts", "pairs")
+    splits = [name for name in report.counts if name not in named]
+    facts = [(name, f"{report.counts[name]:,}") for name in (*named, *splits) if name in report.counts]
+    facts = [(f"pictures to {_SPLITS[name]}" if name in _SPLITS else name, value) for name, value in facts]
+    if report.held is not None and report.held.classes:
+        facts.append(("classes", f"{len(report.held.classes):,}"))
+    facts.append(("could not be used", f"{len(report.dropped):,}"))
+    facts.append(("copies, each kept in one split", f"{len(report.copies):,}"))
+    return (
+        _numbers(facts)
+        + _notes(report.problems)
+        + _listed("What could not be used", [f"{name}: {reason}" for name, reason in report.dropped])
+        + _listed("Copies", report.copies)
+    )
+
+
+_SPLITS = {"train": "learn from", "validation": "choose by", "test": "measure on"}
+
+
+def _numbers(facts: Sequence[tuple[str, str]]) -> str:
+    items = "".join(
+        f"<div><dd>{escaped(value)}</dd><dt>{escaped(name)}</dt></div>\n" for name, value in facts
+    )
+    return f'<dl class="numbers">{items}</dl>\n'
+
+
+def _facts(facts: Sequence[tuple[str, str]]) -> str:
+    items = "".join(f"<dt>{escaped(name)}</dt><dd>{escaped(value)}</dd>\n" for name, value in facts)
+    return f'<dl class="facts-of">{items}</dl>\n'
+
+
+def _notes(problems: Sequence[str]) -> str:
+    items = "".join(f"<li>{escaped(problem)}</li>\n" for problem in problems)
+    return f'<ul class="said warn" role="list">{items}</ul>\n' if items else ""
+
+
+def _listed(title: str, lines: Sequence[str]) -> str:
+    if not lines:
+        return ""
+    items = "".join(f'<li dir="auto">{escaped(line)}</li>\n' for line in lines[:LISTED])
+    rest = f"<li>and {len(lines) - LISTED:,} more</li>\n" if len(lines) > LISTED else ""
+    return (
+        f"<details><summary>{escaped(title)}: {len(lines):,}</summary>"
+        f'<div class="scroll"><ul class="said" role="list">{items}{rest}</ul></div></details>\n'
+    )
+
+
+def choice(report: Report) -> str:
+    """What `auto` tried; nothing where a recipe was given."""
+    if not report.choice:
+        return ""
+    # Of equal recipes the first one: nothing else tells which of them it was.
+    chosen = next((one for one in report.choice if one.recipe == report.recipe), None)
+    rows = "".join(
+        f"<tr{' class=chosen' if one is chosen else ''}><th scope=row><code>{escaped(one.recipe)}</code></th>"
+        f"<td class=n>{shown(one.figure)}</td><td>{escaped(one.measure)}</td><td class=n>{duration(one.seconds)}</td>"
+        f"<td class=why>{escaped(one.why)}</td></tr>\n"
+        for one in report.choice
+    )
+    return (
+        '<p class="lead">By the figure of the validation set.</p>\n<div class="scroll"><table><thead><tr>'
+        "<th scope=col>recipe</th><th scope=col class=n>figure</th><th scope=col>measure</th>"
+        "<th scope=col class=n>time</th><th scope=col>why</th></tr></thead>"
+        f"<tbody>\n{rows}</tbody></table></div>\n"
+    )
+
+
+def classes(report: Report) -> str:
+    """Precision by class, and what pictures are taken for; nothing without classes."""
+    found = by_class(report.held)
+    if not found or report.held is None:
+        return ""
+    rows = "".join(
+        f"<tr><th scope=row>{escaped(one.name)}</th><td class=n>{one.pictures:,}</td>"
+        f"<td class=n>{_share(one.before)}</td><td class=n>{_share(one.after)}</td></tr>\n"
+        for one in found
+    )
+    mean = (
+        f"<tr class=all><th scope=row>mean</th><td class=n>{sum(one.pictures for one in found):,}</td>"
+        f"<td class=n>{_mean([one.before for one in found])}</td>"
+        f"<td class=n>{_mean([one.after for one in found])}</td></tr>\n"
+    )
+    matrices = "".join(
+        confusions(title, matrix, report.held.classes)
+        for title, pair in (("Before", report.held.before), ("After", report.held.after))
+        if len(report.held.classes) <= 40 and (matrix := confusion(report.held, pair)) is not None
+    )
+    few = _few(found)
+    return (
+        '<p class="lead">The share of a class among the ten pictures that its text finds first (P@10)'
+        f'{few}.</p>\n<div class="scroll"><table><thead><tr><th scope=col>class</th><th scope=col class=n>pictures</th>'
+        "<th scope=col class=n>P@10 before</th><th scope=col class=n>after</th></tr></thead>"
+        f"<tbody>\n{rows}{mean}</tbody></table></div>\n"
+        + (
+            f'<h3>What pictures are taken for</h3><p class="lead">Classes down, the class whose text lies nearest '
+            f'across.</p>\n<div class="two">{matrices}</div>\n'
+            if matrices
+            else ""
+        )
+    )
+
+
+def _few(found: Sequence[OfClass]) -> str:
+    less = [one.name for one in found if one.pictures < 10]
+    return f"; {len(less)} have fewer than ten pictures, so cannot reach 1" if less else ""
+
+
+def _share(value: float | None) -> str:
+    return NONE if value is None else shown(value, 2)
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return shown(sum(known) / len(known)) if known else NONE
+
+
+def gap(gaps: tuple[Measures | None, Measures | None]) -> str:
+    """The modality gap before and after; nothing where pictures and texts share no space."""
+    if gaps == (None, None):
+        return ""
+    rows = "".join(
+        f"<tr><th scope=row>{escaped(name)}</th>{''.join(f'<td class=n>{shown(v)}</td>' for v in values)}"
+        f"<td class=why>{escaped(why)}</td></tr>\n"
+        for name, why, values in _gap_rows(gaps)
+    )
+    return (
+        '<p class="lead">How far pictures and texts lie apart, whatever they show (Liang et al. 2022).</p>\n'
+        '<div class="scroll"><table><thead><tr><th scope=col>measure</th><th scope=col class=n>before</th>'
+        f"<th scope=col class=n>after</th><th scope=col>what it says</th></tr></thead>"
+        f"<tbody>\n{rows}</tbody></table></div>\n"
+    )
+
+
+def _gap_rows(gaps: tuple[Measures | None, Measures | None]) -> list[tuple[str, str, list[float]]]:
+    def of(name: str) -> list[float]:
+        found = [None if gap is None else getattr(gap, name) for gap in gaps]
+        return [math.nan if value is None else float(value) for value in found]
+
+    def cosine(name: str) -> list[float]:
+        spreads = [None if gap is None else gap.scores[name] for gap in gaps]
+        return [math.nan if spread is None else spread.mean for spread in spreads]
+
+    return [
+        ("distance of the centroids", "0: no gap", of("distance")),
+        *((f"mean cosine, {_PAIRS[name]}", "", cosine(name)) for name in PAIRINGS),
+        (
+            "overlap, within and across",
+            "1: scores of all kinds of unrelated pairs mean the same",
+            of("overlap_across"),
+        ),
+        ("overlap, true and unrelated pairs", "0: scores tell a picture's own text", of("overlap_pairs")),
+        ("true pair above two unrelated texts", "how often; .5 is a toss of a coin", of("pairs_over_texts")),
+        ("linear separability", ".5: no plane tells pictures from texts", of("separability")),
+    ]
+
+
+def repeat(report: Report) -> str:
+    """Everything that is needed to do it again."""
+    facts = [(name, str(value)) for name, value in report.settings.items() if name != "command"]
+    facts.append(("versions", ", ".join(f"{name} {version}" for name, version in report.versions.items())))
+    facts.append(("made", report.made))
+    said = report.settings.get("command")
+    code = str(said) if isinstance(said, str) else _as_python(report)
+    return f"<pre>{escaped(code)}</pre>\n" + _facts([(name, value) for name, value in facts if value])
+
+
+def _as_python(report: Report) -> str:
+    """The call that fits the same again."""
+    given = {f"{kind}_model": name for kind, name in report.models.items()}
+    given |= {
+        name: report.settings[name] for name in _ASKED if report.settings.get(name) not in (None, "", "given")
+    }
+    words = "".join(f", {name}={value!r}" for name, value in given.items())
+    recipe = f"bb.recipes.{report.recipe}" if report.recipe.endswith(")") else repr("auto")
+    return f"bb.fit({report.source!r}{words}, recipe={recipe})"
+
+
+_ASKED = ("labels", "validation", "test", "seed")

@@ -150,7 +150,7 @@ def test_an_index_of_a_fitted_model(fitted, photographs, run):
     run("doctor", cwd=folder, code=None)
     (path,) = run.records().values()
     (entry,) = bb.Index.open(path).manifest.models
-    assert [column.output for column in entry.columns] == ["fitted", "features", "fitted"]
+    assert [column.output for column in entry.columns] == ["fitted", "features"]
     assert entry.source == str(run.cwd / "my-model")
 
 

@@ -31,6 +31,7 @@ from bowerbird.learn.heads import (
     Unit,
 )
 from bowerbird.learn.losses import Embedded
+from bowerbird.learn.split import draw
 from bowerbird.origin.packages import TRAIN, need
 
 Spot = tuple[Literal["image", "text"], int, int]
@@ -94,7 +95,8 @@ class Batches:
         batch_size: pairs in a batch. The last batch of an epoch holds what is left; a single pair that is left is not
             used, since it has no negatives.
         seed: of the order and of the captions drawn.
-        captions: "one": of each picture's texts one is drawn for each epoch; "all": each link is a pair.
+        captions: "one": of each picture's texts one is drawn for each epoch; "all": each link is a pair; see
+            `bowerbird.learn.split.draw`.
 
     Raises:
         LearnError: there is nothing to learn from.
@@ -118,7 +120,7 @@ class Batches:
         self._images = _tensors(heads.image, examples.images or {})
         self._texts = _tensors(heads.text, examples.words or {})
         self._labels = None if examples.labels is None else torch.from_numpy(examples.labels)
-        self._links = examples.links[np.argsort(examples.links[:, 0], kind="stable")]
+        self._examples = replace(examples, images=None, words=None)
         self._captions = captions
         self._batch_size = batch_size
         self._seed = seed
@@ -126,11 +128,7 @@ class Batches:
     def __call__(self, epoch: int) -> _Epoch:
         """The batches of one epoch; the same ones whenever it is asked for."""
         rng = np.random.default_rng([self._seed, epoch])
-        links = self._links
-        if self._captions == "one":
-            starts = np.unique(links[:, 0], return_index=True)[1]
-            counts = np.diff(np.append(starts, len(links)))
-            links = links[starts + np.floor(rng.random(len(starts)) * counts).astype(np.int64)]
+        links = draw(self._examples, epoch - 1, self._seed, self._captions)
         links = links[rng.permutation(len(links))]
         return _Epoch(self, links)
 

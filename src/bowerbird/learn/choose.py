@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
@@ -27,6 +28,8 @@ from bowerbird.origin.packages import has
 
 ENOUGH = 20
 """Pictures to choose by: the figures of fewer are mostly luck."""
+
+_INSTALL = "pip install 'bowerbird[train]'"
 
 NOTHING = "as it is"
 """What the unfitted model is called among the tries."""
@@ -60,12 +63,14 @@ class Chosen:
         fitted: what it gave.
         tries: all that were considered, in their order.
         problems: what a person should know of the choice.
+        used_both: whether it learned from the pictures for validation, too: they are held out no longer.
     """
 
     recipe: Recipe | None
     fitted: Fitted
     tries: tuple[Try, ...]
     problems: tuple[str, ...] = ()
+    used_both: bool = False
 
 
 def candidates(towers: Towers) -> list[Recipe]:
@@ -147,7 +152,10 @@ def _without_choice(
     why = f"{pictures} pictures to choose by are too few (at least {ENOUGH})"
     settled = "it settles itself by leave-one-out" if isinstance(recipe, Ridge) else "its settings stand"
     tried = Try(repr(recipe), aim(train), None, perf_counter() - began, f"taken: {why}, and {settled}")
-    return Chosen(recipe, fitted, (tried,), (f"Nothing was chosen between recipes: {why}.",))
+    problem = (
+        f"Nothing was chosen between recipes: {why}. All pictures but those of the test set are learned from."
+    )
+    return Chosen(recipe, fitted, (tried,), (problem,), used_both=True)
 
 
 @dataclass
@@ -170,15 +178,18 @@ class _Choice:
 
     def made(self, able: Sequence[Recipe]) -> Chosen:
         """Try them one after the other, then the best trained one with an early layer as well."""
-        if self.towers.aligned:
-            heads = Heads(as_it_is(self.towers.shared), as_it_is(self.towers.text))
+        if self.towers.aligned or not self.towers.text:
+            heads = unfitted(self.towers)
             self.done.append((None, Fitted(heads, None, judged(heads, self.parts.validation)), 0.0))
         for recipe in able:
             if isinstance(recipe, Mlp):  # the slowest, and seldom the best
                 self._try_early()
             self._try(recipe)
         best = self._best(self.done)
-        return Chosen(best[0], best[1], self._tries(best))
+        problems = (
+            () if has("torch") else (f"PyTorch is not installed, so only Ridge was tried: {_INSTALL}.",)
+        )
+        return Chosen(best[0], best[1], self._tries(best), problems)
 
     @property
     def measure(self) -> str:
@@ -194,7 +205,7 @@ class _Choice:
     def _try(self, recipe: Recipe) -> None:
         start = perf_counter()
         if not isinstance(recipe, Ridge) and not has("torch"):
-            self.left_out.append((recipe, "not tried: it needs pip install 'bowerbird[train]'"))
+            self.left_out.append((recipe, f"not tried: it needs {_INSTALL}"))
         elif start - self.began > self.seconds and any(one for one, _, _ in self.done):
             self.left_out.append((recipe, f"not tried: {self.seconds:g} seconds were over"))
         else:
@@ -230,8 +241,17 @@ class _Choice:
             why = f"{most - figure:.3f} below the best" if figure < most else "no better than a simpler one"
             if one is best:
                 why = f"taken: the best on {len(self.parts.validation)} pictures for validation"
-            tries.append(Try(NOTHING if recipe is None else repr(recipe), measure, figure, seconds, why))
+                why = why if math.isfinite(most) else "taken: the simplest, as there is nothing to judge by"
+            name = NOTHING if recipe is None else repr(recipe)
+            tries.append(Try(name, measure, figure if math.isfinite(figure) else None, seconds, why))
         return (*tries, *(Try(repr(recipe), measure, None, 0.0, why) for recipe, why in self.left_out))
+
+
+def unfitted(towers: Towers) -> Heads:
+    """The heads that change nothing: of towers that share a space, or of one for pictures alone."""
+    if towers.aligned:
+        return Heads(as_it_is(towers.shared), as_it_is(towers.text))
+    return Heads(as_it_is(towers.best), None)
 
 
 def _own(training: Training, recipe: Recipe) -> Training:
@@ -244,7 +264,8 @@ def _own(training: Training, recipe: Recipe) -> Training:
 
 def _figure(fitted: Fitted | None, measure: str) -> float:
     figures: Figures = fitted.figures if fitted else {}
-    return figures.get(measure, float("-inf"))
+    figure = figures.get(measure, math.nan)
+    return -math.inf if math.isnan(figure) else figure
 
 
 def _nobody(_: str) -> None:

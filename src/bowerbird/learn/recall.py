@@ -46,7 +46,7 @@ def figures(examples: Examples, images: Vectors | None, texts: Vectors | None) -
     """
     values = per_query(examples, images, texts)
     found = {
-        f"{direction} {name}": float(one.mean()) if len(one) else float("nan")
+        f"{direction} {name}": _mean(one)
         for direction, measures in values.items()
         for name, one in measures.items()
     }
@@ -69,7 +69,7 @@ def with_intervals(
         names = list(measures)
         ends = intervals(np.stack([measures[name] for name in names]))
         told[direction] = {
-            name: {"mean": float(measures[name].mean()), "low": float(end.low), "high": float(end.high)}
+            name: {"mean": _mean(measures[name]), "low": float(end.low), "high": float(end.high)}
             for name, end in zip(names, ends, strict=True)
         }
     return told
@@ -118,7 +118,7 @@ def ranks(queries: Vectors, found: Vectors, asking: Places, wanted: Places) -> N
     out = np.zeros(len(asking), np.int64)
     for rows, scores in _blocks(queries, found):
         here = np.flatnonzero((asking >= rows.start) & (asking < rows.start + len(scores)))
-        for chunk in np.array_split(here, max(1, len(here) // 2000)):
+        for chunk in np.array_split(here, -(-max(1, len(here)) * len(found) // _BLOCK)):
             of = scores[asking[chunk] - rows.start]
             own = of[np.arange(len(chunk)), wanted[chunk]][:, None]
             before = np.arange(of.shape[1])[None, :] < wanted[chunk][:, None]
@@ -134,6 +134,10 @@ def _recalls(
     return {
         f"R@{k}": np.bincount(place, (rank <= k).astype(np.float64), len(asked)) / counts for k in CUTOFFS
     }
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    return float(values.mean()) if len(values) else float("nan")
 
 
 def _by_relevance(

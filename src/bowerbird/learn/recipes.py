@@ -181,7 +181,8 @@ class Trained(Recipe):
         lr: of the optimiser.
         weight_decay: likewise (AdamW).
         dropout: share of the inputs of each linear layer that is left out while it learns.
-        patience: epochs without a better figure on the validation set after which it stops; 0: it never does.
+        patience: epochs without a better figure on the validation set after which it stops, and the best epoch is
+            what is taken; 0: it never stops, and the last one is.
         without_validation: epochs where there is nothing to stop by.
         captions: of a picture with several texts "one" is drawn for each epoch, or "all" are pairs.
         layers: of pictures, that are read, each with a linear layer of its own, added up; none: the best.
@@ -227,14 +228,14 @@ class Trained(Recipe):
             train, begun, batch_size=self.batch_size, seed=training.seed, captions=self.captions
         )
         loss = self.loss_for(towers, train).module()
-        watched = aim(train)
+        stops = validation is not None and len(validation) > 0 and self.patience > 0
         schedule = Schedule(
-            epochs=self.epochs if validation or not self.patience else self.without_validation,
+            epochs=self.epochs if stops or not self.patience else self.without_validation,
             batch_size=self.batch_size,
             lr=self.lr,
             weight_decay=self.weight_decay,
             optimizer="adamw" if self.weight_decay else "adam",
-            patience=self.patience if validation else 0,
+            patience=self.patience if stops else 0,
             seed=training.seed,
         )
 
@@ -248,7 +249,7 @@ class Trained(Recipe):
                 loss,
                 schedule,
                 validate=validate if validation else None,
-                watch=watched if validation else "",
+                watch=aim(train) if stops else "",
                 folder=training.folder,
                 resume=training.resume,
                 progress=training.progress,
@@ -278,7 +279,8 @@ class SharedProjection(Trained):
     """The published head demo, as it is: a baseline.
 
     Each side goes through a linear layer and a ReLU to `dim`, then both through one linear layer. Pictures are the
-    classifier's logits, scaled to length 1. InfoNCE in one direction, Adam, a checkpoint each epoch.
+    classifier's logits, scaled to length 1. InfoNCE in one direction, Adam, a checkpoint each epoch, and the last epoch
+    is what is taken. Of `layers` it reads one.
 
     Attributes:
         dim: of the shared space, and of the layer before.
@@ -299,6 +301,8 @@ class SharedProjection(Trained):
     def tensors(self, towers: Towers) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """See `Recipe`."""
         _need_text(self, towers)
+        if len(self.layers) > 1:
+            raise LearnError("SharedProjection reads one layer.", hint="Name one, or take Linear() or Mlp().")
         return self.read(towers), (towers.text,)
 
     def read(self, towers: Towers) -> tuple[str, ...]:
@@ -332,7 +336,8 @@ class Linear(Trained):
     what to do with other words.
 
     Attributes:
-        dim: of the shared space; 0: that of the texts, 256 at most.
+        dim: of the shared space; 0: that of the texts, 256 at most. Of classes it is always that of the texts, where
+            there are any, since these stay as they are.
     """
 
     dim: int = 0
@@ -356,7 +361,7 @@ class Mlp(Trained):
     """Two linear layers with a GELU between them on each side; of classes on that of pictures alone.
 
     Attributes:
-        dim: of the shared space; 0: that of the texts, 256 at most.
+        dim: of the shared space, as of `Linear`.
         hidden: between the two layers.
     """
 

@@ -6,6 +6,9 @@ Hoerl and Kennard 1970; the leave-one-out residual is `(y - y^) / (1 - h)` with 
 
 from __future__ import annotations
 
+import math
+from itertools import product
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -48,10 +51,11 @@ def ridge(
         seed: of the pictures that are judged.
 
     Raises:
-        LearnError: there are fewer than two pairs.
+        LearnError: there are fewer than two pictures, or a number that was given cannot be.
     """
     if len(np.unique(train.links[:, 0])) < 2:
-        raise LearnError("A regression needs two pairs at least.", hint="Give more pairs.")
+        raise LearnError("A regression needs two pictures at least.", hint="Give more pairs.")
+    _check(regularisation, weight)
     rows, words = (train.images or {})[layer], (train.words or {})[text]
     target = _targets(train, words)
     x_mean, t_mean = rows.mean(0, dtype=np.float64), target.mean(0)
@@ -66,17 +70,20 @@ def ridge(
         np.unique(train.links[np.isin(train.links[:, 0], judged), 1]) if not train.classes else slice(None)
     )
     best = (-1.0, scales[0], weights[0])
-    if len(scales) * len(weights) > 1:
-        for scale in scales:
-            predicted = _unit(regression.left_out(scale)[judged])
-            for one in weights:
-                images = predicted if base is None else _unit(base[judged] + one * predicted)
-                found = figures(of_some, images.astype(np.float32), asked[texts].astype(np.float32))
-                # The first of equals: the least that is added, and of that the weakest regularisation.
-                if found[aim(train)] > best[0] + 1e-9:
-                    best = (found[aim(train)], scale, one)
+    choices = len(scales) * len(weights)
+    predicted = {scale: _unit(regression.left_out(scale)[judged]) for scale in scales if choices > 1}
+    for one, scale in product(weights, predicted):
+        images = predicted[scale] if base is None else _unit(base[judged] + one * predicted[scale])
+        found = figures(of_some, images.astype(np.float32), asked[texts].astype(np.float32))
+        # The first of equals: the least that is added, and of that the weakest regularisation.
+        if found[aim(train)] > best[0] + 1e-9:
+            best = (found[aim(train)], scale, one)
     _, scale, one = best
-    facts = {"regularisation": scale, "weight": one if shared else None, "chosen by": "leave-one-out"}
+    facts = {
+        "regularisation": scale,
+        "weight": one if shared else None,
+        "chosen by": "leave-one-out" if choices > 1 else "the user",
+    }
     if shared and one == 0:
         return Heads(as_it_is(shared), as_it_is(text), facts=facts)
     layers: tuple[Layer, ...] = (
@@ -88,6 +95,13 @@ def ridge(
         centred = Head((Branch(text, (Shift((-t_mean).astype(np.float32)),)),))
         return Heads(Head((Branch(layer, layers),)), centred, facts=facts)
     return Heads(Head((Branch(shared), Branch(layer, (*layers, Scale(one))))), as_it_is(text), facts=facts)
+
+
+def _check(regularisation: float | None, weight: float | None) -> None:
+    if regularisation is not None and not (math.isfinite(regularisation) and regularisation > 0):
+        raise LearnError(f"Ridge: regularisation is {regularisation!r}.", hint="Give a number above 0.")
+    if weight is not None and not (math.isfinite(weight) and weight >= 0):
+        raise LearnError(f"Ridge: weight is {weight!r}.", hint="Give a number from 0 on.")
 
 
 class _Regression:

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,14 +61,14 @@ class HeldOut:
     images: Vectors
     texts: Vectors | None
 
-    @property
+    @cached_property
     def before(self) -> Told:
         """Figures of the models as they are; empty where pictures and texts shared no space."""
         if self.images_before is None:
             return {}
         return with_intervals(self.examples, self.images_before, self.texts_before)
 
-    @property
+    @cached_property
     def after(self) -> Told:
         """Figures as fitted."""
         return with_intervals(self.examples, self.images, self.texts)

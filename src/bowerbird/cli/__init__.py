@@ -74,6 +74,7 @@ def main() -> None:
         evaluate,
         export,
         fine_tune,
+        fit,
         gap,
         golden,
         index,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,22 +12,25 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bowerbird.errors import LearnError, ModelFormatError
-from bowerbird.learn.choose import NOTHING, Chosen, candidates, choose
+from bowerbird.learn.choose import NOTHING, Chosen, candidates, choose, unfitted
 from bowerbird.learn.examples import Examples, Vectors
 from bowerbird.learn.features import Embedded, embed
-from bowerbird.learn.heads import Heads, as_it_is
-from bowerbird.learn.pairs import Reading, read_examples
-from bowerbird.learn.recipes import Recipe, Towers, Training
+from bowerbird.learn.heads import Heads
+from bowerbird.learn.loop import Progress
+from bowerbird.learn.pairs import Reading, counted, read_examples
+from bowerbird.learn.recipes import Recipe, Towers, Trained, Training
 from bowerbird.learn.run import Account, HeldOut, Told, kept
 from bowerbird.learn.split import Split, split
 from bowerbird.models.encoder import Encoder, load
 from bowerbird.models.network.graph import GraphFacts, read_graph
+from bowerbird.origin.packages import TRAIN, need
 from bowerbird.settings import settings
 
 if TYPE_CHECKING:
     from bowerbird.learn.export import Exported
-    from bowerbird.learn.loop import Progress
     from bowerbird.learn.sources import PairSource
 
 AUTO = "auto"
@@ -120,10 +124,14 @@ class Run:
 
 def card_of(run: Run) -> str:
     """What the model card says of a fit: Markdown."""
-    account = run.account
+    account, part = run.account, run.held_out.part
     lines = [
         f"Fitted with `{account.recipe}` on {account.counts['train']:,} pictures of {account.source}. "
-        f"{account.counts[run.held_out.part]:,} others ({run.held_out.part}) were asked for afterwards:",
+        + (
+            "No others were held out, so these were asked for afterwards, and the figures say nothing of others:"
+            if part == "train"
+            else f"{account.counts[part]:,} others ({part}) were asked for afterwards:"
+        ),
         "",
         "| | before | after | 95 % interval |",
         "|---|---|---|---|",
@@ -147,7 +155,7 @@ def fit(  # noqa: PLR0913  what pairs, which models, what recipe: all optional b
     text_model: Model = "",
     recipe: Recipe | str = AUTO,
     image: str = "",
-    text: str = "",
+    text: str | Sequence[str] = "",
     labels: str | None = None,
     root: str | Path = "",
     id: str = "",
@@ -171,7 +179,7 @@ def fit(  # noqa: PLR0913  what pairs, which models, what recipe: all optional b
         text_model: for texts.
         recipe: one of `bowerbird.recipes`, or its name in lower case; `auto` tries and chooses.
         image: column of the pictures.
-        text: column of the texts.
+        text: column of the texts, or several.
         labels: `folder`, or the column with the class.
         root: folder of the pictures.
         id: column of the ids.
@@ -183,7 +191,7 @@ def fit(  # noqa: PLR0913  what pairs, which models, what recipe: all optional b
         folder: for checkpoints and metrics; None: they are not kept.
         resume: go on from the last checkpoint there.
         tensorboard: write events for it, too.
-        progress: is told what is being done, and how far it is.
+        progress: is told what is being done, and how far it is; `embedding` counts pictures and texts as steps.
 
     Raises:
         LearnError: there is nothing to learn from, or the recipe cannot learn from these.
@@ -193,8 +201,12 @@ def fit(  # noqa: PLR0913  what pairs, which models, what recipe: all optional b
     """
     began = perf_counter()
     say = progress or _nobody
-    towers_of = _models(model, image_model, text_model, by_class=labels is not None)
+    if seed < 0:
+        raise LearnError(f"seed is {seed}.", hint="Give a number from 0 on.")
     chosen = named(recipe)
+    if isinstance(chosen, Trained):
+        need("torch", TRAIN)  # Said now, not after everything has been embedded.
+    towers_of = _models(model, image_model, text_model, by_class=labels is not None)
     image_tensors, text_tensors = _tensors(chosen, towers_of.towers)
     say("reading", None)
     reading = read_examples(
@@ -208,8 +220,16 @@ def fit(  # noqa: PLR0913  what pairs, which models, what recipe: all optional b
         validation=None if isinstance(validation, float | int) else validation,
         test=None if isinstance(test, float | int) else test,
     )
+    say(_in_words(reading), None)
     say("embedding", None)
-    embedded = embed(reading.examples, towers_of.image, towers_of.text, image_tensors, text_tensors)
+    embedded = embed(
+        reading.examples,
+        towers_of.image,
+        towers_of.text,
+        image_tensors,
+        text_tensors,
+        progress=lambda done, total: say("embedding", Progress(1, 1, done, total, math.nan, {})),
+    )
     first = embedded.seconds
     parts = split(
         embedded.examples,
@@ -233,10 +253,10 @@ def fit(  # noqa: PLR0913  what pairs, which models, what recipe: all optional b
     else:
         found = _carried_out(chosen, towers_of.towers, vectors, training)
     took = perf_counter() - learn
-    embedded = vectors.embedded
+    embedded, parts = vectors.embedded, vectors.used if found.used_both else parts
     heads = found.fitted.heads
     held_out = _held_out(towers_of.towers, embedded.examples, parts, heads)
-    account = _account(towers_of, reading, embedded, parts, found)
+    account = _account(towers_of, reading, embedded, parts, found, held_out.part)
     epochs = len(account.history.epochs) if account.history else 1
     account = replace(
         account,
@@ -296,8 +316,9 @@ class _Models:
 
 def _models(model: Model, image_model: Model, text_model: Model, *, by_class: bool) -> _Models:
     default: Model = model or ("" if image_model or text_model else settings().model)
-    pictures = _encoder(image_model or default or text_model)
-    words = pictures if text_model in ("", image_model or default) else _encoder(text_model)
+    for_pictures, for_texts = image_model or default or text_model, text_model or default or image_model
+    pictures = _encoder(for_pictures)
+    words = pictures if for_texts == for_pictures else _encoder(for_texts)
     if pictures.card.image is None:
         raise LearnError(
             f"{pictures.card.name} takes no pictures.", hint="Name a model for them: --image-model."
@@ -380,9 +401,13 @@ class _Vectors:
     @property
     def both(self) -> Examples:
         """Of the two, where too few are there to choose by: they are better learned from."""
-        return self.embedded.examples.only(
-            sorted([*self.parts.train.tolist(), *self.parts.validation.tolist()])
-        )
+        return self.embedded.examples.only(self.used.train)
+
+    @property
+    def used(self) -> Split:
+        """The split, if both are learned from: nothing is left for validation."""
+        train = np.union1d(self.parts.train, self.parts.validation)
+        return replace(self.parts, train=train, validation=np.zeros(0, np.int64))
 
     @property
     def seconds_a_layer(self) -> float:
@@ -414,12 +439,13 @@ def _carried_out(recipe: Recipe, towers: Towers, vectors: _Vectors, training: Tr
     """One recipe, as the user asked for it."""
     validation = vectors.validation
     problems: tuple[str, ...] = ()
-    if len(validation) < FEW:
+    if isinstance(recipe, Trained) and recipe.patience and len(validation) < FEW:
         problems = (
-            f"{len(validation)} pictures for validation are too few to stop by (at least {FEW}): the settings of the "
-            "recipe stand as they are.",
+            f"{len(validation)} pictures for validation are too few to stop by (at least {FEW}): it learned for "
+            f"{recipe.without_validation} epochs, and the last is what was taken.",
         )
-    fitted = recipe.fit(towers, vectors.train, None if problems else validation, training)
+    some = validation if len(validation) and not problems else None
+    fitted = recipe.fit(towers, vectors.train, some, training)
     return Chosen(recipe, fitted, (), problems)
 
 
@@ -436,21 +462,32 @@ def _held_out(towers: Towers, examples: Examples, parts: Split, heads: Heads) ->
     some = examples.only(places)
     images, words = some.images or {}, some.words or {}
     comparable = towers.aligned or not towers.text
-    first = as_it_is(towers.shared if towers.aligned else towers.best)
-    assert heads.image is not None
+    first = unfitted(towers)
+    assert heads.image is not None and first.image is not None  # every recipe gives one
     return HeldOut(
         name,
         some,
-        first.apply(images) if comparable else None,
-        as_it_is(towers.text).apply(words) if towers.aligned else None,
+        first.image.apply(images) if comparable else None,
+        first.text.apply(words) if first.text else None,
         heads.image.apply(images),
         heads.text.apply(words) if heads.text else None,
     )
 
 
-def _account(models: _Models, reading: Reading, embedded: Embedded, parts: Split, found: Chosen) -> Account:
+_PARTS = {
+    "validation": "validation, by which it was chosen, so that they are a little too good",
+    "train": "training, and say nothing of other pictures",
+}
+"""What stood in for the test, and what that means."""
+
+
+def _account(
+    models: _Models, reading: Reading, embedded: Embedded, parts: Split, found: Chosen, part: str
+) -> Account:
     examples = embedded.examples
     problems = [*reading.problems, *embedded.problems, *parts.problems, *found.problems]
+    if part != "test":
+        problems.append(f"There are no pictures for the test: the figures are of those for {_PARTS[part]}.")
     return Account(
         recipe=repr(found.recipe) if found.recipe else NOTHING,
         source=reading.source,
@@ -482,6 +519,14 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _in_words(reading: Reading) -> str:
+    """What was read, and what of it was left out."""
+    examples = reading.examples
+    what = f"{len(examples.classes):,} classes" if examples.classes else f"{len(examples.texts):,} texts"
+    told = f"{reading.source}: {len(examples):,} pictures, {what}, {len(examples.links):,} pairs"
+    return "; ".join(filter(None, (told, counted(reading.dropped))))
 
 
 def _share(part: Any) -> Any:

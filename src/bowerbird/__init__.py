@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from bowerbird.hits import Hits as Hits
     from bowerbird.learn import losses as losses
     from bowerbird.learn import recipes as recipes
+    from bowerbird.learn.finetune.lora import LoRA as LoRA
+    from bowerbird.learn.finetune.tune import fine_tune as fine_tune
     from bowerbird.learn.fit import fit as fit
     from bowerbird.media.image import DecodePolicy as DecodePolicy
     from bowerbird.models.card import ModelCard as ModelCard
@@ -56,6 +58,7 @@ _HOME = {
     "Index": "search.index",
     "InputError": "errors",
     "InputErrors": "errors",
+    "LoRA": "learn.finetune.lora",
     "Local": "flow.local",
     "Modality": "record",
     "ModelCard": "models.card",
@@ -64,6 +67,7 @@ _HOME = {
     "Ray": "flow.cluster",
     "Record": "record",
     "Steps": "models.vision.steps",
+    "fine_tune": "learn.finetune.tune",
     "fit": "learn.fit",
     "load": "models.encoder",
     "pipeline": "collection.pipelines",

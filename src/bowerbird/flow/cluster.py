@@ -109,6 +109,15 @@ class Ray:
         """Threads that a worker uses."""
         return max(1, int(self.cpus_per_worker))
 
+    def connect(self) -> None:
+        """Connect to the cluster, as running something does by itself.
+
+        Raises:
+            MissingExtraError: Ray is not installed.
+            BowerbirdError: there is no such cluster.
+        """
+        self._connect()
+
     def close(self) -> None:
         """End the cluster if it was started by `Ray()` in this process; others are left alone."""
         global _started  # noqa: PLW0603  Ray has one connection for a process

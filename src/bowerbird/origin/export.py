@@ -151,9 +151,19 @@ def named(source: str, request: Request | None) -> Request:
     return replace(request or Request(), name=path.resolve().name if path.exists() else source)
 
 
-def _graph(tower: Tower, items: Sequence[object], draft: Path, opset: int) -> list[Agreement]:
+def prepared_probes(original: Original, tower: Tower) -> list[Feeds]:
+    """The shipped photographs or sentences as a tower takes them: each alone, and neighbours together."""
+    items = [photo.image for photo in probes()] if tower is original.image else probe_texts(tower)
+    return _batches(_prepared(tower, items))
+
+
+def _prepared(tower: Tower, items: Sequence[object]) -> list[Feeds]:
     pairs = [item if isinstance(item, tuple) else (item, "") for item in items]
-    prepared = [tower.prepare(item, role) for item, role in pairs]
+    return [tower.prepare(item, role) for item, role in pairs]
+
+
+def _graph(tower: Tower, items: Sequence[object], draft: Path, opset: int) -> list[Agreement]:
+    prepared = _prepared(tower, items)
     path = draft / tower.graph
     # The longest text: an axis of very few tokens may be taken for a constant.
     write_graph(tower, max(prepared, key=lambda feeds: feeds[tower.inputs[0]].shape[-1]), path, opset)

@@ -72,7 +72,8 @@ def write_graph(tower: Tower, feeds: Feeds, path: Path, opset: int) -> None:
     axes = tuple(axis for _ in tower.inputs)
     path.parent.mkdir(parents=True, exist_ok=True)
     names = {"input_names": list(tower.inputs), "output_names": list(tower.outputs), "opset_version": opset}
-    script = isinstance(tower.module, torch.jit.ScriptModule)
+    # Whole, or below a layer that was put on it.
+    script = any(isinstance(module, torch.jit.ScriptModule) for module in tower.module.modules())
     if not script:
         need("onnxscript")
     try:
@@ -81,7 +82,10 @@ def write_graph(tower: Tower, feeds: Feeds, path: Path, opset: int) -> None:
                 free = dict(zip(tower.inputs, axes, strict=True)) | {
                     name: {0: BATCH} for name in tower.outputs
                 }
-                torch.onnx.export(tower.module, inputs, str(path), dynamo=False, dynamic_axes=free, **names)
+                module = tower.module
+                if not isinstance(module, torch.jit.ScriptModule):
+                    module = torch.jit.trace(module, inputs, check_trace=False)
+                torch.onnx.export(module, inputs, str(path), dynamo=False, dynamic_axes=free, **names)
                 return
             size = sum(weight.numel() * weight.element_size() for weight in tower.module.parameters())
             program = torch.onnx.export(

@@ -114,6 +114,26 @@ def traced(inner: Any, call: Callable[..., Any]) -> Any:
     return Traced().eval()
 
 
+def topped(base: Any, layer: Any, call: Callable[..., tuple[Any, ...]]) -> Any:
+    """A module that computes `call(layer, *given)` with what `base` gives: a layer put on a tower.
+
+    Both are its own children, so that it can be traced when `base` is TorchScript, which a closure cannot.
+    """
+    torch = need("torch")
+
+    class Topped(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.base = base
+            self.layer = layer
+
+        def forward(self, *inputs: Any) -> Any:
+            given = self.base(*inputs)
+            return call(self.layer, *(given if isinstance(given, tuple) else (given,)))
+
+    return Topped().eval()
+
+
 def sigmoid(model: Any) -> list[float]:
     """Scale and bias of a model with `logit_scale` and `logit_bias`, as SigLIP has them; empty for others.
 

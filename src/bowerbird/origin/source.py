@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bowerbird.errors import ModelError, ModelFormatError, ModelNotFoundError
-from bowerbird.models.hub.catalog import REPOSITORY
+from bowerbird.models.hub.catalog import REPOSITORY, find_entry
 from bowerbird.models.hub.fetch import EMBEDDED, snapshot
 from bowerbird.origin.original import Original
 from bowerbird.origin.request import Request
@@ -20,9 +20,9 @@ from bowerbird.origin.stacks.transformers import open_transformers
 from bowerbird.origin.weights import PICKLES, SAFE, is_script
 
 _ACCEPTED = (
-    "Give a hub id (org/name), a directory of transformers, sentence-transformers, timm or open_clip, a file of "
-    "weights with --architecture, a TorchScript file with --processor, or timm:NAME, open_clip:NAME/TAG, "
-    "torchvision:NAME."
+    "Give a hub id (org/name), a name of `bowerbird models`, a directory of transformers, sentence-transformers, timm "
+    "or open_clip, a file of weights with --architecture, a TorchScript file with --processor, or timm:NAME, "
+    "open_clip:NAME/TAG, torchvision:NAME."
 )
 
 
@@ -49,7 +49,16 @@ def open_source(source: str, request: Request) -> Original:
             f"{EMBEDDED} is the embedded model; it has no PyTorch original here.",
             hint=f"Its reference arrays come with it: bowerbird verify {EMBEDDED}",
         )
-    return _open_directory(path if path.is_dir() else fetch(source, request), request)
+    return _open_directory(path if path.is_dir() else fetch(_published(source), request), request)
+
+
+def _published(source: str) -> str:
+    """Where the original weights are of a model that the catalogue knows by a short name; anything else as it is."""
+    entry = None if REPOSITORY.fullmatch(source) else find_entry(source)
+    if entry is None:
+        return source
+    known = (entry.export, *entry.aliases, entry.repository)
+    return next((name for name in known if REPOSITORY.fullmatch(name)), source)
 
 
 def _open_open_clip(name: str, request: Request) -> Original:

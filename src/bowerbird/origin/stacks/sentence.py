@@ -17,6 +17,7 @@ from bowerbird.origin.packages import has, need, versions
 from bowerbird.origin.pooling import chained
 from bowerbird.origin.request import Request
 from bowerbird.origin.stacks.transformers import (
+    keeping,
     load,
     max_tokens,
     open_tokenizer,
@@ -66,7 +67,7 @@ def open_sentence(directory: Path, request: Request) -> Original:
         write,
         text=replace(tower, pool=chained(directory)),
         no_golden=missing,
-        save_weights=lambda out: tower.module.inner.save_pretrained(out / modules[0][1]),
+        save_weights=lambda out: keeping(tower.module.inner)(out / modules[0][1]),
     )
 
 

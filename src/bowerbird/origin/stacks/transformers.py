@@ -136,6 +136,16 @@ def _weights(directory: Path, request: Request) -> tuple[Path | None, dict[str, 
     return directory, {**options, "use_safetensors": False}
 
 
+def keeping(model: Any) -> Callable[[Path], None]:
+    """A function that writes the weights into a directory, as safetensors, and the configuration beside them."""
+
+    def save_weights(out: Path) -> None:
+        with silent():
+            model.save_pretrained(out)
+
+    return save_weights
+
+
 def _has_optional_pooler(model: Any) -> bool:
     return "add_pooling_layer" in inspect.signature(type(model).__init__).parameters
 
@@ -211,7 +221,7 @@ def _pictures(directory: Path, model: Any, request: Request) -> Original:
         processor.save_pretrained(out)
 
     notes = {"image": {"output": tower.embedding}}
-    return _original(request, profile, write, image=tower, notes=notes, save_weights=model.save_pretrained)
+    return _original(request, profile, write, image=tower, notes=notes, save_weights=keeping(model))
 
 
 def _classifier(directory: Path, model: Any, prepare: Callable[[Any, str], Feeds]) -> Tower:
@@ -334,7 +344,7 @@ def _two_towers(directory: Path, model: Any, request: Request) -> Original:
     if scale := sigmoid(model):
         notes["sigmoid"] = scale
     return _original(
-        request, profile, write, image=image, text=text, notes=notes, save_weights=model.save_pretrained
+        request, profile, write, image=image, text=text, notes=notes, save_weights=keeping(model)
     )
 
 
@@ -408,7 +418,7 @@ def _texts(directory: Path, model: Any, request: Request) -> Original:
         write_tokenizer(tokenizer, directory, out)
         _write_chain(out, model.config.hidden_size, length, request.pooling)
 
-    return _original(request, "", write, text=tower, save_weights=model.save_pretrained)
+    return _original(request, "", write, text=tower, save_weights=keeping(model))
 
 
 def text_tower(model: Any, tokenizer: Any, length: int) -> Tower:

@@ -222,3 +222,32 @@ def test_numbers_that_cannot_be_are_refused(given: dict[str, float], message: st
 def test_one_picture_is_too_few():
     with pytest.raises(LearnError, match="two pictures at least"):
         ridge(examples(1, 4, 3, captions=3), shared="shared", layer="deep", text="text")
+
+
+@pytest.mark.parametrize("known", [0.0, 0.2, 1.0], ids=["says nothing", "says little", "says much"])
+def test_with_50_pairs_it_is_no_worse_than_nothing(known: float):
+    """Ten sets of 50 pairs, each judged by 300 others: what is chosen is chosen by what was left out."""
+    gained = []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        meaning = rng.normal(size=(350, 8))
+        words = unit(meaning @ rng.normal(size=(8, 32)) + 0.5 * rng.normal(size=(350, 32)))
+        deep = known * meaning @ rng.normal(size=(8, 80)) / np.sqrt(8) + rng.normal(size=(350, 80))
+        of = Examples(
+            tuple(Picture(str(row), str(row), b"", str(row)) for row in range(350)),
+            tuple(map(str, range(350))),
+            np.stack([np.arange(350)] * 2, 1),
+            images={
+                "shared": unit(words + 0.3 * rng.normal(size=(350, 32))).astype(np.float32),
+                "deep": unit(deep).astype(np.float32),
+            },
+            words={"text": words.astype(np.float32)},
+        )
+        train, others = of.only(range(50)), of.only(range(50, 350))
+        assert others.images is not None and others.words is not None
+        heads = ridge(train, shared="shared", layer="deep", text="text")
+        assert heads.image is not None
+        after = figures(others, heads.image.apply(others.images), others.words["text"])[PAIRS]
+        gained.append(after - figures(others, others.images["shared"], others.words["text"])[PAIRS])
+    assert np.mean(gained) > (0.2 if known == 1 else -0.005)
+    assert min(gained) > -0.05

@@ -249,5 +249,5 @@ def test_with_50_pairs_it_is_no_worse_than_nothing(known: float):
         assert heads.image is not None
         after = figures(others, heads.image.apply(others.images), others.words["text"])[PAIRS]
         gained.append(after - figures(others, others.images["shared"], others.words["text"])[PAIRS])
-    assert np.mean(gained) > (0.2 if known == 1 else -0.005)
-    assert min(gained) > -0.05
+    assert np.mean(gained) > (0.2 if known == 1 else -0.001)
+    assert min(gained) > -0.02

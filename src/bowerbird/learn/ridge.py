@@ -2,20 +2,22 @@
 
 Hoerl and Kennard 1970; the leave-one-out residual is `(y - y^) / (1 - h)` with h the picture's own leverage (Allen
 1974, PRESS). So every setting is judged on predictions for pictures that it has not seen, at the price of one fit.
+Nothing is added to an alignment where the gain is not more than its standard error.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bowerbird.errors import LearnError
-from bowerbird.learn.examples import Examples, Vectors
+from bowerbird.learn.examples import Examples, Places, Vectors
 from bowerbird.learn.heads import Branch, Head, Heads, Layer, Linear, Scale, Shift, Unit, as_it_is
-from bowerbird.learn.recall import aim, figures
+from bowerbird.learn.recall import CUTOFFS, per_query
 
 Floats = NDArray[np.float64]
 
@@ -64,21 +66,12 @@ def ridge(
     weights = (1.0,) if not shared else WEIGHTS if weight is None else (weight,)
     base = (train.images or {})[shared] if shared else None
     asked = words if shared else _unit(words - t_mean)
-    judged = _some(len(train), seed)
-    of_some = train.only(judged)
-    texts = (
-        np.unique(train.links[np.isin(train.links[:, 0], judged), 1]) if not train.classes else slice(None)
-    )
-    best = (-1.0, scales[0], weights[0])
     choices = len(scales) * len(weights)
-    predicted = {scale: _unit(regression.left_out(scale)[judged]) for scale in scales if choices > 1}
-    for one, scale in product(weights, predicted):
-        images = predicted[scale] if base is None else _unit(base[judged] + one * predicted[scale])
-        found = figures(of_some, images.astype(np.float32), asked[texts].astype(np.float32))
-        # The first of equals: the least that is added, and of that the weakest regularisation.
-        if found[aim(train)] > best[0] + 1e-9:
-            best = (found[aim(train)], scale, one)
-    _, scale, one = best
+    scale, one = scales[0], weights[0]
+    if choices > 1:
+        judged = _some(len(train), seed)
+        predicted = {scale: _unit(regression.left_out(scale)[judged]) for scale in scales}
+        scale, one = _chosen(train, judged, predicted, None if base is None else base[judged], asked, weights)
     facts = {
         "regularisation": scale,
         "weight": one if shared else None,
@@ -95,6 +88,60 @@ def ridge(
         centred = Head((Branch(text, (Shift((-t_mean).astype(np.float32)),)),))
         return Heads(Head((Branch(layer, layers),)), centred, facts=facts)
     return Heads(Head((Branch(shared), Branch(layer, (*layers, Scale(one))))), as_it_is(text), facts=facts)
+
+
+def _chosen(
+    train: Examples,
+    judged: Places,
+    predicted: Mapping[float, Floats],
+    base: Vectors | None,
+    asked: NDArray[np.floating],
+    weights: Sequence[float],
+) -> tuple[float, float]:
+    """The regularisation and the weight by which pictures and texts find each other best.
+
+    Args:
+        train: all examples.
+        judged: places of the pictures by which is chosen.
+        predicted: by regularisation, (judged, dim): of a regression without the picture, of length 1.
+        base: (judged, dim) of the existing alignment; None: there is none.
+        asked: (t, dim) of all texts.
+        weights: among which is chosen.
+    """
+    some = train.only(judged)
+    kept = train.links[np.isin(train.links[:, 0], judged), 1]
+    texts = (asked if train.classes else asked[np.unique(kept)]).astype(np.float32)
+
+    def values(scale: float, weight: float) -> list[Floats]:
+        rows = predicted[scale]
+        images = rows if base is None else _unit(base + weight * rows)
+        return _values(some, images.astype(np.float32), texts)
+
+    tried = {(weight, scale): values(scale, weight) for weight, scale in product(weights, predicted)}
+    figure = {setting: np.mean([one.mean() for one in found]) for setting, found in tried.items()}
+    # The first of equals: the least that is added, and of that the weakest regularisation.
+    best = max(figure, key=lambda setting: (round(figure[setting], 9), *(-one for one in setting)))
+    nothing = (0.0, next(iter(predicted)))
+    if base is not None and nothing in tried and not _surely(tried[best], tried[nothing]):
+        best = nothing
+    weight, scale = best
+    return scale, weight
+
+
+def _values(some: Examples, images: Vectors, texts: Vectors) -> list[Floats]:
+    """By direction, for each query the mean of what is watched."""
+    directions = per_query(some, images, texts).values()
+    return [
+        measures["AP"] if some.classes else np.mean([measures[f"R@{k}"] for k in CUTOFFS], 0)
+        for measures in directions
+    ]
+
+
+def _surely(better: Sequence[Floats], nothing: Sequence[Floats]) -> bool:
+    """Whether the gain is more than one standard error: the best of many settings is often the luckiest."""
+    gains = [one - other for one, other in zip(better, nothing, strict=True)]
+    variance = sum(float(gain.var()) / len(gain) for gain in gains)
+    return float(np.mean([gain.mean() for gain in gains])) > math.sqrt(variance) / len(gains)
 
 
 def _check(regularisation: float | None, weight: float | None) -> None:

@@ -40,7 +40,7 @@ QUICK = {"epochs": 25, "patience": 25, "lr": 3e-3}
 def quick(recipe: type[Recipe]) -> Recipe:
     """With fewer epochs than by itself, where it is trained."""
     if recipe is SharedProjection:
-        return SharedProjection(epochs=40)
+        return SharedProjection(epochs=15, lr=3e-3)
     return recipe(**QUICK) if issubclass(recipe, Trained) else recipe()
 
 

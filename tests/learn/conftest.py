@@ -10,9 +10,8 @@ from tests.learn.drawn import write
 import bowerbird as bb
 from bowerbird.learn.examples import Examples
 from bowerbird.learn.features import embed
-from bowerbird.learn.fit import towers_of
 from bowerbird.learn.pairs import read_examples
-from bowerbird.learn.recipes import Towers
+from bowerbird.learn.towers import Towers, towers_of
 
 LEARNED = 80
 """Of the drawn pictures; the other 40 are to choose by."""

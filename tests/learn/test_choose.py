@@ -15,7 +15,8 @@ from tests.learn.runs import unit
 from bowerbird.learn.choose import ENOUGH, NOTHING, candidates, choose, unfitted
 from bowerbird.learn.examples import Examples
 from bowerbird.learn.recall import CLASSES, PAIRS
-from bowerbird.learn.recipes import Adapter, Linear, Mlp, Ridge, SharedProjection, Towers, Training, judged
+from bowerbird.learn.recipes import Adapter, Linear, Mlp, Ridge, SharedProjection, Training, judged
+from bowerbird.learn.towers import Towers
 
 pytest.importorskip("torch")
 

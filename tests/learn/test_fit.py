@@ -18,8 +18,9 @@ from tests.learn.towers import picture_tower, text_tower
 import bowerbird as bb
 from bowerbird.errors import BowerbirdError, LearnError
 from bowerbird.learn.choose import NOTHING
-from bowerbird.learn.fit import Run, named, towers_of
+from bowerbird.learn.fit import Run, named
 from bowerbird.learn.losses import InfoNCE
+from bowerbird.learn.towers import towers_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARES = {"validation": 0.2, "test": 0.25}
@@ -313,7 +314,7 @@ def test_a_test_set_that_is_not_there_is_said(few: Path, model: bb.Encoder):
 
 def test_too_few_to_stop_by(few: Path, model: bb.Encoder):
     pytest.importorskip("torch")
-    run = bb.fit(few, model=model, recipe=bb.recipes.Linear(without_validation=2))
+    run = bb.fit(few, model=model, recipe=bb.recipes.Linear(epochs=2))
     assert len(run.losses) == 2
     assert any(
         "2 pictures for validation are too few to stop by (at least 10)" in one

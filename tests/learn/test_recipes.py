@@ -24,12 +24,12 @@ from bowerbird.learn.recipes import (
     Recipe,
     Ridge,
     SharedProjection,
-    Towers,
     Trained,
     Training,
     drawn,
     judged,
 )
+from bowerbird.learn.towers import Towers
 
 torch = pytest.importorskip("torch")
 
@@ -105,7 +105,7 @@ def test_one_seed_gives_one_model(
 
 def test_threads_are_as_before(towers: Towers, train: Examples):
     before = torch.get_num_threads()
-    Linear(without_validation=1).fit(towers, train, None, Training())
+    Linear(epochs=1).fit(towers, train, None, Training())
     assert torch.get_num_threads() == before
 
 
@@ -260,7 +260,7 @@ def test_it_stops_when_nothing_gets_better_and_keeps_the_best(
 
 @pytest.mark.parametrize("none", [True, False], ids=["none", "empty"])
 def test_without_validation_the_epochs_are_fixed(none: bool, towers: Towers, train: Examples):
-    fitted = Linear(without_validation=3).fit(towers, train, None if none else train.only([]), Training())
+    fitted = Linear(epochs=3).fit(towers, train, None if none else train.only([]), Training())
     assert fitted.history is not None
     assert len(fitted.history.epochs) == fitted.history.best == 3
     assert PAIRS not in fitted.figures or np.isnan(fitted.figures[PAIRS])
@@ -275,7 +275,7 @@ def test_without_patience_the_last_epoch_is_taken(towers: Towers, train: Example
 
 def test_all_captions_are_more_pairs_than_one(towers: Towers, train: Examples):
     one, every = (
-        Linear(without_validation=1, batch_size=40, captions=captions).fit(towers, train, None, Training())
+        Linear(epochs=1, batch_size=40, captions=captions).fit(towers, train, None, Training())
         for captions in ("one", "all")
     )
     assert one.history is not None and every.history is not None
@@ -304,11 +304,11 @@ def test_a_run_that_is_done_can_be_resumed(
 
 
 def test_what_the_loss_learned_is_told(towers: Towers, train: Examples):
-    fitted = Linear(without_validation=2).fit(towers, train, None, Training())
+    fitted = Linear(epochs=2).fit(towers, train, None, Training())
     assert fitted.heads.facts["loss"] == repr(InfoNCE(learned=True))
     assert fitted.heads.facts["temperature"] != pytest.approx(0.07, abs=1e-6)
     assert fitted.heads.sigmoid is None
-    sigmoid = Linear(without_validation=2, loss=Sigmoid()).fit(towers, train, None, Training())
+    sigmoid = Linear(epochs=2, loss=Sigmoid()).fit(towers, train, None, Training())
     assert sigmoid.heads.sigmoid is not None
     scale, bias = sigmoid.heads.sigmoid
     assert scale == pytest.approx(sigmoid.heads.facts["scale"])

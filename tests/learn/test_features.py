@@ -103,9 +103,35 @@ def test_what_recomputing_would_take_is_measured_also_where_all_comes_from_the_c
     first = embed(pairs(folder), model, model)
     second = embed(pairs(folder), model, model)
     for found in (first, second):
-        assert found.seconds_a_pass > 0
-        assert found.seconds_if_recomputed(5) == pytest.approx(5 * found.seconds_a_pass)
+        assert found.seconds_a_picture > 0
+        assert found.seconds_a_text > 0
+        assert found.picture_passes == 1
+        everything = found.seconds_a_picture * COUNT + found.seconds_a_text * 2 * COUNT
+        assert found.seconds_a_pass == pytest.approx(everything)
+        assert found.seconds_if_recomputed(5) == pytest.approx(5 * everything)
+        # Six pictures to learn from and one to validate with, one text for each.
+        some = 7 * found.seconds_a_picture + 7 * found.seconds_a_text
+        assert found.seconds_if_recomputed(5, 7, 7) == pytest.approx(5 * some)
+        assert found.seconds_if_recomputed(5, texts=0) == pytest.approx(5 * COUNT * found.seconds_a_picture)
     assert second.seconds_a_pass > second.seconds, "the network was run for it"
+
+
+def test_what_another_layer_takes(folder: Path, model: bb.Encoder):
+    of = pairs(folder)
+    both = embed(of, model, None, ("image_embeds", "features", "logits"))
+    assert both.picture_passes == 2, "the two that are published come together"
+    assert both.seconds_a_picture_pass == pytest.approx(both.seconds_a_picture / 2)
+    assert both.seconds_a_text == 0
+    one = embed(of, model, model, ("image_embeds",))
+    joined = one.with_pictures_of(embed(of, model, None, ("logits",)))
+    assert joined.examples.images is not None and both.examples.images is not None
+    assert set(joined.examples.images) == {"image_embeds", "logits"}
+    np.testing.assert_array_equal(joined.examples.images["logits"], both.examples.images["logits"])
+    assert joined.examples.words is one.examples.words
+    assert joined.picture_passes == 2
+    assert joined.seconds_a_picture > one.seconds_a_picture
+    assert joined.seconds_a_text == one.seconds_a_text
+    assert joined.computed + joined.cached == 2 * COUNT + 2 * COUNT
 
 
 def test_pictures_that_fail_are_dropped_by_name_with_what_was_said_of_them(

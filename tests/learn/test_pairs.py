@@ -193,6 +193,23 @@ def test_a_picture_is_its_bytes(folder: Path):
     )
 
 
+def test_addresses_stay_as_they_are_and_paths_are_one_however_written(folder: Path):
+    import fsspec
+
+    store, of = fsspec.filesystem("memory"), "memory://pictures-of-pairs"
+    store.pipe("/pictures-of-pairs/a.png", (folder / "a.png").read_bytes())
+    try:
+        sources = [f"{of}/a.png", f"{folder}/./b.png", f"{folder}//b.png", f"{of}/lost.png"]
+        rows = "".join(f"{source},{number}\n" for number, source in enumerate(sources))
+        (folder / "t.csv").write_text(f"image,caption\n{rows}")
+        reading = read_examples(folder / "t.csv")
+    finally:
+        store.rm("/pictures-of-pairs", recursive=True)
+    assert said(reading.examples) == {f"{of}/a.png": ["0"], "b.png": ["1", "2"]}
+    assert [one.name for one in reading.dropped] == [f"{of}/lost.png"]
+    assert reading.problems == (), "one path is not a copy of itself"
+
+
 def test_what_cannot_be_used_is_dropped_by_name(folder: Path, picture: Callable[..., bytes]):
     (folder / "empty.png").write_bytes(b"")
     (folder / "t.csv").write_text(
@@ -315,6 +332,23 @@ def test_classes_from_a_column_or_from_the_folders_of_a_table(classes: Path):
     assert read_examples(of_folder, labels="folder").examples.classes == ("hat", "t-shirt", "winter_coat")
     with pytest.raises(LearnError, match="'sort' is empty or not there; there are 'text', 'kind'"):
         read_examples(table, labels="sort")
+
+
+def test_classes_that_are_numbers_with_gaps(classes: Path):
+    """A column of whole numbers in which some are missing comes from pandas as floats with NaN."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = ["hat/5.png", "t-shirt/1.png", "t-shirt/2.png", "winter_coat/3.png", "loose.png"]
+    kinds = pa.array([3.0, 12.0, float("nan"), 0.5, None], pa.float64())
+    table = classes / "t.parquet"
+    pq.write_table(pa.table({"image": names, "kind": kinds}), table)
+    reading = read_examples(table, labels="kind")
+    assert reading.examples.classes == reading.examples.texts == ("0.5", "12", "3")
+    assert [(one.name, one.kind) for one in reading.dropped] == [
+        ("t.parquet:3", "no class"),
+        ("t.parquet:5", "no class"),
+    ]
 
 
 def test_one_picture_in_two_classes_says_nothing(classes: Path):

@@ -130,7 +130,7 @@ def search(
     from bowerbird.search.places import resolve
 
     query = read_query(" ".join(words or []), image, like, weights, tuple(without or ()), among)
-    opened = Index.open(resolve(index, Path.cwd(), model or ()))
+    opened = Index.open(resolve(index, Path.cwd(), model or (), below=True))
     hits = opened.ask(
         query,
         k=top,

@@ -6,12 +6,13 @@ than they are in truth, so what is far apart there need not be compared: nothing
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bowerbird.errors import LearnError
 from bowerbird.learn.examples import Examples, Places, Vectors
 
 NEAR = 0.99
@@ -58,10 +59,18 @@ class Group:
     cosine: float = 1.0
 
 
-def groups(examples: Examples) -> tuple[list[Group], list[str]]:
+def groups(examples: Examples, by: str = "") -> tuple[list[Group], list[str]]:
     """All pictures in groups of copies, in the order of their first, and what a person should know.
 
-    Vectors are looked at where there are any: those of the longest tensor, which tells most.
+    Vectors are looked at where there are any.
+
+    Args:
+        examples: the pictures.
+        by: name of the tensor whose vectors these are; empty: the longest, which tells most. Which that is depends on
+            what was embedded: name one for the same groups whatever else is there.
+
+    Raises:
+        LearnError: there are vectors, and not of that tensor.
     """
     count = len(examples)
     contents: dict[str, int] = {}
@@ -69,7 +78,7 @@ def groups(examples: Examples) -> tuple[list[Group], list[str]]:
         [contents.setdefault(picture.content, place) for place, picture in enumerate(examples.pictures)],
         np.int64,
     )
-    rows = max(examples.images.values(), key=lambda array: array.shape[1]) if examples.images else None
+    rows = _looked_at(examples.images, by) if examples.images else None
     if rows is None or count < 2:
         return list(_groups(same, None)), []
     most = max(LARGEST, int(LARGEST_SHARE * count))
@@ -85,6 +94,17 @@ def groups(examples: Examples) -> tuple[list[Group], list[str]]:
     return list(_groups(same, None)), [
         "The model does not tell these pictures apart, so copies are known by their bytes alone."
     ]
+
+
+def _looked_at(images: Mapping[str, Vectors], by: str) -> Vectors:
+    if not by:
+        return max(images.values(), key=lambda array: array.shape[1])
+    if by not in images:
+        raise LearnError(
+            f"Copies cannot be found by {by!r}: the pictures have vectors of {', '.join(images)}.",
+            hint="Name one of these, or embed it too.",
+        )
+    return images[by]
 
 
 def near(rows: Vectors, order: Places | None = None) -> float:

@@ -47,6 +47,9 @@ class Embedded:
         cached: vectors that came from the cache.
         computed: vectors that did not.
         seconds_a_pass: that all of it takes without the cache.
+        seconds_a_picture: that one picture takes without the cache, for all its tensors together.
+        seconds_a_text: that one text takes, likewise.
+        picture_passes: in how many passes over the pictures their tensors came.
     """
 
     examples: Examples
@@ -56,10 +59,49 @@ class Embedded:
     cached: int
     computed: int
     seconds_a_pass: float
+    seconds_a_picture: float = 0.0
+    seconds_a_text: float = 0.0
+    picture_passes: int = 0
 
-    def seconds_if_recomputed(self, epochs: int) -> float:
-        """What embedding would take if each epoch did it again, as training through frozen towers does."""
-        return self.seconds_a_pass * epochs
+    @property
+    def seconds_a_picture_pass(self) -> float:
+        """What one picture takes in one pass, the mean of the passes: about what another layer takes."""
+        return self.seconds_a_picture / max(self.picture_passes, 1)
+
+    def seconds_if_recomputed(
+        self, epochs: int, pictures: int | None = None, texts: int | None = None
+    ) -> float:
+        """What embedding would take if each epoch did it again, as training through frozen towers does.
+
+        Args:
+            epochs: that were trained.
+            pictures: that one epoch looks at, those it validates with among them; None: all that were embedded.
+            texts: likewise; where each picture has one drawn of its texts, only these.
+        """
+        if pictures is None and texts is None:
+            return self.seconds_a_pass * epochs
+        many = len(self.examples.pictures) if pictures is None else pictures
+        said = len(self.examples.texts) if texts is None else texts
+        return epochs * (many * self.seconds_a_picture + said * self.seconds_a_text)
+
+    def with_pictures_of(self, more: Embedded) -> Embedded:
+        """With further tensors of the same pictures, and what these took.
+
+        Args:
+            more: what `embed` gave for the same pictures and no texts, none of them dropped.
+        """
+        return replace(
+            self,
+            examples=replace(
+                self.examples, images={**(self.examples.images or {}), **(more.examples.images or {})}
+            ),
+            seconds=self.seconds + more.seconds,
+            cached=self.cached + more.cached,
+            computed=self.computed + more.computed,
+            seconds_a_pass=self.seconds_a_pass + more.seconds_a_pass,
+            seconds_a_picture=self.seconds_a_picture + more.seconds_a_picture,
+            picture_passes=self.picture_passes + more.picture_passes,
+        )
 
 
 def embed(
@@ -104,6 +146,8 @@ def embed(
         runs.append(_run(one, examples, role, step))
     left, dropped = _without(examples, runs)
     problems = [*_too_long(text_model, examples.texts, role)] if text_model else []
+    each = [(one.pictures, _seconds(one, run, examples, role)) for one, run in zip(passes, runs, strict=True)]
+    a_picture, a_text = (sum(took for of, took in each if of is kind) for kind in (True, False))
     return Embedded(
         left,
         dropped,
@@ -111,7 +155,10 @@ def embed(
         sum(run.seconds for run in runs),
         sum(run.cached for run in runs),
         sum(run.done - run.cached for run in runs),
-        sum(_seconds(one, run, examples, role) for one, run in zip(passes, runs, strict=True)),
+        sum(took * sizes[of] for of, took in each),
+        a_picture,
+        a_text,
+        sum(one.pictures for one in passes),
     )
 
 
@@ -279,7 +326,7 @@ def _too_long(model: Encoder, texts: Sequence[str], role: str) -> Iterator[str]:
 
 
 def _seconds(one: _Pass, run: _Run, examples: Examples, role: str) -> float:
-    """How long a pass takes without the cache, from those that were computed or from a sample of them."""
+    """How long one input of a pass takes without the cache: of those that were computed, or of a sample."""
     count = run.done + len(run.broken)
     enough = min(count, SAMPLE_PICTURES if one.pictures else SAMPLE_TEXTS)
     if run.done - run.cached < enough:
@@ -287,4 +334,4 @@ def _seconds(one: _Pass, run: _Run, examples: Examples, role: str) -> float:
         step = max(1, len(good) // max(enough, 1))
         run = _run(one, examples, role, None, good[::step][:enough], cached=False)
     fresh = run.done - run.cached
-    return run.seconds / fresh * count if fresh else 0.0
+    return run.seconds / fresh if fresh else 0.0

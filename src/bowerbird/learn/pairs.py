@@ -1,7 +1,8 @@
 """Pairs in: pictures and what is said of them, or the classes they are in, from whatever people keep them in.
 
-A picture is its bytes: however many rows name it, under whatever names, it is one. So it is never a negative example of
-itself, and no exact copy of it can be on both sides of a split.
+A picture is its bytes: however many rows name it, under whatever names, it is one. So it is no negative example of
+itself, and no exact copy of it can be on both sides of a split. (Nearly the same pictures are another matter: see
+`bowerbird.learn.copies`.)
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from bowerbird.flow.pictures import (
     picture_content,
     read_picture,
 )
+from bowerbird.flow.sources.addresses import is_remote
 from bowerbird.judge.pairs import SHOWN
 from bowerbird.learn.examples import Examples, Picture
-from bowerbird.learn.sources import FOLDER, PairSource, records
+from bowerbird.learn.sources import FOLDER, PairSource, class_name, records
 from bowerbird.lookahead import ordered_map
 from bowerbird.media.reading import one_line
 from bowerbird.record import Failure, Record, name_of
@@ -276,7 +278,7 @@ class _Gathering:
             return address(record.source).rstrip("/").rpartition("/")[0].rpartition("/")[2]
         self._columns.update(dict.fromkeys(record.attributes))
         value = record.attributes.get("label" if self._labels == FOLDER else str(self._labels))
-        return "" if value is None else str(value).strip()
+        return class_name(value)
 
     def _part(self, record: Record) -> str:
         told = record.attributes.get("split")
@@ -290,7 +292,9 @@ class _Gathering:
         """What was found under the name of a record's picture."""
         where = address(record.source)
         if where:
-            return self._found.setdefault(os.path.normpath(where), _Found(record.id, record.source))
+            # An address stays as it is: the two slashes of https:// are not one too many.
+            name = where if is_remote(where) else os.path.normpath(where)
+            return self._found.setdefault(name, _Found(record.id, record.source))
         # Of what lies nowhere, the bytes are the name.
         content = picture_content(record.source)
         return self._found.setdefault(f"\0{content}", _Found(record.id, record.source, content))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -78,6 +79,18 @@ def records(
         )
     found = _source(source, image, text, labels, root, id, delimiter)
     return iter(found), shown(str(source)), isinstance(found, FolderSource)
+
+
+def class_name(value: Any) -> str:
+    """What a cell says is the class; empty: nothing.
+
+    A column of whole numbers with gaps is often kept as floats with NaN, so 3.0 is class 3 and NaN is none.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip()
 
 
 def _source(

@@ -1,7 +1,9 @@
-"""Training, validation and test: by picture, and never with copies on both sides.
+"""Training, validation and test: by picture, and with copies on one side.
 
-Which part a picture goes to depends on the bytes of the pictures and the seed alone, not on names nor on the order of
-rows. Pictures that are nearly the same go together, since what is learned of one is known of the other.
+Pictures that are nearly the same go together, since what is learned of one is known of the other. Which are, the
+vectors of a model say (see `bowerbird.learn.copies` for how near that is, and for models that tell too little: then
+only the same bytes are a copy). So which part a picture goes to depends on the bytes of the pictures, on the seed and
+on the tensor that copies are found by, not on names, nor on the order of rows, nor on what else was embedded.
 """
 
 from __future__ import annotations
@@ -57,7 +59,9 @@ class Split:
     problems: tuple[str, ...] = ()
 
 
-def split(examples: Examples, *, validation: float = 0.1, test: float = 0.1, seed: int = 0) -> Split:
+def split(
+    examples: Examples, *, validation: float = 0.1, test: float = 0.1, seed: int = 0, by: str = ""
+) -> Split:
     """Share the pictures out.
 
     Copies, by their bytes or, where there are vectors, by these (see `bowerbird.learn.copies`), are in one part.
@@ -65,23 +69,25 @@ def split(examples: Examples, *, validation: float = 0.1, test: float = 0.1, see
 
     Where the data say what pictures are for (`Picture.part`), that holds; a copy of a picture of the test set in
     another part is then left out, and so is one of a picture for validation among those for training. A part that is
-    not given is drawn from the pictures for training.
+    not given is drawn from the pictures for training. That the data say so is among the problems.
 
     Args:
         examples: all of them, of which `images` are looked at where there are any.
         validation: share of the pictures, from 0 to below 1.
         test: likewise.
         seed: another one draws others.
+        by: name of the tensor in `images` by which near copies are found. Empty: the longest, so that the split may
+            be another one where other tensors were embedded.
 
     Raises:
-        LearnError: the shares cannot be, or nothing is left to train on.
+        LearnError: the shares cannot be, nothing is left to train on, or there are vectors and not of that tensor.
     """
     if not (0 <= validation < 1 and 0 <= test < 1 and validation + test < 1):
         raise LearnError(
             f"validation={validation:g} and test={test:g} cannot be shares of the pictures.",
             hint="Give two numbers from 0 on that leave something for training, such as 0.1 and 0.1.",
         )
-    found, problems = groups(examples)
+    found, problems = groups(examples, by)
     parts = np.zeros(len(examples), np.int64)  # places in PARTS; -1: left out
     given = np.asarray([PARTS.index(picture.part) if picture.part else 0 for picture in examples.pictures])
     for group in found:
@@ -97,7 +103,8 @@ def split(examples: Examples, *, validation: float = 0.1, test: float = 0.1, see
             hint="Give smaller shares, or pictures for training; records without the attribute `split` are.",
         )
     copies = tuple(_copy(examples, group, parts) for group in found if len(group.places) > 1)
-    return Split(train, for_validation, for_test, copies, (*problems, *_problems(examples, copies, parts)))
+    told = (*problems, *_given(examples), *_problems(examples, copies, parts))
+    return Split(train, for_validation, for_test, copies, told)
 
 
 def draw(examples: Examples, epoch: int, seed: int, how: str = "one") -> Places:
@@ -203,6 +210,15 @@ def _copy(examples: Examples, group: Group, parts: NDArray[np.int64]) -> Copy:
         PARTS[parts[kept[0]]],
         tuple(examples.pictures[place].name for place in removed),
     )
+
+
+def _given(examples: Examples) -> Iterator[str]:
+    """That shares do not count where the data say what pictures are for."""
+    told = [picture.part for picture in examples.pictures if picture.part]
+    if told:
+        counts = ", ".join(f"{told.count(part):,} for {part}" for part in PARTS if part in told)
+        what = "1 picture is" if len(told) == 1 else f"{len(told):,} pictures are"
+        yield f"The data say what {what} for ({counts}); shares count for parts that they do not name."
 
 
 def _problems(examples: Examples, copies: Sequence[Copy], parts: NDArray[np.int64]) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bowerbird.errors import BowerbirdError, IndexNotFoundError
@@ -69,7 +69,7 @@ def _plain(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in printable(name))[-40:]
 
 
-def resolve(given: str, start: Path, models: str | Sequence[str] = ()) -> Path | str:
+def resolve(given: str, start: Path, models: str | Sequence[str] = (), *, below: bool = False) -> Path | str:
     """The index to use: the one given, the one of `BOWERBIRD_INDEX`, or that of `start` or a folder above it.
 
     It is a path, or the address of an index in an object store, which is not looked for here. Which models it holds is
@@ -79,9 +79,12 @@ def resolve(given: str, start: Path, models: str | Sequence[str] = ()) -> Path |
         given: path of an index, or empty.
         start: where to look from.
         models: that it must hold, as `Index.entries` takes them; none, `both` or `all`: no matter.
+        below: where models are named and neither `start` nor a folder above has an index of them, take the only one of
+            a folder below. For what changes nothing: whoever writes says which folder is meant.
 
     Raises:
-        IndexNotFoundError: there is none, or a folder has several that an earlier version made.
+        IndexNotFoundError: there is none, or there are several: of one folder, as an earlier version made them, or of
+            folders below.
         ModelNotFoundError: there is none, and no such model either.
     """
     named = given or settings().index
@@ -112,7 +115,37 @@ def resolve(given: str, start: Path, models: str | Sequence[str] = ()) -> Path |
     for folder in folders if not wanted else ():
         if manifests.exists(place(folder)):
             return place(folder)
+    lower = _below(start, wanted) if below and wanted else {}
+    if len(lower) > 1:
+        raise _several_below(start, wanted, lower)
+    if lower:
+        return next(iter(lower))
     raise _nothing(start, wanted)
+
+
+def _below(start: Path, wanted: Sequence[str]) -> dict[Path, str]:
+    """The indexes that hold anything, have all of some models and are of folders below one: path -> such a folder."""
+    real, found = os.path.realpath(start), {}
+    for path in sorted(_home().glob(f"*{SUFFIX}/{manifests.NAME}")):
+        try:
+            manifest = manifests.read(path.parent)
+        except BowerbirdError:
+            continue
+        inside = [root for root in manifest.roots if Path(os.path.realpath(root)).is_relative_to(real)]
+        holds = manifest.records and all(
+            any(means(entry, name) for entry in manifest.models) for name in wanted
+        )
+        if inside and holds:
+            found[path.parent] = inside[0]
+    return found
+
+
+def _several_below(start: Path, wanted: Sequence[str], found: Mapping[Path, str]) -> IndexNotFoundError:
+    folders = ", ".join(sorted(found.values())[:5]) + (", ..." if len(found) > 5 else "")
+    return IndexNotFoundError(
+        f"{len(found)} folders below {printable(str(start))} are indexed with {' and '.join(wanted)}: {folders}.",
+        hint=f"Go to one of them, or say which index: --index {printable(str(next(iter(found))))}",
+    )
 
 
 def _several(folder: Path) -> IndexNotFoundError:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import base64
+import html
 import io
 import json
 import re
@@ -20,7 +22,18 @@ from tests.judge.browser import browser
 from bowerbird.errors import LearnError
 from bowerbird.learn.report import Report, read_report
 from bowerbird.learn.report_charts import duration, shown
-from bowerbird.learn.report_findings import by_class, confusion, examples, own_ranks, similarity, truth
+from bowerbird.learn.report_findings import (
+    by_class,
+    confusion,
+    examples,
+    measured_on,
+    own_ranks,
+    reservations,
+    similarity,
+    truth,
+)
+from bowerbird.learn.report_tables import told
+from bowerbird.learn.split import Copy
 
 CLASSES = ("hat", "shoes", "t-shirt")
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&\udcff"
@@ -42,8 +55,8 @@ def figures(*values: float) -> dict[str, Any]:
     return {n: {"mean": v, "low": v - 0.05, "high": v + 0.05} for n, v in zip(names, values, strict=True)}
 
 
-def facts(pictures: int = 30, *, classes: tuple[str, ...] = ()) -> dict[str, Any]:
-    texts = [f"a photo of {name}" for name in classes] or [f"caption {n}" for n in range(pictures)]
+def facts(pictures: int = 30, *, classes: tuple[str, ...] = (), captions: int = 1) -> dict[str, Any]:
+    texts = [f"a photo of {name}" for name in classes] or [f"caption {n}" for n in range(pictures * captions)]
     before = {"text->image": figures(0.1, 0.2, 0.3), "image->text": figures(0.1, 0.25, 0.35)}
     after = {"text->image": figures(0.3, 0.6, 0.7), "image->text": figures(0.3, 0.55, 0.72)}
     return {
@@ -90,8 +103,7 @@ def facts(pictures: int = 30, *, classes: tuple[str, ...] = ()) -> dict[str, Any
         "after": {"class->image": {"P@10": {"mean": 0.9}}} if classes else after,
         "held_out": "test",
         "held_out_pictures": [
-            {"id": str(n), "name": f"folder/{n}.jpg", "path": f"/{n}.jpg", "thumbnail": thumbnail(n)}
-            for n in range(pictures)
+            {"id": str(n), "name": f"folder/{n}.jpg", "thumbnail": thumbnail(n)} for n in range(pictures)
         ],
         "held_out_texts": texts,
         "classes": list(classes),
@@ -100,14 +112,17 @@ def facts(pictures: int = 30, *, classes: tuple[str, ...] = ()) -> dict[str, Any
     }
 
 
-def arrays(pictures: int = 30, *, classes: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+def arrays(pictures: int = 30, *, classes: tuple[str, ...] = (), captions: int = 1) -> dict[str, np.ndarray]:
     """Pictures that lie near their own text after fitting, and in a cone of their own before."""
     rng = np.random.default_rng(0)
-    texts = unit(rng.normal(size=(len(classes) or pictures, 16)))
+    texts = unit(rng.normal(size=(len(classes) or pictures * captions, 16)))
     own = np.arange(pictures) % len(texts)
+    links = [
+        np.stack([np.arange(pictures), (own + one * pictures) % len(texts)], 1) for one in range(captions)
+    ]
     noise = rng.normal(size=(pictures, 16))
     found = {
-        "links": np.stack([np.arange(pictures), own], 1),
+        "links": np.concatenate(links),
         "images_before": unit(texts[own] * 0.3 + noise * 0.3 + np.eye(16)[0] * 2),
         "texts_before": texts,
         "images_after": unit(texts[own] * 3 + noise * 0.4),
@@ -126,16 +141,21 @@ def save(tmp_path: Path) -> Save:
     """A directory as a run leaves it, some of it changed."""
 
     def make(
-        *, classes: tuple[str, ...] = (), without: tuple[str, ...] = (), npz: bool = True, **changed: Any
+        *,
+        pictures: int = 30,
+        captions: int = 1,
+        classes: tuple[str, ...] = (),
+        without: tuple[str, ...] = (),
+        npz: bool = True,
+        **changed: Any,
     ) -> Path:
         place = tmp_path / "my-model"
         place.mkdir()
-        data = {
-            name: value for name, value in (facts(classes=classes) | changed).items() if name not in without
-        }
+        every = facts(pictures, classes=classes, captions=captions) | changed
+        data = {name: value for name, value in every.items() if name not in without}
         (place / "fit.json").write_text(json.dumps(data), "utf-8")
         if npz:
-            np.savez(place / "fit.npz", **arrays(classes=classes))
+            np.savez(place / "fit.npz", **arrays(pictures, classes=classes, captions=captions))
         return place
 
     return make
@@ -147,7 +167,8 @@ def test_what_was_saved_is_read(save: Save) -> None:
     assert found.headline == ("text->image", "R@10")
     assert found.after["text->image"]["R@10"].low == pytest.approx(0.65)
     assert found.dropped == (("torn.jpg", "it is a truncated JPEG"),)
-    assert found.copies == ("a.jpg = b.jpg (cosine 0.995), all in train",)
+    assert found.copies == (Copy(("a.jpg", "b.jpg"), 0.995, "train"),)
+    assert (found.held_out, found.held_out_of) == ("test", {"pictures": 30, "texts": 30})
     assert [epoch.number for epoch in found.history] == [1, 2, 3]
     assert found.held is not None
     assert found.held.before is not None
@@ -233,7 +254,7 @@ def test_ranks_examples_and_similarity(save: Save) -> None:
         assert ranks[row] == 1 + (np.delete(scores[row], row) >= scores[row, row]).sum()
     found = examples(held)
     assert {one.kind for one in found} == {"best", "typical", "worst"}
-    assert len({one.picture for one in found}) == len(found) == 12
+    assert len({one.picture for one in found}) == len(found) == 18
     for one in found:
         assert one.after == ranks[one.picture]
         assert [said.score for said in one.nearest] == sorted(
@@ -261,6 +282,144 @@ def test_classes(save: Save) -> None:
     assert report.headline == ("class->image", "P@10")
 
 
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ("test", "Measured on 30 pictures of the test set, which took no part"),
+        ("validation", "stopped or chosen: the figures are optimistic"),
+        ("train", "from which the run has learned: the figures say nothing of other pictures"),
+    ],
+)
+def test_it_says_whether_the_run_has_seen_what_it_was_measured_on(save: Save, part: str, said: str) -> None:
+    report = read_report(save(held_out=part, held_out_of={"pictures": 30, "texts": 30}))
+    assert said in measured_on(report)
+    assert said in report.page()
+    assert ("took no part" in report.page()) == (part == "test")
+    assert reservations(report) == ()
+
+
+@pytest.mark.parametrize(
+    ("pictures", "rough", "sure"),
+    [(30, False, []), (20, False, []), (19, True, []), (8, True, ["R@10"]), (5, True, ["R@5 and R@10"])],
+)
+def test_figures_of_few_pictures_are_rough(
+    save: Save, pictures: int, *, rough: bool, sure: list[str]
+) -> None:
+    report = read_report(save(pictures=pictures))
+    page = report.page()
+    assert ("the figures are rough" in page) == rough
+    assert re.findall(r"Among \d+ pictures, (.*?) from texts to pictures cannot be below 1", page) == sure
+    assert re.findall(r"Among \d+ texts, (.*?) from pictures to texts cannot be below 1", page) == sure
+
+
+@pytest.mark.parametrize(("captions", "most"), [(1, ""), (2, "0.50"), (5, "0.20")])
+def test_recall_of_several_texts_is_explained(save: Save, captions: int, most: str) -> None:
+    page = read_report(save(captions=captions)).page()
+    assert (f"with the {captions} texts of each picture here, R@1 is at most {most}" in page) == bool(most)
+    assert ("as ir-measures defines recall" in page) == bool(most)
+
+
+def test_a_sample_is_called_one(save: Save) -> None:
+    report = read_report(save(classes=CLASSES, held_out_of={"pictures": 3000, "texts": 3}))
+    page = report.page()
+    assert "Measured on 3,000 pictures" in page
+    # In what is said of the figures, and where the sample is shown: classes, similarities, examples, map and gap.
+    assert page.count("30 of 3,000 pictures") == 6
+
+
+@pytest.mark.parametrize(
+    ("copy", "said"),
+    [
+        (Copy(("a", "b"), 1.0, "train"), "a = b, all in train"),
+        (Copy(("a", "b"), 0.99, "test", ("b",)), "a, in test; left out as its copy: b (cosine 0.990)"),
+        (Copy(("a", "b", "c"), 1.0, "test", ("b",)), "a = c, all in test; left out as copies: b"),
+        (Copy(("a", "b", "c"), 1.0, "test", ("a", "c")), "b, in test; left out as copies: a, c"),
+    ],
+    ids=["kept", "one of two", "one of three", "two of three"],
+)
+def test_copies_are_told(save: Save, copy: Copy, said: str) -> None:
+    assert told(copy) == said
+    page = read_report(save(copies=[vars(copy)])).page()
+    assert f'<li dir="auto">{said}</li>' in page
+    assert "<dd>1</dd><dt>groups of copies, none of them in two splits</dt>" in page
+    left = f"<dd>{len(copy.removed)}</dd><dt>copies left out</dt>"
+    assert (left in page) == bool(copy.removed)
+
+
+def call(report: Report) -> tuple[ast.Call, str]:
+    """How to do it again, as Python reads it; and all that is said of it."""
+    code = re.search(r"<pre>(.*?)</pre>", report.page(), re.DOTALL)
+    assert code is not None
+    text = html.unescape(code[1])
+    _, found = ast.parse(text).body
+    assert isinstance(found, ast.Expr) and isinstance(found.value, ast.Call)
+    return found.value, text
+
+
+def words(found: ast.Call) -> dict[str, str]:
+    return {str(one.arg): ast.unparse(one.value) for one in found.keywords}
+
+
+def test_all_that_was_asked_for_is_in_the_call(save: Save) -> None:
+    asked = {
+        "source": "pairs.csv",
+        "recipe": "Linear(loss=InfoNCE(temperature=0.07, learned=False, both=True), epochs=3)",
+        "image": "file",
+        "text": ["de", "en"],
+        "labels": "",
+        "root": "pictures",
+        "id": None,
+        "delimiter": ";",
+        "validation": "given",
+        "test": 0.0,
+        "seconds": 60.0,
+        "seed": 0,
+        "image_model": "mini",
+        "text_model": "other",
+    }
+    found, text = call(read_report(save(settings=asked)))
+    assert ast.unparse(found.func) == "bb.fit"
+    assert ast.literal_eval(found.args[0]) == "pairs.csv"
+    assert words(found) == {
+        "image_model": "'mini'",
+        "text_model": "'other'",
+        "recipe": "bb.recipes.Linear(loss=bb.losses.InfoNCE(temperature=0.07, learned=False, both=True), epochs=3)",
+        "image": "'file'",
+        "text": "['de', 'en']",
+        "root": "'pictures'",
+        "delimiter": "';'",
+        "validation": "...",
+        "test": "0.0",
+        "seconds": "60.0",
+        "seed": "0",
+    }
+    assert "# validation: pairs of your own were given" in text
+
+
+def test_auto_is_asked_for_again(save: Save) -> None:
+    found, text = call(read_report(save(settings={"recipe": "auto", "seed": 7})))
+    assert words(found) == {
+        "image_model": "'mini'",
+        "text_model": "'mini'",
+        "recipe": "'auto'",
+        "seed": "7",
+    }
+    assert "# auto took bb.recipes.Linear(epochs=3)" in text
+
+
+def test_tuning_is_asked_for_again(save: Save) -> None:
+    asked = {"lora": "LoRA(rank=4)", "epochs": 2, "freeze": "", "precision": "fp32", "seed": 1, "clip": 1.0}
+    found, _ = call(read_report(save(recipe="fine_tune(lora=LoRA(rank=4), epochs=2)", settings=asked)))
+    assert ast.unparse(found.func) == "bb.fine_tune"
+    assert words(found) == {
+        "model": "'mini'",
+        "lora": "bb.LoRA(rank=4)",
+        "epochs": "2",
+        "precision": "'fp32'",
+        "seed": "1",
+    }
+
+
 def test_what_is_no_number_is_a_dash(save: Save) -> None:
     nothing = {"text->image": {"R@10": {"mean": None, "low": None, "high": None}}}
     broken = [{"epoch": 1, "loss": None, "metrics": {"R@10": None}}, {"epoch": 2, "loss": 1.0, "metrics": {}}]
@@ -278,8 +437,7 @@ def test_what_is_no_number_is_a_dash(save: Save) -> None:
 
 def test_strangers_names_are_text(save: Save) -> None:
     pictures = [
-        {"id": str(n), "name": HOSTILE, "path": HOSTILE, "thumbnail": "no base64!" if n % 2 else ""}
-        for n in range(30)
+        {"id": str(n), "name": HOSTILE, "thumbnail": "no base64!" if n % 2 else ""} for n in range(30)
     ]
     place = save(
         held_out_pictures=pictures,
@@ -340,7 +498,7 @@ def test_a_browser_shows_it(save: Save, tmp_path: Path, width: int, *, dark: boo
         tab.open(page, width=width, height=900, dark=dark)
         assert tab.value("document.documentElement.scrollWidth <= innerWidth")
         assert tab.value("[...document.images].every(i => i.loading === 'lazy' || i.naturalWidth > 0)")
-        assert tab.value("document.querySelectorAll('.card').length") == 12
+        assert tab.value("document.querySelectorAll('.card').length") == 18
         assert tab.value(
             "[...document.querySelectorAll('svg.plot')].every(s => s.getBoundingClientRect().width > 200)"
         )

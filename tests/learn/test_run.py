@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,7 +60,7 @@ def test_the_report_reads_what_was_saved(run: Run, saved: Path):
     told = read_report(saved)
     assert told.recipe == "Ridge()"
     assert told.counts == run.account.counts
-    assert told.source == run.account.source
+    assert told.source == "pairs.csv"
     assert told.held_out == "test"
     for mine, theirs in ((run.recall, told.after), (run.before, told.before)):
         for direction, measures in mine.items():
@@ -167,30 +171,33 @@ def test_everything_of_the_account_is_kept(tmp_path: Path):
         "metrics": {"mean recall": 0.25},
         "seconds": 0.5,
         "lr": 1e-3,
+        "step": 2,
     }
     assert facts["history"][1]["loss"] is None  # JSON has no word for what is no number
     assert facts["steps"] == [3.0, 2.0, 2.0, 1.0]
     assert (facts["best"], facts["stopped"]) == (1, "no better than epoch 1 for 1 epochs")
     assert [one["figure"] for one in facts["choice"]] == [0.5, None]
-    assert facts["held_out_pictures"][2] == {
-        "id": "id2",
-        "name": "name2",
-        "path": "/nowhere/2.png",
-        "thumbnail": "",
-    }
+    assert facts["held_out_pictures"][2] == {"id": "id2", "name": "name2", "thumbnail": ""}
+    assert facts["held_out_of"] == {"pictures": 7, "texts": 14}
     report = read_report(tmp_path)
     assert report.recipe == "Linear(dim=8)"
     assert report.seconds == ACCOUNT.seconds
+    assert ACCOUNT.history is not None
+    assert report.history[0] == ACCOUNT.history.epochs[0]
+    assert report.choice == ACCOUNT.choice
+    assert report.copies == ACCOUNT.copies
     assert report.held is not None
     assert len(report.held.pictures) == 7
 
 
-def test_of_many_pictures_the_first_are_kept_with_their_texts(monkeypatch: pytest.MonkeyPatch):
+def test_of_many_pictures_some_are_kept_with_their_texts(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "SHOWN", 3)
     held = held_out(6)
     found = kept(ACCOUNT, held)
     facts = json.loads(found[FACTS])
-    assert [one["name"] for one in facts["held_out_pictures"]] == ["name0", "name1", "name2"]
+    names = [one["name"] for one in facts["held_out_pictures"]]
+    places = [int(name.removeprefix("name")) for name in names]
+    assert len(places) == 3 and places == sorted(set(places)) != [0, 1, 2]
     with np.load(io.BytesIO(found[ARRAYS]), allow_pickle=False) as arrays:
         assert arrays["images_after"].shape == arrays["images_before"].shape == (3, 5)
         assert arrays["texts_after"].shape == arrays["texts_before"].shape == (6, 5)
@@ -206,15 +213,74 @@ def test_of_many_pictures_the_first_are_kept_with_their_texts(monkeypatch: pytes
     wanted = {
         (held.examples.pictures[picture].id, held.examples.texts[text])
         for picture, text in held.examples.links.tolist()
-        if picture < 3
+        if picture in places
     }
     assert together == wanted
     assert held.texts is not None
     for row, text in enumerate(held.examples.texts):
         if text in rows:
             np.testing.assert_allclose(rows[text], held.texts[row], atol=1e-3)
+    assert facts["held_out_of"] == {"pictures": 6, "texts": 12}
+    assert kept(ACCOUNT, held)[FACTS] == found[FACTS]  # the same ones every time
     # The figures are of all of them.
     assert facts["after"]["text->image"]["R@5"]["mean"] == held.after["text->image"]["R@5"]["mean"]
+
+
+@pytest.mark.parametrize("order", ["folders", "turns"])
+def test_what_is_kept_of_many_pictures_has_its_share_of_every_class(
+    monkeypatch: pytest.MonkeyPatch, order: str
+):
+    monkeypatch.setattr(module, "SHOWN", 20)
+    labels = np.repeat(np.arange(4), 10) if order == "folders" else np.tile(np.arange(4), 10)
+    found = kept(ACCOUNT, by_class(labels))
+    with np.load(io.BytesIO(found[ARRAYS]), allow_pickle=False) as arrays:
+        np.testing.assert_array_equal(np.bincount(arrays["labels"]), [5, 5, 5, 5])
+        rows = np.asarray([int(one["id"]) for one in json.loads(found[FACTS])["held_out_pictures"]])
+        np.testing.assert_array_equal(arrays["labels"], labels[rows])
+
+
+def test_no_place_on_this_machine_is_kept():
+    held = held_out(3)
+    mine = "/home/somebody/secret"
+    account = replace(
+        ACCOUNT,
+        source=f"{mine}/pairs.csv",
+        models={"image": f"{mine}/tower/", "text": "mini"},
+        dropped=(Dropped(f"{mine}/x.jpg", "cannot be read.", "unreadable"),),
+        copies=(Copy((f"{mine}/a.jpg", "b"), 0.99, "train", ("b",)),),
+        settings={
+            "root": Path(mine),
+            "source": f"file://{mine}/pairs.csv",
+            "text": ["a", "b"],
+            "delimiter": "/",
+        },
+    )
+    pictures = tuple(replace(one, id=f"{mine}/{one.id}.png") for one in held.examples.pictures)
+    found = kept(account, replace(held, examples=replace(held.examples, pictures=pictures)))
+    assert b"/home" not in found[FACTS] and b"nowhere" not in found[FACTS]
+    facts = json.loads(found[FACTS])
+    assert facts["source"] == "pairs.csv"
+    assert facts["models"] == {"image": "tower", "text": "mini"}
+    assert facts["settings"] == {
+        "root": "secret",
+        "source": "pairs.csv",
+        "text": ["a", "b"],
+        "delimiter": "/",
+    }
+    assert [one["id"] for one in facts["held_out_pictures"]] == ["id0.png", "id1.png", "id2.png"]
+
+
+def test_what_the_report_says_does_the_same_again(
+    run: Run, saved: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
+):
+    code = re.search(r"<pre>(.*?)</pre>", read_report(saved).page(), re.DOTALL)
+    assert code is not None
+    monkeypatch.chdir(drawn.parent)
+    setup, _, call = html.unescape(code[1]).partition("bb.fit(")
+    scope: dict[str, Any] = {}
+    exec(f"{setup}again = bb.fit({call}", scope)
+    assert scope["again"].recall == run.recall
+    assert scope["again"].account.recipe == run.account.recipe
 
 
 def test_thumbnails_are_small_pictures(photographs: dict[str, Path]):
@@ -227,24 +293,29 @@ def test_thumbnails_are_small_pictures(photographs: dict[str, Path]):
     )
     facts = json.loads(kept(ACCOUNT, HeldOut("test", examples, None, None, held.images, held.texts))[FACTS])
     first, second = facts["held_out_pictures"]
-    assert (first["path"], second["path"]) == (str(chelsea), "")
     assert first["thumbnail"] == second["thumbnail"]
     with Image.open(io.BytesIO(base64.b64decode(first["thumbnail"]))) as image:
         assert max(image.size) == 96
     assert facts["before"] == {}
 
 
+def by_class(labels: np.ndarray) -> HeldOut:
+    """Pictures of classes, under a model that reads no texts."""
+    count, names = len(labels), tuple("abcd"[: labels.max() + 1])
+    examples = Examples(
+        tuple(Picture(str(row), str(row), "", str(row)) for row in range(count)),
+        names,
+        np.stack([np.arange(count), labels], 1),
+        labels,
+        names,
+    )
+    rows = unit(np.random.default_rng(0).normal(size=(count, 3)))
+    return HeldOut("test", examples, rows, None, rows, None)
+
+
 def test_pictures_alone_have_no_texts_in_it():
     labels = np.asarray([0, 0, 1, 1])
-    examples = Examples(
-        tuple(Picture(str(row), str(row), "", str(row)) for row in range(4)),
-        ("a", "b"),
-        np.stack([np.arange(4), labels], 1),
-        labels,
-        ("a", "b"),
-    )
-    rows = unit(np.random.default_rng(0).normal(size=(4, 3)))
-    found = kept(ACCOUNT, HeldOut("test", examples, rows, None, rows, None))
+    found = kept(ACCOUNT, by_class(labels))
     facts = json.loads(found[FACTS])
     assert set(facts["after"]) == {"image->image"}
     assert facts["classes"] == ["a", "b"]

@@ -43,9 +43,12 @@ def report(
     bowerbird report my-model/ --json
     """
     from bowerbird.learn.report import read_report
+    from bowerbird.learn.report_findings import measured_on, reservations
     from bowerbird.store.location import writable
 
     found = read_report(model)
+    if found.after:
+        say("\n".join([measured_on(found), *reservations(found)]))
     if as_json:
         result(json.dumps(found.to_json(), indent=1))
     else:

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bowerbird.errors import LearnError
+from bowerbird.learn.choose import Try
+from bowerbird.learn.loop import Epoch
 from bowerbird.learn.report_held import Held, Keys, damaged, read_held
-from bowerbird.learn.run import FACTS, FORMAT
+from bowerbird.learn.run import FACTS, FORMAT, finite
+from bowerbird.learn.split import Copy
 
 UNKNOWN = float("nan")
 """Stands for a figure that was not measured, or that came out as no number."""
@@ -39,44 +42,6 @@ Figures = Mapping[str, Mapping[str, Figure]]
 """By direction (`text->image`, `image->text`, `class->image`), by measure (`R@10`)."""
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """One pass over the training data.
-
-    Attributes:
-        number: from 1.
-        loss: mean over its steps.
-        metrics: of the validation set, by name.
-        seconds: that it took.
-        lr: learning rate at its end.
-    """
-
-    number: int
-    loss: float
-    metrics: Mapping[str, float]
-    seconds: float
-    lr: float
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A recipe that `auto` tried.
-
-    Attributes:
-        recipe: as Python writes it.
-        figure: of the validation set.
-        measure: what the figure is.
-        seconds: that it took.
-        why: it was chosen, or was not.
-    """
-
-    recipe: str
-    figure: float
-    measure: str
-    seconds: float
-    why: str
-
-
 @dataclass(frozen=True, eq=False)
 class Report:
     """A run, as it was saved.
@@ -90,7 +55,7 @@ class Report:
         counts: `pictures`, `texts`, `pairs`, and how many pictures are in each split.
         dropped: (name, reason) of what could not be used.
         problems: what else a person should know.
-        copies: pictures that are the same or nearly, for people; they are kept in one split.
+        copies: pictures that are the same, or nearly.
         seconds: `embedding`, `training`, `recomputing` (embedding in every epoch instead), `total`; and
             `cached`, a number of vectors.
         history: the epochs; empty for a recipe in closed form.
@@ -101,6 +66,7 @@ class Report:
         before: figures of the held-out set under the model as it was.
         after: the same under the fitted model.
         held_out: which split the figures are of.
+        held_out_of: `pictures` and `texts`: how many the figures are of; `held` may be a sample of them.
         versions: of what ran, by package.
         made: when, as ISO 8601.
         held: the set itself; None where it was not kept.
@@ -114,16 +80,17 @@ class Report:
     counts: Mapping[str, int]
     dropped: tuple[tuple[str, str], ...]
     problems: tuple[str, ...]
-    copies: tuple[str, ...]
+    copies: tuple[Copy, ...]
     seconds: Mapping[str, float]
     history: tuple[Epoch, ...]
     steps: tuple[float, ...]
     best: int
     stopped: str
-    choice: tuple[Choice, ...]
+    choice: tuple[Try, ...]
     before: Figures
     after: Figures
     held_out: str
+    held_out_of: Mapping[str, int]
     versions: Mapping[str, str]
     made: str
     held: Held | None
@@ -148,25 +115,17 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: all but the vectors and the thumbnails; what is no number is None."""
-        from bowerbird.learn.report_findings import by_class, gap_before_and_after
+        from bowerbird.learn.report_findings import by_class, gap_before_and_after, measured_on, reservations
 
         gaps = gap_before_and_after(self.held)
         plain = {
             **{
                 name: getattr(self, name)
-                for name in (
-                    "recipe",
-                    "settings",
-                    "source",
-                    "models",
-                    "counts",
-                    "problems",
-                    "copies",
-                    "seconds",
-                )
+                for name in ("recipe", "settings", "source", "models", "counts", "problems", "seconds")
             },
             "directory": str(self.directory),
             "dropped": [{"name": name, "reason": reason} for name, reason in self.dropped],
+            "copies": [asdict(one) for one in self.copies],
             "history": [vars(epoch) for epoch in self.history],
             "steps": self.steps,
             "best": self.best,
@@ -175,6 +134,9 @@ class Report:
             "before": _plain_figures(self.before),
             "after": _plain_figures(self.after),
             "held_out": self.held_out,
+            "held_out_of": self.held_out_of,
+            "measured_on": measured_on(self),
+            "reservations": reservations(self),
             "gap": {
                 state: None
                 if found is None
@@ -185,7 +147,7 @@ class Report:
             "versions": self.versions,
             "made": self.made,
         }
-        found: dict[str, Any] = _finite(plain)
+        found: dict[str, Any] = finite(plain)
         return found
 
     def page(self, *, method: str = "pca") -> str:
@@ -213,52 +175,38 @@ def read_report(directory: str | Path) -> Report:
     place = Path(directory).expanduser()
     data = _facts(place)
     keys = Keys(place / FACTS, data)
+    part, counts = keys.text("held_out") or "test", _counts(keys.mapping("counts"))
     figures = [_figures(keys.mapping(state)) for state in ("before", "after")]
-    return Report(
+    report = Report(
         directory=place,
         recipe=keys.text("recipe"),
         settings=keys.mapping("settings"),
         source=keys.text("source"),
         models={name: str(value) for name, value in keys.mapping("models").items() if value},
-        counts={
-            name: int(n)
-            for name, value in keys.mapping("counts").items()
-            if math.isfinite(n := number(value))
-        },
+        counts=counts,
         dropped=tuple((str(one.get("name", "")), str(one.get("reason", ""))) for one in keys.rows("dropped")),
         problems=tuple(map(str, keys.listed("problems"))),
         copies=tuple(map(_copy, keys.rows("copies"))),
         seconds={name: number(value) for name, value in keys.mapping("seconds").items()},
-        history=tuple(
-            Epoch(
-                int(n) if math.isfinite(n := number(one.get("epoch"))) else place_,
-                number(one.get("loss")),
-                {str(name): number(value) for name, value in mapping(one.get("metrics")).items()},
-                number(one.get("seconds")),
-                number(one.get("lr")),
-            )
-            for place_, one in enumerate(keys.rows("history"), 1)
-        ),
+        history=tuple(_epoch(one, place_) for place_, one in enumerate(keys.rows("history"), 1)),
         steps=tuple(map(number, keys.listed("steps"))),
-        best=int(n) if math.isfinite(n := number(data.get("best"))) else 0,
+        best=_count(data.get("best")),
         stopped=keys.text("stopped"),
-        choice=tuple(
-            Choice(
-                str(one.get("recipe", "")),
-                number(one.get("figure")),
-                str(one.get("measure", "")),
-                number(one.get("seconds")),
-                str(one.get("why", "")),
-            )
-            for one in keys.rows("choice")
-        ),
+        choice=tuple(map(_try, keys.rows("choice"))),
         before=figures[0],
         after=figures[1],
-        held_out=keys.text("held_out") or "test",
+        held_out=part,
+        held_out_of=({"pictures": counts[part]} if part in counts else {})
+        | _counts(keys.mapping("held_out_of")),
         versions={name: str(value) for name, value in keys.mapping("versions").items()},
         made=keys.text("made"),
-        held=read_held(place, keys),
+        held=None,
     )
+    held = read_held(place, keys)
+    if held is None:
+        return report
+    there = {"pictures": len(held.pictures), "texts": len(held.texts)}
+    return replace(report, held=held, held_out_of={**there, **report.held_out_of})
 
 
 def mapping(value: object) -> Mapping[str, Any]:
@@ -310,26 +258,44 @@ def _figure(value: object) -> Figure:
     return Figure(number(value))
 
 
-def _copy(one: Mapping[str, Any]) -> str:
-    """Pictures that are the same, or nearly, for people."""
-    listed = {name: [str(part) for part in one.get(name) or ()] for name in ("names", "removed")}
-    cosine = number(one.get("cosine"))
-    alike = "" if cosine == 1 or not math.isfinite(cosine) else f" (cosine {cosine:.3f})"
-    where = f", all in {one['part']}" if one.get("part") else ""
-    gone = f"; left out: {', '.join(listed['removed'])}" if listed["removed"] else ""
-    return f"{' = '.join(listed['names'])}{alike}{where}{gone}"
+def _epoch(one: Mapping[str, Any], place: int) -> Epoch:
+    return Epoch(
+        _count(one.get("epoch"), place),
+        number(one.get("loss")),
+        {str(name): number(value) for name, value in mapping(one.get("metrics")).items()},
+        number(one.get("seconds")),
+        number(one.get("lr")),
+        _count(one.get("step")),
+    )
+
+
+def _try(one: Mapping[str, Any]) -> Try:
+    figure = number(one.get("figure"))
+    return Try(
+        str(one.get("recipe", "")),
+        str(one.get("measure", "")),
+        figure if math.isfinite(figure) else None,
+        number(one.get("seconds")),
+        str(one.get("why", "")),
+    )
+
+
+def _copy(one: Mapping[str, Any]) -> Copy:
+    names, removed = (tuple(str(part) for part in one.get(name) or ()) for name in ("names", "removed"))
+    return Copy(names, number(one.get("cosine")), str(one.get("part") or ""), removed)
+
+
+def _counts(found: Mapping[str, Any]) -> dict[str, int]:
+    return {name: _count(value) for name, value in found.items() if math.isfinite(number(value))}
+
+
+def _count(value: object, absent: int = 0) -> int:
+    """A whole number of a JSON file."""
+    found = number(value)
+    return int(found) if math.isfinite(found) else absent
 
 
 def _plain_figures(figures: Figures) -> dict[str, Any]:
     return {
         direction: {m: vars(figure) for m, figure in found.items()} for direction, found in figures.items()
     }
-
-
-def _finite(value: Any) -> Any:
-    """Plain data in which every number is one: JSON has no NaN."""
-    if isinstance(value, Mapping):
-        return {str(key): _finite(part) for key, part in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bowerbird.judge.gap import Measures, measure
 from bowerbird.judge.similarity import DRAWN, Similarity
+from bowerbird.learn.choose import ENOUGH
 from bowerbird.learn.examples import Vectors
+from bowerbird.learn.recall import CUTOFFS
 from bowerbird.learn.report_held import Held
+
+if TYPE_CHECKING:
+    from bowerbird.learn.report import Report
 
 TOP = 5
 """Captions shown beside a picture."""
 
-SHOWN = 4
-"""Pictures of each kind: best, typical, worst."""
+SHOWN = 6
+"""Pictures of each kind: best, typical, worst; or half of that, so that rows of three are full."""
 
 AT = 10
 """Of `P@10`."""
@@ -75,6 +82,74 @@ class OfClass:
     after: float | None
 
 
+def measured_on(report: Report) -> str:
+    """What the figures are of, and whether the run has seen it: a sentence."""
+    pictures = report.held_out_of.get("pictures")
+    count = "the pictures" if pictures is None else "1 picture" if pictures == 1 else f"{pictures:,} pictures"
+    part = report.held_out
+    meaning = {
+        "test": "which took no part: nothing was learned from them, or chosen by them",
+        "validation": "by which the run was stopped or chosen: the figures are optimistic",
+        "train": "from which the run has learned: the figures say nothing of other pictures",
+    }
+    known = f", {meaning[part]}" if part in meaning else ""
+    return f"Measured on {count} of the {part} set{known}."
+
+
+def reservations(report: Report) -> tuple[str, ...]:
+    """What a reader of the figures should know: sentences."""
+    count = report.held_out_of.get("pictures")
+    found = []
+    if count is not None and count < ENOUGH:
+        found.append(
+            f"These are few pictures ({count}; fewer than {ENOUGH}): the figures are rough, and other pictures would "
+            "give others."
+        )
+    for way, what, told in (
+        ("text->image", "pictures", "from texts to pictures"),
+        ("image->text", "texts", "from pictures to texts"),
+    ):
+        there = report.held_out_of.get(what, math.inf)
+        sure = [f"R@{k}" for k in CUTOFFS if k >= there and f"R@{k}" in report.after.get(way, {})]
+        if sure:
+            thing = what.removesuffix("s") if there == 1 else what
+            found.append(
+                f"Among {there} {thing}, {' and '.join(sure)} {told} cannot be below 1, whatever the model does."
+            )
+    if any(name.startswith("R@") for name in report.after.get("image->text", {})):
+        found.extend(_own_share(report.held))
+    if sampled(report):
+        found.append(
+            f"Figures are of all of them; examples, maps, matrices and the gap are of {sampled(report)}, drawn at "
+            "random."
+        )
+    return tuple(found)
+
+
+def _own_share(held: Held | None) -> list[str]:
+    """How recall of several texts is to be read; nothing where every picture has one."""
+    meaning = (
+        "R@k from pictures to texts is the share of a picture's own texts among the first k, as ir-measures defines "
+        "recall: "
+    )
+    if held is None or not len(held.links):
+        return [f"{meaning}with 5 texts of its own, R@1 is at most .2."]
+    texts = np.bincount(held.links[:, 0])
+    texts = texts[texts > 0]
+    if texts.max() == 1:
+        return []
+    many = f"{texts.min()}" if texts.min() == texts.max() else f"{texts.min()} to {texts.max()}"
+    return [f"{meaning}with the {many} texts of each picture here, R@1 is at most {(1 / texts).mean():.2f}."]
+
+
+def sampled(report: Report) -> str:
+    """`2,000 of 3,000 pictures` where not all held-out pictures were kept; else nothing."""
+    every = report.held_out_of.get("pictures", 0)
+    if report.held is None or len(report.held.pictures) >= every:
+        return ""
+    return f"{len(report.held.pictures):,} of {every:,} pictures"
+
+
 def truth(held: Held) -> NDArray[np.bool_]:
     """Which belong together: bool (pictures, texts)."""
     found = np.zeros((len(held.pictures), len(held.texts)), np.bool_)
@@ -110,7 +185,7 @@ def examples(held: Held | None) -> list[Shown]:
     scores = held.after[0] @ held.after[1].T
     margin = np.where(right, scores, -2).max(1) - np.where(right, -2, scores).max(1)
     order = [int(row) for row in np.lexsort((-margin, ranks)) if ranks[row]]
-    each = min(SHOWN, -(-len(order) // 3))
+    each = SHOWN if len(order) >= 3 * SHOWN else min(SHOWN // 2, -(-len(order) // 3))
     middle = max(each, (len(order) - each) // 2)
     kinds = {"best": order[:each], "typical": order[middle : middle + each], "worst": order[::-1][:each]}
     found, seen = [], set[int]()

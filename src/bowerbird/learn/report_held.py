@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from bowerbird.errors import LearnError
 from bowerbird.learn.examples import Places, Vectors
 from bowerbird.learn.run import ARRAYS
+from bowerbird.search.gap import unit
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,11 @@ class HeldPicture:
     Attributes:
         id: of its record.
         name: for people.
-        path: where it lay.
         thumbnail: bytes of a small JPEG; empty where there is none.
     """
 
     id: str
     name: str
-    path: str
     thumbnail: bytes
 
 
@@ -114,7 +113,6 @@ def read_held(place: Path, keys: Keys) -> Held | None:
         HeldPicture(
             str(one.get("id", "")),
             str(one.get("name", "")),
-            str(one.get("path", "")),
             _thumbnail(one.get("thumbnail")),
         )
         for one in keys.rows("held_out_pictures")
@@ -160,15 +158,12 @@ def _pair(arrays: Mapping[str, NDArray[Any]], state: str) -> tuple[Vectors, Vect
     if images is None:
         return None
     shared = texts is not None and texts.ndim == 2 and texts.shape[1:] == images.shape[1:]
-    return _unit(images), _unit(texts) if texts is not None and shared else None
+    return _full(images), _full(texts) if texts is not None and shared else None
 
 
-def _unit(rows: NDArray[Any]) -> Vectors:
-    """Float16 rows are of length 1 to three digits only."""
-    values = rows.astype(np.float32)
-    lengths = np.linalg.norm(values, axis=-1, keepdims=True)
-    unit: Vectors = np.nan_to_num(values / np.maximum(lengths, np.float32(1e-12)))
-    return unit
+def _full(rows: NDArray[Any]) -> Vectors:
+    """Float16 rows are of length 1 to three digits only; what is no number is 0."""
+    return np.nan_to_num(unit(rows.astype(np.float32)))
 
 
 def _check(held: Held, file: Path) -> None:

@@ -9,8 +9,17 @@ from bowerbird.judge.evaluation_charts import heat
 from bowerbird.judge.gap import Measures
 from bowerbird.learn.report import Figure, Report
 from bowerbird.learn.report_charts import bars, duration, losses, map_of, reach, shown, times, validation
-from bowerbird.learn.report_findings import TOP, Shown, examples, gap_before_and_after, similarity
-from bowerbird.learn.report_tables import choice, classes, counts, gap, repeat
+from bowerbird.learn.report_findings import (
+    TOP,
+    Shown,
+    examples,
+    gap_before_and_after,
+    measured_on,
+    reservations,
+    sampled,
+    similarity,
+)
+from bowerbird.learn.report_tables import choice, classes, counts, gap, points, repeat
 from bowerbird.search.page import attribute, data_uri, document, escaped, style_with
 
 _NOT_KNOWN = Figure(math.nan)
@@ -44,7 +53,7 @@ def report_page(report: Report, *, method: str = "pca") -> str:
         _part("Every text against every picture", _similarities(report)),
         _part(f"Pictures and their {TOP} nearest texts", _examples(report)),
         _part("The space", _maps(report, gaps, method)),
-        _part("The modality gap", gap(gaps)),
+        _part("The modality gap", gap(gaps, sampled(report))),
         _part("Seconds", _seconds(report)),
         _part("How to repeat it", repeat(report)),
     ]
@@ -94,15 +103,13 @@ def _headline(report: Report) -> str:
     spent = report.seconds.get("total", math.nan)
     if math.isfinite(spent):
         tiles.append(f'<div class="tile"><p>time in all</p><p class="big">{duration(spent)}</p></div>\n')
-    held = report.counts.get(report.held_out)
-    on = f"{held:,} held-out pictures" if held else "the held-out set"
-    lead = (
-        f'<p class="lead">Measured on {escaped(on)} ({escaped(report.held_out)}), which the run has not learned from: '
-        "before fitting and after, with 95 % intervals.</p>\n"
-    )
-    if not tiles:
+    if not any(report.after.values()):
         return '<p class="lead">No figures were measured.</p>\n'
-    return f'{lead}<div class="tiles">{"".join(tiles)}</div>\n'
+    lead = f"{measured_on(report)} Before fitting and after, with 95 % intervals."
+    return (
+        f'<p class="lead">{escaped(lead)}</p>\n<div class="tiles">{"".join(tiles)}</div>\n'
+        f"{points(reservations(report))}"
+    )
 
 
 def _tile(name: str, before: Figure, after: Figure) -> str:
@@ -178,7 +185,8 @@ def _similarities(report: Report) -> str:
         if report.held.labels is not None
         else "What belongs together lies on the diagonal"
     )
-    return f'<p class="lead">{order}: it should stand out.</p>\n<div class="maps">{drawn}</div>\n'
+    of = f", of {sampled(report)}" if sampled(report) else ""
+    return f'<p class="lead">{order}{of}: it should stand out.</p>\n<div class="maps">{drawn}</div>\n'
 
 
 def _examples(report: Report) -> str:
@@ -188,6 +196,8 @@ def _examples(report: Report) -> str:
         cards = "".join(_card(one, report) for one in found if one.kind == kind)
         if cards:
             text += f'<h3>{title}</h3>\n<div class="cards">{cards}</div>\n'
+    if text and sampled(report):
+        return f'<p class="lead">Of {sampled(report)}.</p>\n{text}'
     return text
 
 
@@ -247,7 +257,8 @@ def _maps(report: Report, gaps: tuple[Measures | None, Measures | None], method:
     )
     inside = "maps classes" if held.labels is not None else "maps"
     key = f'<p class="key">{shown_as}</p>\n'
-    return f'<p class="lead">{own}{lines}</p>\n<div class="{inside}">{panels}{key}</div>\n'
+    of = f" These are {sampled(report)}." if sampled(report) else ""
+    return f'<p class="lead">{own}{lines}{of}</p>\n<div class="{inside}">{panels}{key}</div>\n'
 
 
 def _seconds(report: Report) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from bowerbird.judge.gap import PAIRINGS, Measures
+from bowerbird.learn import losses, recipes
 from bowerbird.learn.report import Report
 from bowerbird.learn.report_charts import NONE, confusions, duration, shown
-from bowerbird.learn.report_findings import OfClass, by_class, confusion
+from bowerbird.learn.report_findings import OfClass, by_class, confusion, sampled
+from bowerbird.learn.split import Copy
 from bowerbird.search.page import escaped
 
 LISTED = 200
@@ -31,13 +34,28 @@ def counts(report: Report) -> str:
     if report.held is not None and report.held.classes:
         facts.append(("classes", f"{len(report.held.classes):,}"))
     facts.append(("could not be used", f"{len(report.dropped):,}"))
-    facts.append(("copies, each kept in one split", f"{len(report.copies):,}"))
+    facts.append(("groups of copies, none of them in two splits", f"{len(report.copies):,}"))
+    removed = sum(len(one.removed) for one in report.copies)
+    if removed:
+        facts.append(("copies left out", f"{removed:,}"))
     return (
         _numbers(facts)
         + _notes(report.problems)
         + _listed("What could not be used", [f"{name}: {reason}" for name, reason in report.dropped])
-        + _listed("Copies", report.copies)
+        + _listed("Copies", list(map(told, report.copies)))
     )
+
+
+def told(copy: Copy) -> str:
+    """Pictures that are the same, or nearly, where they are, and which of them were left out."""
+    kept = [name for name in copy.names if name not in copy.removed]
+    alike = f" (cosine {copy.cosine:.3f})" if math.isfinite(copy.cosine) and copy.cosine != 1 else ""
+    if not copy.removed:
+        where = f", all in {copy.part}" if copy.part else ""
+        return f"{' = '.join(kept)}{alike}{where}"
+    where = f", {'all ' if len(kept) > 1 else ''}in {copy.part}" if copy.part else ""
+    copies = "its copy" if len(kept) == 1 == len(copy.removed) else "copies"
+    return f"{' = '.join(kept)}{where}; left out as {copies}: {', '.join(copy.removed)}{alike}"
 
 
 _SPLITS = {"train": "learn from", "validation": "choose by", "test": "measure on"}
@@ -60,6 +78,12 @@ def _notes(problems: Sequence[str]) -> str:
     return f'<ul class="said warn" role="list">{items}</ul>\n' if items else ""
 
 
+def points(lines: Sequence[str]) -> str:
+    """Sentences one below the other; nothing where there are none."""
+    items = "".join(f"<li>{escaped(line)}</li>\n" for line in lines)
+    return f'<ul class="said after" role="list">{items}</ul>\n' if items else ""
+
+
 def _listed(title: str, lines: Sequence[str]) -> str:
     if not lines:
         return ""
@@ -79,7 +103,7 @@ def choice(report: Report) -> str:
     chosen = next((one for one in report.choice if one.recipe == report.recipe), None)
     rows = "".join(
         f"<tr{' class=chosen' if one is chosen else ''}><th scope=row><code>{escaped(one.recipe)}</code></th>"
-        f"<td class=n>{shown(one.figure)}</td><td>{escaped(one.measure)}</td><td class=n>{duration(one.seconds)}</td>"
+        f"<td class=n>{_known(one.figure)}</td><td>{escaped(one.measure)}</td><td class=n>{duration(one.seconds)}</td>"
         f"<td class=why>{escaped(one.why)}</td></tr>\n"
         for one in report.choice
     )
@@ -98,7 +122,7 @@ def classes(report: Report) -> str:
         return ""
     rows = "".join(
         f"<tr><th scope=row>{escaped(one.name)}</th><td class=n>{one.pictures:,}</td>"
-        f"<td class=n>{_share(one.before)}</td><td class=n>{_share(one.after)}</td></tr>\n"
+        f"<td class=n>{_known(one.before, 2)}</td><td class=n>{_known(one.after, 2)}</td></tr>\n"
         for one in found
     )
     mean = (
@@ -111,7 +135,7 @@ def classes(report: Report) -> str:
         for title, pair in (("Before", report.held.before), ("After", report.held.after))
         if len(report.held.classes) <= 40 and (matrix := confusion(report.held, pair)) is not None
     )
-    few = _few(found)
+    few = _few(found) + (f". Of {sampled(report)}" if sampled(report) else "")
     return (
         '<p class="lead">The share of a class among the ten pictures that its text finds first (P@10)'
         f'{few}.</p>\n<div class="scroll"><table><thead><tr><th scope=col>class</th><th scope=col class=n>pictures</th>'
@@ -131,8 +155,8 @@ def _few(found: Sequence[OfClass]) -> str:
     return f"; {len(less)} have fewer than ten pictures, so cannot reach 1" if less else ""
 
 
-def _share(value: float | None) -> str:
-    return NONE if value is None else shown(value, 2)
+def _known(value: float | None, digits: int = 3) -> str:
+    return NONE if value is None else shown(value, digits)
 
 
 def _mean(values: Sequence[float | None]) -> str:
@@ -140,8 +164,13 @@ def _mean(values: Sequence[float | None]) -> str:
     return shown(sum(known) / len(known)) if known else NONE
 
 
-def gap(gaps: tuple[Measures | None, Measures | None]) -> str:
-    """The modality gap before and after; nothing where pictures and texts share no space."""
+def gap(gaps: tuple[Measures | None, Measures | None], sample: str = "") -> str:
+    """The modality gap before and after; nothing where pictures and texts share no space.
+
+    Args:
+        gaps: before and after.
+        sample: what they are of, where that is not all.
+    """
     if gaps == (None, None):
         return ""
     rows = "".join(
@@ -150,7 +179,8 @@ def gap(gaps: tuple[Measures | None, Measures | None]) -> str:
         for name, why, values in _gap_rows(gaps)
     )
     return (
-        '<p class="lead">How far pictures and texts lie apart, whatever they show (Liang et al. 2022).</p>\n'
+        '<p class="lead">How far pictures and texts lie apart, whatever they show (Liang et al. 2022)'
+        f"{f', of {sample}' if sample else ''}.</p>\n"
         '<div class="scroll"><table><thead><tr><th scope=col>measure</th><th scope=col class=n>before</th>'
         f"<th scope=col class=n>after</th><th scope=col>what it says</th></tr></thead>"
         f"<tbody>\n{rows}</tbody></table></div>\n"
@@ -181,8 +211,8 @@ def _gap_rows(gaps: tuple[Measures | None, Measures | None]) -> list[tuple[str, 
 
 
 def repeat(report: Report) -> str:
-    """Everything that is needed to do it again."""
-    facts = [(name, str(value)) for name, value in report.settings.items() if name != "command"]
+    """All that was asked for, and what it ran with."""
+    facts = [(name, _plain(value)) for name, value in report.settings.items() if name != "command"]
     facts.append(("versions", ", ".join(f"{name} {version}" for name, version in report.versions.items())))
     facts.append(("made", report.made))
     said = report.settings.get("command")
@@ -190,15 +220,58 @@ def repeat(report: Report) -> str:
     return f"<pre>{escaped(code)}</pre>\n" + _facts([(name, value) for name, value in facts if value])
 
 
+def _plain(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)
+
+
 def _as_python(report: Report) -> str:
-    """The call that fits the same again."""
-    given = {f"{kind}_model": name for kind, name in report.models.items()}
-    given |= {
-        name: report.settings[name] for name in _ASKED if report.settings.get(name) not in (None, "", "given")
-    }
-    words = "".join(f", {name}={value!r}" for name, value in given.items())
-    recipe = f"bb.recipes.{report.recipe}" if report.recipe.endswith(")") else repr("auto")
-    return f"bb.fit({report.source!r}{words}, recipe={recipe})"
+    """The call that does the same again; files are named without their folders, since those are not kept."""
+    asked = report.settings
+    tuned = report.recipe.startswith(_TUNED)
+    source = asked.get("source") or report.source
+    given: dict[str, str] = {}
+    if tuned:
+        given = {_MODELS[kind]: repr(name) for kind, name in report.models.items() if kind in _MODELS}
+        if given.get("text_model") == given.get("model"):
+            given.pop("text_model", None)
+    else:
+        for kind, name in report.models.items():
+            given[f"{kind}_model"] = repr(asked.get(f"{kind}_model") or name)
+        given["recipe"] = _recipe(report)
+    for name in (*_PAIRS_OF, *(_TUNING if tuned else ("seconds",)), "seed"):
+        if asked.get(name) not in (None, "", [], _GIVEN):
+            given[name] = _qualified(str(asked[name])) if name == "lora" else repr(asked[name])
+    own = [name for name in ("validation", "test") if asked.get(name) == _GIVEN]
+    given |= dict.fromkeys(own, "...")
+    words = "".join(f"    {name}={value},\n" for name, value in given.items())
+    lines = [f"bb.{'fine_tune' if tuned else 'fit'}(\n    {source!r},\n{words})"]
+    if own:
+        lines.append(f"# {' and '.join(own)}: pairs of your own were given; put them in place of the dots.")
+    if not tuned and asked.get("recipe") == _AUTO and report.recipe.endswith(")"):
+        lines.append(f"# auto took {_qualified(report.recipe)}")
+    return "\n".join(["import bowerbird as bb\n", *lines])
 
 
-_ASKED = ("labels", "validation", "test", "seed")
+def _recipe(report: Report) -> str:
+    """As it was asked for, as Python writes it."""
+    asked = str(report.settings.get("recipe") or report.recipe)
+    if asked.endswith(")"):
+        return _qualified(asked)
+    # What was taken may be no recipe: the model as it is.
+    return repr(asked if report.settings.get("recipe") else _AUTO)
+
+
+def _qualified(code: str) -> str:
+    """What a recipe, a loss, or LoRA says of itself, with the names of the modules that they are in."""
+    homes = {one.__name__: "bb.recipes" for one in recipes.ALL}
+    homes |= {one.__name__: "bb.losses" for one in losses.Loss.__subclasses__()} | {"LoRA": "bb"}
+    found: str = re.sub(rf"(?<![\w.'\"])({'|'.join(homes)})\(", lambda one: f"{homes[one[1]]}.{one[0]}", code)
+    return found
+
+
+_TUNED, _AUTO, _GIVEN = "fine_tune(", "auto", "given"
+_MODELS = {"image": "model", "text": "text_model"}
+_PAIRS_OF = ("image", "text", "labels", "root", "id", "delimiter", "validation", "test")
+_TUNING = ("lora", "epochs", "batch_size", "lr", "precision", "accumulate", "freeze")

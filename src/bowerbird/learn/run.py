@@ -1,7 +1,9 @@
 """What came of a fit: how it went, what it is worth on pictures it has not seen, and how it is kept.
 
 Two files beside the model hold it, and a report needs nothing else: `fit.json`, plain data, and `fit.npz`, the vectors
-of the held-out set before and after.
+of the held-out set before and after. A model is made to be given to others, so that neither says where something lay
+on the machine it was fitted on: of absolute paths the last part is kept. Thumbnails and texts of what was held out are
+in them.
 """
 
 from __future__ import annotations
@@ -10,16 +12,19 @@ import base64
 import io
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bowerbird.errors import InputError
-from bowerbird.flow.pictures import address, default_policy, opened, read_picture
-from bowerbird.learn.examples import Examples, Picture, Vectors
+from bowerbird.flow.files import from_uri
+from bowerbird.flow.pictures import default_policy, opened, read_picture
+from bowerbird.flow.sources.addresses import base_name
+from bowerbird.learn.examples import Examples, Picture, Places, Vectors
 from bowerbird.learn.recall import with_intervals
 
 if TYPE_CHECKING:
@@ -32,7 +37,7 @@ FACTS, ARRAYS = "fit.json", "fit.npz"
 FORMAT = 1
 
 SHOWN = 2000
-"""Held-out pictures that are kept for the report, at most."""
+"""Held-out pictures that are kept for the report, at most; of more, a sample is drawn."""
 
 THUMBNAIL = 96
 """Of their longer side, in pixels."""
@@ -43,7 +48,7 @@ Told = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Pictures that nothing was learned from or chosen by, before and after.
+    """Pictures that a fit is judged by, before and after; `part` tells whether it has seen them.
 
     Attributes:
         part: `test`, or what had to stand in for it: `validation`, `train`.
@@ -113,26 +118,38 @@ class Account:
 def kept(account: Account, held_out: HeldOut) -> dict[str, bytes]:
     """The two files: name -> content."""
     facts = _facts(account, held_out)
-    some = held_out.examples
-    rows = np.arange(min(len(some), SHOWN))
-    shown = some.only(rows)
-    texts = np.arange(len(some.texts)) if some.classes else np.unique(some.links[some.links[:, 0] < SHOWN, 1])
+    every = held_out.examples
+    images = {"images_before": held_out.images_before, "images_after": held_out.images}
+    words = {"texts_before": held_out.texts_before, "texts_after": held_out.texts}
+    shown = replace(every, images=_there(images), words=_there(words)).only(_sample(every))
     facts["held_out"] = held_out.part
+    facts["held_out_of"] = {"pictures": len(every), "texts": len(every.texts)}
     facts["held_out_pictures"] = [_picture(picture) for picture in shown.pictures]
     facts["held_out_texts"] = list(shown.texts)
     facts["classes"] = list(shown.classes)
-    arrays: dict[str, Any] = {"links": shown.links, "images_after": _half(held_out.images, rows)}
-    if held_out.texts is not None:
-        arrays["texts_after"] = _half(held_out.texts, texts)
-    if held_out.images_before is not None:
-        arrays["images_before"] = _half(held_out.images_before, rows)
-    if held_out.texts_before is not None:
-        arrays["texts_before"] = _half(held_out.texts_before, texts)
+    arrays: dict[str, Any] = {"links": shown.links}
+    for name, rows in {**(shown.images or {}), **(shown.words or {})}.items():
+        arrays[name] = rows.astype(np.float16)
     if shown.labels is not None:
         arrays["labels"] = shown.labels
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
-    return {FACTS: (json.dumps(_finite(facts), indent=1) + "\n").encode(), ARRAYS: buffer.getvalue()}
+    return {FACTS: (json.dumps(finite(facts), indent=1) + "\n").encode(), ARRAYS: buffer.getvalue()}
+
+
+def _there(arrays: Mapping[str, Vectors | None]) -> dict[str, Vectors]:
+    return {name: rows for name, rows in arrays.items() if rows is not None}
+
+
+def _sample(examples: Examples) -> Places:
+    """At most `SHOWN` places, in order: drawn, the same ones every time, and as many of each class as its share is."""
+    count = len(examples)
+    if count <= SHOWN:
+        return np.arange(count)
+    drawn = np.random.default_rng(0).permutation(count)
+    if examples.labels is not None:
+        drawn = drawn[np.argsort(examples.labels[drawn], kind="stable")]
+    return np.sort(drawn[np.arange(SHOWN) * count // SHOWN])
 
 
 def _facts(account: Account, held_out: HeldOut) -> dict[str, Any]:
@@ -140,13 +157,13 @@ def _facts(account: Account, held_out: HeldOut) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "recipe": account.recipe,
-        "settings": dict(account.settings),
-        "source": account.source,
-        "models": dict(account.models),
+        "settings": _without_places(account.settings),
+        "source": _without_places(account.source),
+        "models": _without_places(account.models),
         "counts": dict(account.counts),
-        "dropped": [{"name": one.name, "reason": one.reason} for one in account.dropped],
+        "dropped": [{"name": _without_places(one.name), "reason": one.reason} for one in account.dropped],
         "problems": list(account.problems),
-        "copies": [asdict(one) for one in account.copies],
+        "copies": [_without_places(asdict(one)) for one in account.copies],
         "seconds": dict(account.seconds),
         "history": [
             {
@@ -155,6 +172,7 @@ def _facts(account: Account, held_out: HeldOut) -> dict[str, Any]:
                 "metrics": dict(epoch.metrics),
                 "seconds": epoch.seconds,
                 "lr": epoch.lr,
+                "step": epoch.step,
             }
             for epoch in (history.epochs if history else ())
         ],
@@ -169,13 +187,22 @@ def _facts(account: Account, held_out: HeldOut) -> dict[str, Any]:
     }
 
 
-def _half(rows: Vectors, places: Any) -> Any:
-    return rows[places].astype(np.float16)
-
-
 def _picture(picture: Picture) -> dict[str, str]:
-    path, shown = address(picture.source), _thumbnail(picture)
-    return {"id": picture.id, "name": picture.name, "path": path, "thumbnail": shown}
+    names = {"id": picture.id, "name": picture.name}
+    return {**{key: _without_places(name) for key, name in names.items()}, "thumbnail": _thumbnail(picture)}
+
+
+def _without_places(value: Any) -> Any:
+    """The same, with the last part alone of each absolute path in it."""
+    if isinstance(value, Mapping):
+        return {key: _without_places(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_places(one) for one in value]
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, str) and from_uri(value).startswith(("/", "~/")):
+        return base_name(from_uri(value)) or value
+    return value
 
 
 def _thumbnail(picture: Picture) -> str:
@@ -188,12 +215,12 @@ def _thumbnail(picture: Picture) -> str:
         return ""
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Plain data; what is no number, or infinite, is None, as JSON has no word for it."""
     if isinstance(value, Mapping):
-        return {str(key): _finite(one) for key, one in value.items()}
+        return {str(key): finite(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
+        return [finite(one) for one in value]
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float):

@@ -168,6 +168,7 @@ def start(code: str, *words: object, env: dict[str, str] | None = None) -> subpr
         [sys.executable, "-c", code, *map(str, words)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -10,10 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.learn.runs import CHECKED, ROOT, child, start, state
+from tests.learn.runs import CHECKED, ROOT, child, examples, mlp, start, state
 
 from bowerbird.errors import LearnError
 from bowerbird.learn.checkpoints import Checkpoints, replace_file
+from bowerbird.learn.loop import History, Schedule, train
+from bowerbird.learn.losses import InfoNCE
+from bowerbird.learn.network import Batches, network_of
 
 torch = pytest.importorskip("torch")
 
@@ -169,6 +172,62 @@ def test_killed_at_any_time(tmp_path: Path) -> None:
     assert found["epoch"] in (written[-1], written[-1] + 1)
     assert torch.equal(found["weights"]["a"], torch.full((400_000,), float(found["epoch"])))
     assert checkpoints.all()[-1] == checkpoints.path(found["epoch"])
+
+
+WAITING = """
+import sys
+from pathlib import Path
+from bowerbird.learn.loop import Schedule, train
+from bowerbird.learn.losses import InfoNCE
+from bowerbird.learn.network import Batches, network_of
+from tests.learn.runs import examples, mlp
+
+def progress(told):
+    if (told.epoch, told.step) == (2, 1):
+        print("in the second epoch", flush=True)
+        sys.stdin.readline()
+
+batches = Batches(examples(), mlp(), batch_size=10)
+schedule = Schedule(epochs=3)
+train(network_of(mlp()), batches, InfoNCE(), schedule, folder=Path(sys.argv[1]), progress=progress)
+"""
+
+
+def another(folder: Path, *, resume: bool = False) -> History:
+    batches = Batches(examples(), mlp(), batch_size=10)
+    return train(network_of(mlp()), batches, InfoNCE(), Schedule(epochs=3), folder=folder, resume=resume)
+
+
+def test_a_second_run_is_kept_out_of_the_folder(tmp_path: Path) -> None:
+    """Two processes: what the first has half written stays, and so does all else that is in the folder."""
+    folder = tmp_path / "run"
+    first = start(WAITING, folder)
+    assert first.stdout.readline() == "in the second epoch\n", first.communicate()
+    draft = folder / "checkpoints" / "epoch-0002.pt.draft"
+    draft.write_bytes(b"half")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for resume in (False, True):
+        with pytest.raises(LearnError, match=f"^Another run is learning in {folder}. Wait until"):
+            another(folder, resume=resume)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    draft.unlink()
+    _, err = first.communicate("\n", timeout=60)
+    assert first.returncode == 0, err
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoints", "metrics.csv", "steps.csv"]
+    with pytest.raises(LearnError, match="holds the checkpoints of another run"):
+        another(folder)
+    assert len(another(folder, resume=True).epochs) == 3
+
+
+def test_what_kept_others_out_dies_with_its_process(tmp_path: Path) -> None:
+    first = start(WAITING, tmp_path)
+    assert first.stdout.readline() == "in the second epoch\n", first.communicate()
+    first.kill()
+    first.communicate()
+    assert len(another(tmp_path, resume=True).epochs) == 3
+    with pytest.raises(LearnError, match="holds the checkpoints of another run"):
+        another(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "metrics.csv", "steps.csv"]
 
 
 FULL = """

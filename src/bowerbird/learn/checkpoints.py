@@ -13,15 +13,21 @@ import logging
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bowerbird.errors import LearnError, StorageFullError
 from bowerbird.origin.packages import TRAIN, need
 
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
 FORMAT = 1
 FOLDER = "checkpoints"
+
+LOCK = ".lock"
+"""In the folder of the run, beside `FOLDER`; held while it runs, and then removed."""
 
 _DRAFT = ".draft"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -30,7 +36,7 @@ _LOG = logging.getLogger("bowerbird")
 
 
 class Checkpoints:
-    """The checkpoints of one run.
+    """The checkpoints of one run, and the lock that keeps another out of its folder.
 
     Args:
         folder: of the run; they are in its folder `checkpoints`.
@@ -40,6 +46,7 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int | None = 3) -> None:
         self.folder = folder / FOLDER
         self._keep = keep
+        self._lock: BaseFileLock | None = None
 
     def path(self, epoch: int) -> Path:
         """Where that of an epoch is, or would be."""
@@ -50,16 +57,38 @@ class Checkpoints:
         return sorted(self.folder.glob("epoch-*.pt"), key=lambda path: (len(path.name), path.name))
 
     def begin(self) -> None:
-        """Make the folder, and remove what a killed run left half written.
+        """Make the folder, keep other runs out of it until `end`, and remove what a killed one left half written.
+
+        The system frees the lock when the process that holds it dies.
 
         Raises:
             StorageFullError: no space is left.
-            LearnError: the folder cannot be written to.
+            LearnError: another run is using the folder, or it cannot be written to.
         """
+        from filelock import FileLock, Timeout
+
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+            lock = self._lock or FileLock(self.folder.parent / LOCK, timeout=0)
+            try:
+                lock.acquire()
+            except Timeout:
+                raise LearnError(
+                    f"Another run is learning in {self.folder.parent}.",
+                    hint="Wait until it has finished, or give another folder.",
+                ) from None
+            self._lock = lock
             for path in self.folder.glob(f"*{_DRAFT}"):
                 path.unlink()
+
+    def end(self) -> None:
+        """Let other runs into the folder again; nothing where `begin` was not called."""
+        if self._lock is None:
+            return
+        with suppress(OSError):  # Windows removes no file that is open; it does no harm there.
+            os.unlink(self._lock.lock_file)
+        self._lock.release(force=True)
+        self._lock = None
 
     def write(self, epoch: int, state: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
         """Write that of an epoch, then remove the ones that are too old.

@@ -12,6 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
@@ -133,7 +134,8 @@ def train(  # noqa: PLR0913  a run has as many sides
         settings: what else must be the same for a run to be resumed, such as what the pairs are; JSON.
 
     Raises:
-        LearnError: a loss or gradient is not finite; there are no batches; there are checkpoints of another run; or
+        TrainingError: a loss or gradient is not finite.
+        LearnError: there are no batches; the folder holds checkpoints of another run, or another run is using it; or
             what is watched is not among the figures.
         StorageFullError: no space is left for a checkpoint; the ones before stay.
         MissingExtraError: PyTorch, or tensorboard where it is asked for, is not installed.
@@ -144,11 +146,15 @@ def train(  # noqa: PLR0913  a run has as many sides
     learner = Learner(network, loss, schedule, processes)
     checkpoints = None if folder is None else Checkpoints(folder, keep)
     told = {**learner.settings(), "watch": watch, **(settings or {})}
-    history, best = _start(checkpoints, learner, told, resume)
-    history.stopped = _stopped(history, schedule)
-    tell = progress if progress and processes.rank == 0 else _nobody
-    log = Log(folder if processes.rank == 0 else None, tensorboard=tensorboard, epochs=history.epochs)
-    try:
+    with ExitStack() as cleaning:
+        if checkpoints:
+            cleaning.callback(checkpoints.end)
+        history, best = _start(checkpoints, learner, told, resume)
+        history.stopped = _stopped(history, schedule)
+        tell = progress if progress and processes.rank == 0 else _nobody
+        log = Log(folder if processes.rank == 0 else None, tensorboard=tensorboard, epochs=history.epochs)
+        cleaning.callback(learner.finish)
+        cleaning.callback(log.close)
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             while not history.stopped:
                 began, number = time.perf_counter(), len(history.epochs) + 1
@@ -167,9 +173,6 @@ def train(  # noqa: PLR0913  a run has as many sides
                     processes.agree(partial(checkpoints.write, number, state, told))
                 log.epoch(history.epochs)
                 tell(Progress(number, schedule.epochs, len(losses), len(losses), losses[-1], metrics))
-    finally:
-        log.close()
-        learner.finish()
     if best is not None:
         learner.load_weights(best)
     return history
@@ -257,6 +260,7 @@ def _start(
     """Where a run begins: its history until now, and the best weights."""
     if checkpoints is None:
         return History(), None
+    learner.processes.agree(checkpoints.begin)
     if not resume and checkpoints.all():
         raise LearnError(
             f"{checkpoints.folder} holds the checkpoints of another run.",
@@ -265,7 +269,6 @@ def _start(
     # A rate that does not change makes the first epochs of a longer run the same.
     free = ("patience", "epochs") if learner.schedule.level else ("patience",)
     found = checkpoints.latest(settings, free)
-    learner.processes.agree(checkpoints.begin)
     if found is None:
         return History(), None
     learner.load_state(found)

@@ -1,7 +1,8 @@
 """Pictures that are the same, or nearly: by their bytes, and by the cosine of their vectors.
 
 All pairs are looked at, without an array of all pairs. On the first principal axes two vectors are no farther apart
-than they are in truth, so what is far apart there need not be compared: nothing is missed.
+than they are in truth, so what is far apart there need not be compared: no pair is missed. Which cosine makes a copy is
+a guess from how alike the pictures are; where a model tells hardly any of them apart, only the bytes count.
 """
 
 from __future__ import annotations

@@ -420,6 +420,13 @@ def test_tuning_is_asked_for_again(save: Save) -> None:
     }
 
 
+def test_small_classes_are_judged_by_what_can_reach_one(save: Save) -> None:
+    after = {"class->image": {"P@10": {"mean": 0.3}, "Rprec": {"mean": 1.0}}}
+    page = read_report(save(classes=CLASSES, after=after)).page()
+    tiles = re.findall(r'<div class="tile[^>]*><p>(.*?)</p>', page)
+    assert tiles == ["P@10, from classes to pictures", "Rprec, from classes to pictures", "time in all"]
+
+
 def test_what_is_no_number_is_a_dash(save: Save) -> None:
     nothing = {"text->image": {"R@10": {"mean": None, "low": None, "high": None}}}
     broken = [{"epoch": 1, "loss": None, "metrics": {"R@10": None}}, {"epoch": 2, "loss": 1.0, "metrics": {}}]

@@ -61,7 +61,7 @@ class Report:
         history: the epochs; empty for a recipe in closed form.
         steps: the loss of each step.
         best: the epoch whose weights were kept; 0: not known.
-        stopped: why training ended before its last epoch; empty where it did not.
+        stopped: why there were no more epochs; empty: not known.
         choice: what `auto` tried, in its order.
         before: figures of the held-out set under the model as it was.
         after: the same under the fitted model.

@@ -29,6 +29,14 @@ _DIRECTIONS = {
     "class->image": "From classes to pictures",
     "image->image": "From pictures to pictures of the same class",
 }
+_ALSO = (
+    ("text->image", "R@10"),
+    ("image->text", "R@10"),
+    ("class->image", "Rprec"),
+    ("image->image", "Rprec"),
+)
+"""What stands beside the headline, where it was measured: of small classes P@10 cannot be near 1."""
+
 _KINDS = {"best": "The best", "typical": "Typical ones", "worst": "The worst"}
 
 
@@ -95,9 +103,7 @@ def _headline(report: Report) -> str:
             report.before.get(way, {}).get(name, _NOT_KNOWN),
             report.after[way][name],
         )
-        for way, name in dict.fromkeys(
-            [(direction, measure), *((way, "R@10") for way in ("text->image", "image->text"))]
-        )
+        for way, name in dict.fromkeys([(direction, measure), *_ALSO])
         if name in report.after.get(way, {})
     ]
     spent = report.seconds.get("total", math.nan)
@@ -137,7 +143,7 @@ def _learning(report: Report) -> str:
     if report.best and len(report.history) > 1:
         notes.append(f"The weights of epoch {report.best} were kept.")
     if report.stopped:
-        notes.append(f"Training ended early: {report.stopped.rstrip('.')}.")
+        notes.append(f"Training ended: {report.stopped.rstrip('.')}.")
     lead = f'<p class="lead">{escaped(" ".join(notes))}</p>\n' if notes else ""
     return f'{lead}<div class="two">{losses(report)}{validation(report)}</div>\n'
 

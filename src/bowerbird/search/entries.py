@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from bowerbird.errors import QueryError, SpaceMismatchError
-from bowerbird.models.hub.fetch import canonical
+from bowerbird.errors import BowerbirdError, ModelNotFoundError, QueryError, SpaceMismatchError
+from bowerbird.models.hub.fetch import canonical, here
 from bowerbird.record import Modality
 from bowerbird.store.manifest import ModelEntry
 from bowerbird.store.table import VECTOR_MARK, VectorColumn
 
 if TYPE_CHECKING:
+    from bowerbird.models.card import ModelCard
     from bowerbird.models.encoder import Encoder
     from bowerbird.store.location import Location
 
@@ -86,6 +88,52 @@ def labels(entries: Sequence[ModelEntry], taken: Collection[str] = ()) -> dict[s
 def means(entry: ModelEntry, name: str) -> bool:
     """Whether a name is one of the model of an entry: its own, what it was loaded from, or another spelling."""
     return name in (entry.name, entry.source, entry.space) or canonical(name) == canonical(entry.source)
+
+
+def lying_at(entries: Sequence[ModelEntry], name: str) -> dict[str, str]:
+    """The models that a name means by the files it names: copied or moved since, or pulled under another name.
+
+    Only where none is called that. What would have to be downloaded first is not looked at.
+
+    Returns:
+        by space, what `load` is given to get the model from there.
+    """
+    if name in ALL or any(means(entry, name) for entry in entries):
+        return {}
+    cards = ((entry.space, _card_here(name, entry.options)) for entry in entries)
+    return {space: card.source for space, card in cards if card and card.space == space}
+
+
+def _card_here(name: str, options: Mapping[str, Any]) -> ModelCard | None:
+    from bowerbird.models.card import Options
+    from bowerbird.models.directory import read_card
+
+    try:
+        asked = Options.of(**options)
+        return read_card(name, asked) if here(name, variant=asked.variant) else None
+    except BowerbirdError:
+        return None  # A folder that is no model, say: what is called that is not in the index.
+
+
+def is_gone(entry: ModelEntry) -> bool:
+    """Whether nothing lies any more where a model was loaded from. No network call."""
+    try:
+        here(entry.source)
+    except ModelNotFoundError:
+        return True
+    except BowerbirdError:
+        return False  # damaged, but there
+    return False
+
+
+def gone(entry: ModelEntry, location: Location, error: ModelNotFoundError) -> ModelNotFoundError:
+    """The error for a model of an index that is no longer where the index has it from: it says the way out."""
+    if not os.path.isabs(entry.source):
+        return error  # of the hub: it says what to do
+    return ModelNotFoundError(
+        f"The index at {location} was made with the model {shown(entry)}, which is not there any more.",
+        hint="Name where it lies now: --model DIRECTORY (`bowerbird index` with it makes the index remember).",
+    )
 
 
 def _named(entries: Sequence[ModelEntry], name: str, where: str) -> ModelEntry:

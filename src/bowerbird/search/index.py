@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bowerbird.errors import IndexDamagedError, QueryError
+from bowerbird.errors import IndexDamagedError, ModelNotFoundError, QueryError
 from bowerbird.models.encoder import Encoder, load
 from bowerbird.record import Modality
 from bowerbird.search import entries as naming
@@ -54,6 +54,7 @@ class Index:
         self.table = table
         self.precision = precision
         self.encoders = {encoder.card.space: encoder for encoder in encoders}
+        self._sources: dict[str, str] = {}  # by space, where models lie now, as this process was told
         self._held = Held()
         self._backgrounds: dict[str, tuple[Mapping[str, Any], Background | None]] = {}
 
@@ -119,11 +120,19 @@ class Index:
         """Models of the index, by name.
 
         Args:
-            names: as people call them; none: the first, which is the index's own; `both` or `all`: every one.
+            names: as people call them; none: the first, which is the index's own; `both` or `all`: every one. What
+                is called like none of them is looked at, if it is on this machine: where a model of the index was
+                moved or copied to, this process loads it from.
 
         Raises:
             QueryError: the index has no such model.
         """
+        names = naming.split(names)
+        for place, name in enumerate(names):
+            if found := naming.lying_at(self.manifest.models, name):
+                self._sources.update(found)
+                meant = [entry for entry in self.manifest.models if entry.space in found]
+                names[place] = meant[0].space if len(meant) == 1 else meant[0].source
         return naming.chosen(self.manifest.models, names, str(self.path))
 
     def encoder(self, name: str = "") -> Encoder:
@@ -139,7 +148,11 @@ class Index:
             raise QueryError(f"{name} are several models.", hint=f"Name one of them, such as {entry.name}.")
         found = self.encoders.get(entry.space)
         if found is None:
-            found = load(entry.source, precision=self.precision, **entry.options)
+            source = self._sources.get(entry.space, entry.source)
+            try:
+                found = load(source, precision=self.precision, **entry.options)
+            except ModelNotFoundError as error:
+                raise naming.gone(entry, self.location, error) from error
             if found.card.space != entry.space:
                 raise naming.mismatch(self.location, (entry,), found)
             self.encoders[entry.space] = found
@@ -500,6 +513,8 @@ class Index:
     def publish(self, *, failed: int, roots: tuple[str, ...], embedded: Iterable[str] = ()) -> None:
         """Write the manifest for what the table holds now: from here on, readers see it.
 
+        A model that is no longer where the index has it from, and was loaded from elsewhere, is of there from now on.
+
         Args:
             failed: how many files could not be indexed.
             roots: the folders indexed so far.
@@ -511,6 +526,10 @@ class Index:
             wrote = {column.modality for column in entry.columns}
             here = {t: facts for t, facts in self.encoder(space).numerics().items() if t in wrote}
             self.change(replace(entry, numerics=naming.with_earlier(entry.numerics, here)))
+        for entry in self.manifest.models:
+            loaded = self.encoders.get(entry.space)
+            if loaded and naming.is_gone(entry):
+                self.change(replace(entry, source=loaded.card.source))
         self.write_manifest(failed=failed, roots=roots)
 
     def change(self, entry: ModelEntry) -> None:

@@ -11,7 +11,7 @@ from bowerbird.errors import BowerbirdError, IndexNotFoundError
 from bowerbird.flow.files import printable
 from bowerbird.flow.sources.addresses import is_remote
 from bowerbird.models.hub.fetch import check_name
-from bowerbird.search.entries import ALL, called, means, split
+from bowerbird.search.entries import ALL, called, lying_at, means, split
 from bowerbird.settings import settings
 from bowerbird.store import manifest as manifests
 from bowerbird.store.manifest import ModelEntry
@@ -102,11 +102,7 @@ def resolve(given: str, start: Path, models: str | Sequence[str] = (), *, below:
     for folder in folders:
         if _is_damaged(place(folder)):
             return place(folder)  # What is wrong with it is said when it is opened.
-        found = [
-            path
-            for path, entries in _indexes(folder)
-            if all(any(means(entry, name) for entry in entries) for name in wanted)
-        ]
+        found = [path for path, entries in _indexes(folder) if _holds(entries, wanted)]
         if found and (wanted or len(found) == 1 or found[0] == place(folder)):
             return found[0]
         if found:
@@ -123,6 +119,11 @@ def resolve(given: str, start: Path, models: str | Sequence[str] = (), *, below:
     raise _nothing(start, wanted)
 
 
+def _holds(entries: Sequence[ModelEntry], wanted: Sequence[str]) -> bool:
+    """Whether all of some models are among those of an index, by name or by their files."""
+    return all(any(means(entry, name) for entry in entries) or lying_at(entries, name) for name in wanted)
+
+
 def _below(start: Path, wanted: Sequence[str]) -> dict[Path, str]:
     """The indexes that hold anything, have all of some models and are of folders below one: path -> such a folder."""
     real, found = os.path.realpath(start), {}
@@ -132,10 +133,7 @@ def _below(start: Path, wanted: Sequence[str]) -> dict[Path, str]:
         except BowerbirdError:
             continue
         inside = [root for root in manifest.roots if Path(os.path.realpath(root)).is_relative_to(real)]
-        holds = manifest.records and all(
-            any(means(entry, name) for entry in manifest.models) for name in wanted
-        )
-        if inside and holds:
+        if inside and manifest.records and _holds(manifest.models, wanted):
             found[path.parent] = inside[0]
     return found
 

@@ -96,7 +96,7 @@ def test_the_card_tells_the_figures(run: Run, saved: Path):
         f"| text->image R@10 | {before:.3f} | {after['mean']:.3f} | {after['low']:.3f} to {after['high']:.3f} |"
         in card
     )
-    assert "on 66 pictures" in card
+    assert "on 90 pictures of pairs.csv" in card
     assert "30 others (test)" in card
 
 
@@ -246,7 +246,8 @@ def test_no_place_on_this_machine_is_kept():
         ACCOUNT,
         source=f"{mine}/pairs.csv",
         models={"image": f"{mine}/tower/", "text": "mini"},
-        dropped=(Dropped(f"{mine}/x.jpg", "cannot be read.", "unreadable"),),
+        dropped=(Dropped(f"{mine}/x.jpg", f"{mine}/my own/x.jpg does not exist.", "unreadable"),),
+        problems=(f"1 of '{mine}/pairs.csv' has no text; 2 and/or 3 have", "s3://bucket/name is far away"),
         copies=(Copy((f"{mine}/a.jpg", "b"), 0.99, "train", ("b",)),),
         settings={
             "root": Path(mine),
@@ -261,6 +262,8 @@ def test_no_place_on_this_machine_is_kept():
     facts = json.loads(found[FACTS])
     assert facts["source"] == "pairs.csv"
     assert facts["models"] == {"image": "tower", "text": "mini"}
+    assert facts["dropped"] == [{"name": "x.jpg", "reason": "x.jpg does not exist."}]
+    assert facts["problems"][1] == "s3://bucket/name is far away"
     assert facts["settings"] == {
         "root": "secret",
         "source": "pairs.csv",

@@ -13,6 +13,7 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -161,8 +162,10 @@ def _facts(account: Account, held_out: HeldOut) -> dict[str, Any]:
         "source": _without_places(account.source),
         "models": _without_places(account.models),
         "counts": dict(account.counts),
-        "dropped": [{"name": _without_places(one.name), "reason": one.reason} for one in account.dropped],
-        "problems": list(account.problems),
+        "dropped": [
+            {"name": _without_places(one.name), "reason": _sentence(one.reason)} for one in account.dropped
+        ],
+        "problems": [_sentence(one) for one in account.problems],
         "copies": [_without_places(asdict(one)) for one in account.copies],
         "seconds": dict(account.seconds),
         "history": [
@@ -203,6 +206,14 @@ def _without_places(value: Any) -> Any:
     if isinstance(value, str) and from_uri(value).startswith(("/", "~/")):
         return base_name(from_uri(value)) or value
     return value
+
+
+def _sentence(text: str) -> str:
+    """The same, with the last part alone of an absolute path in it; folders may have spaces in their names."""
+    return _FOLDERS.sub("", text)
+
+
+_FOLDERS = re.compile(r"(?<![^\s'\"(])(?:file://)?/(?:[^/\n]+/)+")
 
 
 def _thumbnail(picture: Picture) -> str:

@@ -26,6 +26,7 @@
     ├── QueryError                  a question that cannot be asked: empty, bad filter, bad weights
     ├── ScaleError                  arithmetic on scores of two different scales
     ├── LearnError                  what was given cannot be learned from, or a run of learning went wrong
+    │   └── TrainingError           losses or gradients are no numbers any more
     └── MissingExtraError           an optional dependency is not installed; names the exact command
 
 The `hint` is the remedy. Command line and service print `str(error)`, which holds both.
@@ -200,6 +201,10 @@ class ScaleError(BowerbirdError):
 
 class LearnError(BowerbirdError):
     """What was given cannot be learned from, or a run of learning went wrong."""
+
+
+class TrainingError(LearnError):
+    """A loss or a gradient is not a number any more; the message names the batch."""
 
 
 class MissingExtraError(BowerbirdError):

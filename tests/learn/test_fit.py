@@ -69,8 +69,8 @@ def test_figures_before_and_after_are_of_pictures_held_out(ridge: Run):
         "pictures": 120,
         "texts": 240,
         "pairs": 240,
-        "train": 66,
-        "validation": 24,
+        "train": 90,
+        "validation": 0,
         "test": 30,
     }
     assert ridge.held_out.part == "test"

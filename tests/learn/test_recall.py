@@ -102,7 +102,7 @@ def test_precision_of_class_names_is_that_of_the_judge(made: tuple[Examples, np.
     right = {row: set(np.flatnonzero(of.labels == row).tolist()) for row in sorted(set(of.labels.tolist()))}
     found = per_query(of, images, texts)
     assert set(found) == {"class->image"}
-    compared(found["class->image"], judged(["P@10", "AP"], texts, images, right))
+    compared(found["class->image"], judged(["P@10", "Rprec", "AP"], texts, images, right))
     assert figures(of, images, texts)[CLASSES] == pytest.approx(found["class->image"]["AP"].mean())
     assert aim(of) == CLASSES
 
@@ -121,7 +121,7 @@ def test_without_texts_pictures_look_for_their_like(made: tuple[Examples, np.nda
     found = per_query(of, images, None)
     assert set(found) == {"image->image"}
     if right:
-        compared(found["image->image"], judged(["P@10", "AP"], images, images, right, alone=True))
+        compared(found["image->image"], judged(["P@10", "Rprec", "AP"], images, images, right, alone=True))
     else:
         assert len(found["image->image"]["AP"]) == 0
         assert math.isnan(figures(of, images, None)[CLASSES])

@@ -1,4 +1,8 @@
-"""`auto`: the recipes that suit the examples are tried, the best on the validation set is taken, and it says why."""
+"""`auto`: the recipes that suit the examples are tried, and it says which was taken and why.
+
+What is taken is the simplest that none is better than by more than the standard error of the difference, query by query
+on the validation set (the one-standard-error rule of Breiman et al. 1984, paired).
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Protocol
 
-from bowerbird.errors import LearnError, MissingExtraError
+from bowerbird.errors import LearnError, MissingExtraError, TrainingError
 from bowerbird.learn.examples import Examples
 from bowerbird.learn.heads import Heads, as_it_is
-from bowerbird.learn.recall import Figures, aim
+from bowerbird.learn.parts import Parts
+from bowerbird.learn.recall import Figures, Watched, aim, surely, watched
 from bowerbird.learn.recipes import (
     Adapter,
     Fitted,
@@ -19,11 +23,11 @@ from bowerbird.learn.recipes import (
     Mlp,
     Recipe,
     Ridge,
-    Towers,
     Trained,
     Training,
     judged,
 )
+from bowerbird.learn.towers import Towers
 from bowerbird.origin.packages import has
 
 ENOUGH = 20
@@ -83,29 +87,6 @@ def candidates(towers: Towers) -> list[Recipe]:
             continue
         able.append(recipe)
     return able
-
-
-class Parts(Protocol):
-    """Examples with vectors, and where more of them come from."""
-
-    @property
-    def train(self) -> Examples:
-        """To learn from."""
-
-    @property
-    def validation(self) -> Examples:
-        """To choose by."""
-
-    @property
-    def both(self) -> Examples:
-        """Of the two together."""
-
-    @property
-    def seconds_a_layer(self) -> float:
-        """What the vectors of another layer take."""
-
-    def add(self, tensors: Sequence[str], /) -> None:
-        """Embed the pictures at other tensors, too."""
 
 
 def choose(
@@ -185,7 +166,7 @@ class _Choice:
             if isinstance(recipe, Mlp):  # the slowest, and seldom the best
                 self._try_early()
             self._try(recipe)
-        best = self._best(self.done)
+        best = self._simplest(self._best(self.done))
         problems = (
             () if has("torch") else (f"PyTorch is not installed, so only Ridge was tried: {_INSTALL}.",)
         )
@@ -202,6 +183,18 @@ class _Choice:
         """The first of equals: it is the simpler one."""
         return max(among, key=lambda one: _figure(one[1], self.measure))
 
+    def _simplest(self, best: tuple[Recipe | None, Fitted, float]) -> tuple[Recipe | None, Fitted, float]:
+        """The first that the best is not surely better than: of many, the best is often the luckiest."""
+        if not math.isfinite(_figure(best[1], self.measure)):
+            return best
+        reached = self._watched(best[1])
+        return next(one for one in self.done if one is best or not surely(reached, self._watched(one[1])))
+
+    def _watched(self, fitted: Fitted) -> Watched:
+        validation, heads = self.parts.validation, fitted.heads
+        images = heads.image.apply(validation.images or {}) if heads.image else None
+        return watched(validation, images, heads.text.apply(validation.words or {}) if heads.text else None)
+
     def _try(self, recipe: Recipe) -> None:
         start = perf_counter()
         if not isinstance(recipe, Ridge) and not has("torch"):
@@ -211,7 +204,13 @@ class _Choice:
         else:
             self.told(f"trying {recipe.name}")
             training = _own(self.training, recipe)
-            fitted = recipe.fit(self.towers, self.parts.train, self.parts.validation, training)
+            try:
+                fitted = recipe.fit(self.towers, self.parts.train, self.parts.validation, training)
+            except TrainingError as error:
+                if not any(one for one, _, _ in self.done):
+                    raise
+                self.left_out.append((recipe, f"failed: {error.message}"))
+                return
             self.done.append((recipe, fitted, perf_counter() - start))
 
     def _try_early(self) -> None:
@@ -232,19 +231,29 @@ class _Choice:
         self.parts.add(recipe.tensors(self.towers)[0])
         self._try(recipe)
 
-    def _tries(self, best: tuple[Recipe | None, Fitted, float]) -> tuple[Try, ...]:
-        measure, most = self.measure, _figure(best[1], self.measure)
+    def _tries(self, taken: tuple[Recipe | None, Fitted, float]) -> tuple[Try, ...]:
+        measure, reached = self.measure, _figure(taken[1], self.measure)
         tries = []
         for one in self.done:
             recipe, fitted, seconds = one
             figure = _figure(fitted, measure)
-            why = f"{most - figure:.3f} below the best" if figure < most else "no better than a simpler one"
-            if one is best:
-                why = f"taken: the best on {len(self.parts.validation)} pictures for validation"
-                why = why if math.isfinite(most) else "taken: the simplest, as there is nothing to judge by"
+            if one is taken:
+                why = self._why(taken)
+            elif figure > reached:
+                why = f"{figure - reached:.3f} above what was taken, which is within its standard error"
+            else:
+                why = f"{reached - figure:.3f} below" if figure < reached else "no better than a simpler one"
             name = NOTHING if recipe is None else repr(recipe)
             tries.append(Try(name, measure, figure if math.isfinite(figure) else None, seconds, why))
         return (*tries, *(Try(repr(recipe), measure, None, 0.0, why) for recipe, why in self.left_out))
+
+    def _why(self, taken: tuple[Recipe | None, Fitted, float]) -> str:
+        if not math.isfinite(_figure(taken[1], self.measure)):
+            return "taken: the simplest, as there is nothing to judge by"
+        pictures = len(self.parts.validation)
+        if taken is self._best(self.done):
+            return f"taken: the best on {pictures} pictures for validation"
+        return f"taken: the simplest that nothing surely beats on {pictures} pictures for validation"
 
 
 def unfitted(towers: Towers) -> Heads:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -56,6 +58,13 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.pictures)
+
+    @property
+    def digest(self) -> str:
+        """What they are, as 16 hexadecimal digits: bytes of the pictures, texts, links and labels, in their order."""
+        told = [[picture.content for picture in self.pictures], self.texts, self.links.tolist(), self.classes]
+        labels = None if self.labels is None else self.labels.tolist()
+        return hashlib.sha256(json.dumps([*told, labels]).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     def only(self, pictures: Sequence[int] | Places) -> Examples:
         """Those of some pictures, in their order, with the texts that belong to them; of classes all texts stay."""

@@ -46,7 +46,6 @@ class Embedded:
         seconds: that it took, loading models aside.
         cached: vectors that came from the cache.
         computed: vectors that did not.
-        seconds_a_pass: that all of it takes without the cache.
         seconds_a_picture: that one picture takes without the cache, for all its tensors together.
         seconds_a_text: that one text takes, likewise.
         picture_passes: in how many passes over the pictures their tensors came.
@@ -58,10 +57,9 @@ class Embedded:
     seconds: float
     cached: int
     computed: int
-    seconds_a_pass: float
-    seconds_a_picture: float = 0.0
-    seconds_a_text: float = 0.0
-    picture_passes: int = 0
+    seconds_a_picture: float
+    seconds_a_text: float
+    picture_passes: int
 
     @property
     def seconds_a_picture_pass(self) -> float:
@@ -78,8 +76,6 @@ class Embedded:
             pictures: that one epoch looks at, those it validates with among them; None: all that were embedded.
             texts: likewise; where each picture has one drawn of its texts, only these.
         """
-        if pictures is None and texts is None:
-            return self.seconds_a_pass * epochs
         many = len(self.examples.pictures) if pictures is None else pictures
         said = len(self.examples.texts) if texts is None else texts
         return epochs * (many * self.seconds_a_picture + said * self.seconds_a_text)
@@ -98,7 +94,6 @@ class Embedded:
             seconds=self.seconds + more.seconds,
             cached=self.cached + more.cached,
             computed=self.computed + more.computed,
-            seconds_a_pass=self.seconds_a_pass + more.seconds_a_pass,
             seconds_a_picture=self.seconds_a_picture + more.seconds_a_picture,
             picture_passes=self.picture_passes + more.picture_passes,
         )
@@ -155,7 +150,6 @@ def embed(
         sum(run.seconds for run in runs),
         sum(run.cached for run in runs),
         sum(run.done - run.cached for run in runs),
-        sum(took * sizes[of] for of, took in each),
         a_picture,
         a_text,
         sum(one.pictures for one in passes),

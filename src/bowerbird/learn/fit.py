@@ -10,33 +10,32 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bowerbird.errors import LearnError, ModelFormatError
-from bowerbird.learn.choose import NOTHING, Chosen, candidates, choose, unfitted
+from bowerbird.collection.collection import Collection
+from bowerbird.errors import LearnError
+from bowerbird.flow.sources.addresses import base_name
+from bowerbird.learn.choose import ENOUGH, NOTHING, Chosen, candidates, choose, unfitted
 from bowerbird.learn.examples import Examples, Vectors
 from bowerbird.learn.features import Embedded, embed
 from bowerbird.learn.heads import Heads
 from bowerbird.learn.loop import Progress
-from bowerbird.learn.pairs import Reading, counted, read_examples
-from bowerbird.learn.recipes import Recipe, Towers, Trained, Training
+from bowerbird.learn.pairs import Reading, counted, read_examples, require
+from bowerbird.learn.parts import Parts
+from bowerbird.learn.recipes import BLIND, Recipe, Ridge, Trained, Training
 from bowerbird.learn.run import Account, HeldOut, Told, kept
 from bowerbird.learn.split import Split, split
-from bowerbird.models.encoder import Encoder, load
-from bowerbird.models.network.graph import GraphFacts, read_graph
+from bowerbird.learn.towers import Model, Models, Towers, models_of
+from bowerbird.models.encoder import Encoder
 from bowerbird.origin.packages import TRAIN, need
-from bowerbird.settings import settings
 
 if TYPE_CHECKING:
     from bowerbird.learn.export import Exported
     from bowerbird.learn.sources import PairSource
 
 AUTO = "auto"
-LOGITS = "logits"
-
-Model = str | Encoder
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +61,20 @@ class Run:
     image: Encoder
     text: Encoder | None
     folder: Path | None = None
+
+    def __repr__(self) -> str:
+        """What it is, and what it reached: two lines."""
+        counts, part = self.account.counts, self.held_out.part
+        reached = []
+        for direction, measures in self.recall.items():
+            name = list(measures)[-1]
+            was = self.before.get(direction, {}).get(name)
+            first = f"{was['mean']:.3f} -> " if was else ""
+            reached.append(f"{direction} {name} {first}{measures[name]['mean']:.3f}")
+        return (
+            f"<Run: {self.account.recipe} on {counts['train']:,} pictures of {self.account.source};\n"
+            f" {', '.join(reached)} on {counts[part]:,} ({part})>"
+        )
 
     @property
     def losses(self) -> list[float]:
@@ -144,7 +157,21 @@ def card_of(run: Run) -> str:
             lines.append(
                 f"| {direction} {measure} | {first} | {one['mean']:.3f} | {one['low']:.3f} to {one['high']:.3f} |"
             )
-    return "\n".join(lines) + "\n"
+    use = [
+        "",
+        "```",
+        "bowerbird index PICTURES --model ./MODEL",
+        'bowerbird search "words" --model ./MODEL',
+        "bowerbird report MODEL",
+        "```",
+        "",
+        "`fit.json` and `fit.npz` hold names, thumbnails and vectors of the held-out pictures: leave them out where "
+        "those are not to be shared.",
+    ]
+    if account.choice:
+        tried = [f"- `{one.recipe}`: {one.why}" for one in account.choice]
+        use = ["", "Tried:", "", *tried, *use]
+    return "\n".join([*lines, *use]) + "\n"
 
 
 def fit(  # noqa: PLR0913  what pairs, which models, what recipe: all optional but the first
@@ -206,7 +233,9 @@ def fit(  # noqa: PLR0913  what pairs, which models, what recipe: all optional b
     chosen = named(recipe)
     if isinstance(chosen, Trained):
         need("torch", TRAIN)  # Said now, not after everything has been embedded.
-    towers_of = _models(model, image_model, text_model, by_class=labels is not None)
+    labels = labels or None
+    (validation_share, own_validation), (test_share, own_test) = _share(validation), _share(test)
+    towers_of = models_of(model, image_model, text_model, by_class=labels is not None)
     image_tensors, text_tensors = _tensors(chosen, towers_of.towers)
     say("reading", None)
     reading = read_examples(
@@ -217,8 +246,8 @@ def fit(  # noqa: PLR0913  what pairs, which models, what recipe: all optional b
         root=root,
         id=id,
         delimiter=delimiter,
-        validation=None if isinstance(validation, float | int) else validation,
-        test=None if isinstance(test, float | int) else test,
+        validation=own_validation,
+        test=own_test,
     )
     say(_in_words(reading), None)
     say("embedding", None)
@@ -233,8 +262,9 @@ def fit(  # noqa: PLR0913  what pairs, which models, what recipe: all optional b
     first = embedded.seconds
     parts = split(
         embedded.examples,
-        validation=float(validation) if isinstance(validation, float | int) else 0.0,
-        test=float(test) if isinstance(test, float | int) else 0.0,
+        by=towers_of.towers.best,
+        validation=validation_share,
+        test=test_share,
         seed=seed,
     )
     training = Training(
@@ -243,9 +273,14 @@ def fit(  # noqa: PLR0913  what pairs, which models, what recipe: all optional b
         seed=seed,
         tensorboard=tensorboard,
         progress=lambda told: say("training", told),
+        models={
+            "image model": towers_of.image.card.space,
+            "text model": towers_of.text.card.space if towers_of.text else "",
+        },
     )
+    require(embedded.examples.only(parts.train), f"The part of {reading.source} to learn from")
     learn = perf_counter()
-    vectors = _Vectors(towers_of, embedded, parts)
+    vectors = Parts(towers_of, embedded, parts)
     if chosen is None:
         found = choose(
             towers_of.towers, vectors, training, seconds=seconds, told=lambda doing: say(doing, None)
@@ -261,16 +296,26 @@ def fit(  # noqa: PLR0913  what pairs, which models, what recipe: all optional b
     account = replace(
         account,
         settings={
-            "seed": seed,
-            "validation": _share(validation),
-            "test": _share(test),
+            "source": str(pairs) if isinstance(pairs, str | Path) else "",
+            "recipe": recipe if isinstance(recipe, str) else repr(recipe),
+            "image_model": towers_of.image.card.source,
+            "text_model": towers_of.text.card.source if towers_of.text else "",
+            "image": image,
+            "text": text,
             "labels": labels or "",
+            "root": str(root),
+            "id": id,
+            "delimiter": delimiter or "",
+            "validation": validation_share if own_validation is None else "given",
+            "test": test_share if own_test is None else "given",
+            "seconds": seconds,
+            "seed": seed,
         },
         seconds={
             "embedding": embedded.seconds,
             "cached": embedded.cached,
             "training": took - (embedded.seconds - first),
-            "recomputing": embedded.seconds_if_recomputed(epochs),
+            "recomputing": _recomputing(embedded, parts, epochs),
             "total": perf_counter() - began,
         },
     )
@@ -296,6 +341,10 @@ def named(recipe: Recipe | str) -> Recipe | None:
 
     if isinstance(recipe, Recipe):
         return recipe
+    if not isinstance(recipe, str):
+        raise LearnError(
+            f"recipe is {recipe!r}.", hint="Give a name, or a recipe such as bowerbird.recipes.Ridge()."
+        )
     known = {one().name: one for one in recipes.ALL}
     if recipe == AUTO:
         return None
@@ -307,71 +356,11 @@ def named(recipe: Recipe | str) -> Recipe | None:
     return known[recipe]()
 
 
-@dataclass(frozen=True)
-class _Models:
-    image: Encoder
-    text: Encoder | None
-    towers: Towers
-
-
-def _models(model: Model, image_model: Model, text_model: Model, *, by_class: bool) -> _Models:
-    default: Model = model or ("" if image_model or text_model else settings().model)
-    for_pictures, for_texts = image_model or default or text_model, text_model or default or image_model
-    pictures = _encoder(for_pictures)
-    words = pictures if for_texts == for_pictures else _encoder(for_texts)
-    if pictures.card.image is None:
-        raise LearnError(
-            f"{pictures.card.name} takes no pictures.", hint="Name a model for them: --image-model."
-        )
-    text = words if words.card.text else None
-    if text is None and not by_class:
-        raise LearnError(
-            f"{words.card.name} reads no texts, and pairs have them.",
-            hint="Name a model for them: --text-model; or learn classes: --labels.",
-        )
-    return _Models(pictures, text, towers_of(pictures, text))
-
-
-def _encoder(model: Model) -> Encoder:
-    return model if isinstance(model, Encoder) else load(model)
-
-
-def towers_of(image: Encoder, text: Encoder | None) -> Towers:
-    """What the towers of one model, or of two, give."""
-    tower = image.image.tower
-    facts = read_graph(tower.graph.path)
-    own = tower.output == LOGITS or LOGITS in facts.outputs
-    return Towers(
-        shared=tower.output,
-        best=tower.similarity_output,
-        logits=LOGITS if own else "",
-        text=text.text.tower.output if text else "",
-        early=_early(facts, tower.output),
-        aligned=text is not None and text.card.space == image.card.space,
-    )
-
-
-def _early(facts: GraphFacts, output: str) -> str:
-    """A layer at two fifths of the way; empty where the graph tells of none with channels enough."""
-    try:
-        layers = facts.layers(output)
-    except ModelFormatError:
-        return ""
-    if len(layers) < _LAYERS:
-        return ""
-    return layers[round(EARLY * (len(layers) - 1))].name
-
-
-EARLY = 0.4
-"""How far into the network the early layer lies."""
-
-_LAYERS = 6
-
-
 def _tensors(recipe: Recipe | None, towers: Towers) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Those of the recipe, or of all that are tried, and those by which it is judged before."""
     recipes = [recipe] if recipe else candidates(towers)
-    images = [towers.shared] if towers.aligned else [towers.best]
+    # The best is always there: copies are told by it, so that every recipe has the same split.
+    images = [towers.best, *([towers.shared] if towers.aligned else [])]
     words = [towers.text] if towers.text else []
     for one in recipes:
         more_images, more_words = one.tensors(towers)
@@ -380,70 +369,18 @@ def _tensors(recipe: Recipe | None, towers: Towers) -> tuple[tuple[str, ...], tu
     return tuple(dict.fromkeys(images)), tuple(dict.fromkeys(words))
 
 
-class _Vectors:
-    """The parts of the examples, and more of their vectors when a recipe wants them; see `choose.Parts`."""
-
-    def __init__(self, models: _Models, embedded: Embedded, parts: Split) -> None:
-        self.models = models
-        self.embedded = embedded
-        self.parts = parts
-
-    @property
-    def train(self) -> Examples:
-        """To learn from."""
-        return self.embedded.examples.only(self.parts.train)
-
-    @property
-    def validation(self) -> Examples:
-        """To choose by."""
-        return self.embedded.examples.only(self.parts.validation)
-
-    @property
-    def both(self) -> Examples:
-        """Of the two, where too few are there to choose by: they are better learned from."""
-        return self.embedded.examples.only(self.used.train)
-
-    @property
-    def used(self) -> Split:
-        """The split, if both are learned from: nothing is left for validation."""
-        train = np.union1d(self.parts.train, self.parts.validation)
-        return replace(self.parts, train=train, validation=np.zeros(0, np.int64))
-
-    @property
-    def seconds_a_layer(self) -> float:
-        """What another layer takes: about what all pictures took."""
-        return self.embedded.seconds_a_pass
-
-    def add(self, tensors: Sequence[str]) -> None:
-        """Embed the pictures again, for further tensors."""
-        examples = self.embedded.examples
-        new = [tensor for tensor in tensors if tensor not in (examples.images or {})]
-        if not new:
-            return
-        more = embed(examples, self.models.image, None, new, ())
-        if len(more.examples) != len(examples):
-            raise LearnError(
-                f"{more.dropped[0].name} can be embedded, but not at {new[0]}: {more.dropped[0].reason}"
-            )
-        self.embedded = replace(
-            self.embedded,
-            examples=replace(examples, images={**(examples.images or {}), **(more.examples.images or {})}),
-            seconds=self.embedded.seconds + more.seconds,
-            seconds_a_pass=self.embedded.seconds_a_pass + more.seconds_a_pass,
-            cached=self.embedded.cached + more.cached,
-            computed=self.embedded.computed + more.computed,
-        )
-
-
-def _carried_out(recipe: Recipe, towers: Towers, vectors: _Vectors, training: Training) -> Chosen:
+def _carried_out(recipe: Recipe, towers: Towers, vectors: Parts, training: Training) -> Chosen:
     """One recipe, as the user asked for it."""
     validation = vectors.validation
     problems: tuple[str, ...] = ()
     if isinstance(recipe, Trained) and recipe.patience and len(validation) < FEW:
         problems = (
             f"{len(validation)} pictures for validation are too few to stop by (at least {FEW}): it learned for "
-            f"{recipe.without_validation} epochs, and the last is what was taken.",
+            f"{recipe.epochs or BLIND} epochs, and the last is what was taken.",
         )
+    if isinstance(recipe, Ridge) and len(vectors.parts.test):
+        # It settles itself by leave-one-out: what is for validation is better learned from.
+        return Chosen(recipe, recipe.fit(towers, vectors.both, None, training), (), used_both=True)
     some = validation if len(validation) and not problems else None
     fitted = recipe.fit(towers, vectors.train, some, training)
     return Chosen(recipe, fitted, (), problems)
@@ -482,15 +419,30 @@ _PARTS = {
 
 
 def _account(
-    models: _Models, reading: Reading, embedded: Embedded, parts: Split, found: Chosen, part: str
+    models: Models, reading: Reading, embedded: Embedded, parts: Split, found: Chosen, part: str
 ) -> Account:
     examples = embedded.examples
     problems = [*reading.problems, *embedded.problems, *parts.problems, *found.problems]
+    held = len(getattr(parts, part))
+    if held < ENOUGH:
+        problems.append(
+            f"{held} picture{'s'[: held != 1]} held out: the figures are rough, and R@k is 1 where k are all there are."
+        )
+    some = examples.only(getattr(parts, part))
+    if some.labels is not None and len(some) and (fewest := int(np.bincount(some.labels).max())) < 10:
+        problems.append(
+            f"Of no class more than {fewest} pictures are held out, so P@10 is {fewest / 10:g} at most: see Rprec."
+        )
+    if models.split_in_two:
+        problems.append(
+            "The two models are one under different options: what aligned them was not used, and nothing tells what "
+            "they were worth before."
+        )
     if part != "test":
         problems.append(f"There are no pictures for the test: the figures are of those for {_PARTS[part]}.")
     return Account(
         recipe=repr(found.recipe) if found.recipe else NOTHING,
-        source=reading.source,
+        source=_called(reading.source),
         models={"image": models.image.card.name} | ({"text": models.text.card.name} if models.text else {}),
         counts={
             "pictures": len(examples),
@@ -521,6 +473,17 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _recomputing(embedded: Embedded, parts: Split, epochs: int) -> float:
+    """What embedding in every epoch would take: a text for each picture that is learned from or validated with."""
+    pictures = len(parts.train) + len(parts.validation)
+    return embedded.seconds_if_recomputed(epochs, pictures, min(pictures, len(embedded.examples.texts)))
+
+
+def _called(source: str) -> str:
+    """The name of what was read, without where it lies: a model is made to be shared."""
+    return ", ".join(base_name(one) for one in source.split(", "))
+
+
 def _in_words(reading: Reading) -> str:
     """What was read, and what of it was left out."""
     examples = reading.examples
@@ -529,8 +492,11 @@ def _in_words(reading: Reading) -> str:
     return "; ".join(filter(None, (told, counted(reading.dropped))))
 
 
-def _share(part: Any) -> Any:
-    return part if isinstance(part, float | int) else "given"
+def _share(part: float | PairSource) -> tuple[float, PairSource | None]:
+    """A share of the pictures, or pairs of the user's own."""
+    if isinstance(part, str | Path | Collection):
+        return 0.0, part
+    return float(part), None
 
 
 def _nobody(_: str, __: Progress | None) -> None:

@@ -18,6 +18,9 @@ Vectors = NDArray[np.float32]
 EPSILON = 1e-12
 """The least length that a vector is divided by."""
 
+BLOCK = 4096
+"""Rows that are computed at once, in float64."""
+
 
 @dataclass(frozen=True, eq=False)
 class Unit:
@@ -122,8 +125,15 @@ class Head:
         Returns:
             float32 (n, dimensions), of length 1.
         """
+        count = len(rows[self.branches[0].tensor])
+        if not count:
+            return self._block(rows, slice(None))
+        blocks = [self._block(rows, slice(start, start + BLOCK)) for start in range(0, count, BLOCK)]
+        return np.concatenate(blocks)
+
+    def _block(self, rows: Mapping[str, Vectors], some: slice) -> Vectors:
         total = sum(
-            _through(branch.layers, rows[branch.tensor].astype(np.float64)) for branch in self.branches
+            _through(branch.layers, rows[branch.tensor][some].astype(np.float64)) for branch in self.branches
         )
         return _unit(np.asarray(total)).astype(np.float32)
 

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
-from bowerbird.errors import LearnError
+from bowerbird.errors import LearnError, TrainingError
 from bowerbird.learn.losses import Embedded, Loss
 from bowerbird.learn.processes import Processes
 from bowerbird.learn.schedule import Schedule
@@ -74,7 +74,7 @@ class Learner:
             The loss: the mean over all rows.
 
         Raises:
-            LearnError: it, or the gradient, is not finite. The weights stay as they were.
+            TrainingError: it, or the gradient, is not finite. The weights stay as they were.
         """
         for options in self._optimizer.param_groups:
             options["lr"] = rate
@@ -162,10 +162,10 @@ def _decayed(parameters: Sequence[Any], decay: float) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
-def _not_finite(what: str, where: str, later: int, output: Any) -> LearnError:
+def _not_finite(what: str, where: str, later: int, output: Any) -> TrainingError:
     """The error that names the batch, what of it is not finite, and whose rows these are."""
     more = f" (and the {later} after it)" if later else ""
-    return LearnError(
+    return TrainingError(
         f"{what} in {where}{more}.{_culprits(output)}",
         hint="Look at those pictures and texts; if there is nothing wrong with them, take a smaller lr, or clip.",
     )

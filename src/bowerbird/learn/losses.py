@@ -19,6 +19,8 @@ from typing import Any
 from bowerbird.errors import LearnError
 from bowerbird.origin.packages import TRAIN, need
 
+__all__ = ["Embedded", "InfoNCE", "Loss", "Margin", "Sigmoid", "SupervisedContrastive", "Triplet"]
+
 LARGEST_SCALE = 100.0
 """Of logits, when it is learned; beyond it training becomes unstable (CLIP, arXiv 2103.00020, section 2.5)."""
 

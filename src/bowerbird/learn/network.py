@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bowerbird.errors import LearnError
-from bowerbird.learn.examples import Examples
+from bowerbird.learn.examples import Examples, Vectors
 from bowerbird.learn.heads import (
     EPSILON,
     Branch,
@@ -232,6 +232,21 @@ def heads_of(network: Any) -> Heads:
     """
     heads: Heads = network.heads
     return replace(heads, image=_trained(heads.image, network.image), text=_trained(heads.text, network.text))
+
+
+def vectors_of(network: Any, examples: Examples) -> tuple[Vectors | None, Vectors | None]:
+    """What the network gives for all pictures and texts: float32 (n, dim) and (t, dim), of length 1.
+
+    Args:
+        network: of `network_of`, in evaluation mode.
+        examples: with vectors of every tensor that its heads read.
+    """
+    torch = need("torch", TRAIN)
+    heads: Heads = network.heads
+    with torch.no_grad():
+        images = network.images(_tensors(heads.image, examples.images or {})) if heads.image else None
+        texts = network.texts(_tensors(heads.text, examples.words or {})) if heads.text else None
+    return (None if images is None else images.numpy(), None if texts is None else texts.numpy())
 
 
 def _side(head: Head | None, dropout: float) -> Any:

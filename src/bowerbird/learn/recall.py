@@ -1,7 +1,8 @@
 """What is looked at while something is learned: how well pictures and texts find each other.
 
 The measures are those of `bowerbird.judge.measures`, which tests hold these to: R@k is the share of what is right that
-is among the first k, P@10 that of the first ten that are right, AP the mean precision at each that is right. They are
+is among the first k, P@10 that of the first ten that are right, Rprec that of as many as
+there are, AP the mean precision at each that is right. They are
 written for matrices here, since they are asked for after every epoch.
 """
 
@@ -21,6 +22,12 @@ Figures: TypeAlias = "dict[str, float]"
 
 Values: TypeAlias = "dict[str, dict[str, NDArray[np.float64]]]"
 """By direction and measure, a value for each query."""
+
+Watched: TypeAlias = "list[NDArray[np.float64]]"
+"""By direction, a value for each query."""
+
+SURELY = 1.0
+"""Standard errors by which something must gain to be better."""
 
 PAIRS, CLASSES = "mean recall", "mean AP"
 """What is watched: the mean of R@1, R@5 and R@10 in both directions; of classes the mean average precision."""
@@ -60,26 +67,61 @@ def figures(examples: Examples, images: Vectors | None, texts: Vectors | None) -
 def with_intervals(
     examples: Examples, images: Vectors | None, texts: Vectors | None
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """By direction and measure: `mean`, and `low` and `high`, the bootstrap interval of 95 % over the queries.
+    """By direction and measure: `mean`, and `low` and `high`, the bootstrap interval of 95 %.
+
+    It is over pictures, also where texts ask: the captions of one picture go well or badly together. Of classes it is
+    over the classes that ask.
 
     Args: as of `figures`.
     """
     told: dict[str, dict[str, dict[str, float]]] = {}
     for direction, measures in per_query(examples, images, texts).items():
         names = list(measures)
-        ends = intervals(np.stack([measures[name] for name in names]))
+        values = np.stack([measures[name] for name in names])
+        if direction == "text->image":
+            values = _by_picture(examples, values)
         told[direction] = {
             name: {"mean": _mean(measures[name]), "low": float(end.low), "high": float(end.high)}
-            for name, end in zip(names, ends, strict=True)
+            for name, end in zip(names, intervals(values), strict=True)
         }
     return told
+
+
+def watched(examples: Examples, images: Vectors | None, texts: Vectors | None) -> Watched:
+    """By direction, for each query what `aim` is the mean of.
+
+    Args: as of `figures`.
+    """
+    directions = list(per_query(examples, images, texts).values())
+    if examples.classes:
+        return [measures["AP"] for measures in directions[:1]]
+    return [np.mean([measures[f"R@{k}"] for k in CUTOFFS], 0) for measures in directions]
+
+
+def surely(better: Watched, other: Watched) -> bool:
+    """Whether what one gains on the other is more than `SURELY` standard errors of the gain, query by query.
+
+    The best of many is often the luckiest.
+    """
+    gains = [one - two for one, two in zip(better, other, strict=True)]
+    variance = sum(float(gain.var()) / max(len(gain), 1) for gain in gains)
+    gain = float(np.mean([one.mean() for one in gains]))
+    return gain > SURELY * float(np.sqrt(variance)) / len(gains) and gain > 0
+
+
+def _by_picture(examples: Examples, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(measures, pictures): the mean over the texts of each picture, each text counted with its first picture."""
+    asked, first = np.unique(examples.links[:, 1], return_index=True)
+    _, place, counts = np.unique(examples.links[first, 0], return_inverse=True, return_counts=True)
+    assert len(asked) == values.shape[1]  # the texts that have a picture
+    return np.stack([np.bincount(place, row) / counts for row in values])
 
 
 def per_query(examples: Examples, images: Vectors | None, texts: Vectors | None) -> Values:
     """Every measure for every query.
 
     Of pairs the directions are `text->image` and `image->text`, with R@1, R@5 and R@10. Of classes `class->image`,
-    each class's name being a query, or, where there are no texts, `image->image`, with P@10 and AP.
+    each class's name being a query, or, where there are no texts, `image->image`, with P@10, Rprec and AP.
     """
     if images is None or not len(examples):
         return {}
@@ -122,7 +164,9 @@ def ranks(queries: Vectors, found: Vectors, asking: Places, wanted: Places) -> N
             of = scores[asking[chunk] - rows.start]
             own = of[np.arange(len(chunk)), wanted[chunk]][:, None]
             before = np.arange(of.shape[1])[None, :] < wanted[chunk][:, None]
-            out[chunk] = 1 + (of > own).sum(1) + ((of == own) & before).sum(1)
+            rank = 1 + (of > own).sum(1) + ((of == own) & before).sum(1)
+            # What is no number is behind all others.
+            out[chunk] = np.where(np.isnan(own[:, 0]), of.shape[1], rank)
     return out
 
 
@@ -143,8 +187,8 @@ def _mean(values: NDArray[np.float64]) -> float:
 def _by_relevance(
     queries: Vectors, found: Vectors, right: NDArray[np.bool_], *, alone: bool
 ) -> dict[str, NDArray[np.float64]]:
-    """P@10 and AP of the queries for which something is right; with `alone`, a query does not find itself."""
-    precision, average = [], []
+    """P@10, Rprec and AP of the queries for which something is right; with `alone`, a query does not find itself."""
+    precision, r_precision, average = [], [], []
     for rows, scores in _blocks(queries, found):
         relevant = right[rows]
         order = np.argsort(-scores, axis=1, kind="stable")
@@ -156,8 +200,14 @@ def _by_relevance(
         at = hits.cumsum(1) / np.arange(1, hits.shape[1] + 1)
         some = total > 0
         precision.append((hits[:, :10].sum(1) / 10)[some])
+        among = np.arange(hits.shape[1])[None, :] < total[:, None]
+        r_precision.append(((hits & among).sum(1) / np.maximum(total, 1))[some])
         average.append(((at * hits).sum(1) / np.maximum(total, 1))[some])
-    return {"P@10": np.concatenate(precision), "AP": np.concatenate(average)}
+    return {
+        "P@10": np.concatenate(precision),
+        "Rprec": np.concatenate(r_precision),
+        "AP": np.concatenate(average),
+    }
 
 
 def summary(figures: Mapping[str, float], watched: str) -> str:

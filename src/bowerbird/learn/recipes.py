@@ -7,9 +7,9 @@ trained by the one loop in `loop`. `bowerbird.learn.choose` tries them and takes
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -22,32 +22,13 @@ from bowerbird.learn.heads import Linear as LinearLayer
 from bowerbird.learn.losses import InfoNCE, Loss, SupervisedContrastive
 from bowerbird.learn.recall import Figures, aim, figures
 from bowerbird.learn.ridge import ridge
+from bowerbird.learn.towers import Towers
 from bowerbird.origin.packages import need
+
+__all__ = ["ALL", "Adapter", "Linear", "Mlp", "Recipe", "Ridge", "SharedProjection", "Trained"]
 
 if TYPE_CHECKING:
     from bowerbird.learn.loop import History, Progress
-
-
-@dataclass(frozen=True)
-class Towers:
-    """What the frozen towers give, by the names of their tensors.
-
-    Attributes:
-        shared: of pictures, in the space that they share with texts, if they do; else as `best`. Empty: no pictures.
-        best: of pictures, what compares them best: the penultimate layer, where the model publishes it.
-        logits: of pictures, a classifier's; empty: there are none.
-        text: of texts; empty: there is no tower for them.
-        aligned: whether `shared` and `text` are one space already.
-        early: of pictures, a layer before the middle of the network, which knows of colours and textures what later
-            ones leave out; empty: there is none.
-    """
-
-    shared: str
-    best: str
-    logits: str = ""
-    text: str = ""
-    aligned: bool = False
-    early: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,6 +41,7 @@ class Training:
         seed: of everything that is drawn.
         tensorboard: write events for it, too.
         progress: told after every step.
+        models: fingerprints of the spaces that the vectors are of: a run is gone on with in the same ones only.
     """
 
     folder: Path | None = None
@@ -67,6 +49,7 @@ class Training:
     seed: int = 0
     tensorboard: bool = False
     progress: Callable[[Progress], None] | None = None
+    models: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,37 +153,56 @@ class Ridge(Recipe):
         return Fitted(heads, None, judged(heads, validation))
 
 
+LONGEST, BLIND = 60, 8
+"""Epochs at most: with something to stop by, and without."""
+
+_SCHEDULE = ("epochs", "batch_size", "lr", "weight_decay", "patience")
+
+
 @dataclass(frozen=True, repr=False)
 class Trained(Recipe):
     """What the recipes that are trained have in common.
 
     Attributes:
         loss: None: InfoNCE with a learned temperature; of classes SupervisedContrastive.
-        epochs: at most.
+        epochs: at most; 0: 60, or 8 where there is nothing to stop by.
         batch_size: pairs in a batch.
         lr: of the optimiser.
         weight_decay: likewise (AdamW).
         dropout: share of the inputs of each linear layer that is left out while it learns.
         patience: epochs without a better figure on the validation set after which it stops, and the best epoch is
             what is taken; 0: it never stops, and the last one is.
-        without_validation: epochs where there is nothing to stop by.
         captions: of a picture with several texts "one" is drawn for each epoch, or "all" are pairs.
         layers: of pictures, that are read, each with a linear layer of its own, added up; none: the best.
     """
 
     loss: Loss | None = None
-    epochs: int = 60
+    epochs: int = 0
     batch_size: int = 128
     lr: float = 1e-3
     weight_decay: float = 0.1
     dropout: float = 0.3
     patience: int = 8
-    without_validation: int = 8
     captions: Literal["one", "all"] = "one"
     layers: tuple[str, ...] = ()
 
     keeps_all: ClassVar[bool] = False
     """Whether the checkpoint of every epoch stays."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be.
+
+        Raises:
+            LearnError: a number is out of its range.
+        """
+        least = {"epochs": 0, "batch_size": 2, "patience": 0, "dim": 0, "hidden": 1}
+        for name, bound in least.items():
+            value = getattr(self, name, bound)
+            if not isinstance(value, int) or isinstance(value, bool) or value < bound:
+                raise LearnError(
+                    f"{type(self).__name__}: {name} is {value!r}.",
+                    hint=f"Give a whole number from {bound} on.",
+                )
 
     def tensors(self, towers: Towers) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """See `Recipe`."""
@@ -216,11 +218,9 @@ class Trained(Recipe):
 
     def fit(self, towers: Towers, train: Examples, validation: Examples | None, training: Training) -> Fitted:
         """See `Recipe`."""
-        from dataclasses import replace
-
         from bowerbird.learn.loop import Schedule
         from bowerbird.learn.loop import train as run
-        from bowerbird.learn.network import Batches, heads_of, network_of
+        from bowerbird.learn.network import Batches, heads_of, network_of, vectors_of
 
         begun = self.begin(towers, train, np.random.default_rng(training.seed))
         network = network_of(begun, self.dropout, self.tied())
@@ -230,7 +230,7 @@ class Trained(Recipe):
         loss = self.loss_for(towers, train).module()
         stops = validation is not None and len(validation) > 0 and self.patience > 0
         schedule = Schedule(
-            epochs=self.epochs if stops or not self.patience else self.without_validation,
+            epochs=self.epochs or (LONGEST if stops else BLIND),
             batch_size=self.batch_size,
             lr=self.lr,
             weight_decay=self.weight_decay,
@@ -240,7 +240,8 @@ class Trained(Recipe):
         )
 
         def validate() -> Figures:
-            return judged(heads_of(network), validation)
+            assert validation is not None  # else it is not asked
+            return figures(validation, *vectors_of(network, validation))
 
         with _one_thread():
             history = run(
@@ -255,11 +256,21 @@ class Trained(Recipe):
                 progress=training.progress,
                 keep=None if self.keeps_all else 3,
                 tensorboard=training.tensorboard,
-                settings={"recipe": repr(self), "pictures": len(train), "pairs": len(train.links)},
+                settings=self._identity(train, validation, training),
             )
         facts = {"loss": repr(self.loss_for(towers, train)), **loss.facts()}
         heads = replace(heads_of(network), sigmoid=loss.scale_and_bias(), facts=facts)
         return Fitted(heads, history, judged(heads, validation))
+
+    def _identity(self, train: Examples, validation: Examples | None, training: Training) -> dict[str, Any]:
+        """What must be the same for a run to be gone on with, besides the schedule, which the loop looks at itself."""
+        plain: dict[str, Any] = {one.name: one.default for one in fields(self) if one.name in _SCHEDULE}
+        return {
+            "recipe": repr(replace(self, **plain)),
+            "pairs": train.digest,
+            "validation": validation.digest if validation else "",
+            **training.models,
+        }
 
     def loss_for(self, towers: Towers, train: Examples) -> Loss:
         """The loss that was given, or the one that suits the examples."""

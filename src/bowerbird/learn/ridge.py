@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bowerbird.errors import LearnError
 from bowerbird.learn.examples import Examples, Places, Vectors
 from bowerbird.learn.heads import Branch, Head, Heads, Layer, Linear, Scale, Shift, Unit, as_it_is
-from bowerbird.learn.recall import CUTOFFS, per_query
+from bowerbird.learn.recall import Watched, surely, watched
 
 Floats = NDArray[np.float64]
 
@@ -70,7 +70,7 @@ def ridge(
     scale, one = scales[0], weights[0]
     if choices > 1:
         judged = _some(len(train), seed)
-        predicted = {scale: _unit(regression.left_out(scale)[judged]) for scale in scales}
+        predicted = {scale: _unit(regression.left_out(scale, judged)) for scale in scales}
         scale, one = _chosen(train, judged, predicted, None if base is None else base[judged], asked, weights)
     facts = {
         "regularisation": scale,
@@ -112,36 +112,20 @@ def _chosen(
     kept = train.links[np.isin(train.links[:, 0], judged), 1]
     texts = (asked if train.classes else asked[np.unique(kept)]).astype(np.float32)
 
-    def values(scale: float, weight: float) -> list[Floats]:
+    def values(scale: float, weight: float) -> Watched:
         rows = predicted[scale]
         images = rows if base is None else _unit(base + weight * rows)
-        return _values(some, images.astype(np.float32), texts)
+        return watched(some, images.astype(np.float32), texts)
 
     tried = {(weight, scale): values(scale, weight) for weight, scale in product(weights, predicted)}
     figure = {setting: np.mean([one.mean() for one in found]) for setting, found in tried.items()}
     # The first of equals: the least that is added, and of that the weakest regularisation.
     best = max(figure, key=lambda setting: (round(figure[setting], 9), *(-one for one in setting)))
     nothing = (0.0, next(iter(predicted)))
-    if base is not None and nothing in tried and not _surely(tried[best], tried[nothing]):
+    if base is not None and nothing in tried and not surely(tried[best], tried[nothing]):
         best = nothing
     weight, scale = best
     return scale, weight
-
-
-def _values(some: Examples, images: Vectors, texts: Vectors) -> list[Floats]:
-    """By direction, for each query the mean of what is watched."""
-    directions = per_query(some, images, texts).values()
-    return [
-        measures["AP"] if some.classes else np.mean([measures[f"R@{k}"] for k in CUTOFFS], 0)
-        for measures in directions
-    ]
-
-
-def _surely(better: Sequence[Floats], nothing: Sequence[Floats]) -> bool:
-    """Whether the gain is more than one standard error: the best of many settings is often the luckiest."""
-    gains = [one - other for one, other in zip(better, nothing, strict=True)]
-    variance = sum(float(gain.var()) / len(gain) for gain in gains)
-    return float(np.mean([gain.mean() for gain in gains])) > math.sqrt(variance) / len(gains)
 
 
 def _check(regularisation: float | None, weight: float | None) -> None:
@@ -165,6 +149,7 @@ class _Regression:
         gram = self.x @ self.x.T if self.dual else self.x.T @ self.x
         self.values, self.vectors = np.linalg.eigh(gram)
         self.values = np.maximum(self.values, 0)
+        self.projected = np.zeros(0) if self.dual else self.x.T @ self.y
         self.unit = max(float((self.x**2).sum(1).mean()), 1e-12)
 
     def weights(self, scale: float) -> Floats:
@@ -172,23 +157,27 @@ class _Regression:
         shrunk = self.vectors / (self.values + scale * self.unit)
         if self.dual:
             return (self.x.T @ (shrunk @ (self.vectors.T @ self.y))).T
-        return (shrunk @ (self.vectors.T @ (self.x.T @ self.y))).T
+        return (shrunk @ (self.vectors.T @ self.projected)).T
 
-    def left_out(self, scale: float) -> Floats:
-        """(n, t): what each row is predicted to be by a regression without it."""
+    def left_out(self, scale: float, rows: Places) -> Floats:
+        """(m, t): what the head of a regression without each of some rows gives for it.
+
+        A regression without row i centres by its own means, and its head leaves the mean of the targets away, since the
+        texts are centred as well. So `y / (n - 1)` is added: what the row's own target has taken from that mean.
+        """
+        count = len(self.x)
         if self.dual:
-            shares = self.values / (self.values + scale * self.unit)
-            leverage = (self.vectors**2 * shares).sum(1)
-            fitted = self.vectors @ (shares[:, None] * (self.vectors.T @ self.y))
+            own, shares = self.vectors[rows], self.values / (self.values + scale * self.unit)
+            leverage = (own**2 * shares).sum(1)
+            fitted = own @ (shares[:, None] * (self.vectors.T @ self.y))
         else:
-            turned = self.x @ self.vectors
-            leverage = (turned**2 / (self.values + scale * self.unit)).sum(1)
-            fitted = turned @ (
-                (self.vectors.T @ (self.x.T @ self.y)) / (self.values + scale * self.unit)[:, None]
-            )
+            own, shares = self.x[rows] @ self.vectors, 1 / (self.values + scale * self.unit)
+            leverage = (own**2 * shares).sum(1)
+            fitted = own @ (shares[:, None] * (self.vectors.T @ self.projected))
         # The mean was taken from the row, too: that is a leverage of 1 / n of its own.
-        leverage = np.minimum(leverage + 1 / len(self.x), 1 - 1e-6)[:, None]
-        predicted: Floats = (fitted - leverage * self.y) / (1 - leverage)
+        leverage = np.minimum(leverage + 1 / count, 1 - 1e-6)[:, None]
+        target = self.y[rows]
+        predicted: Floats = (fitted - leverage * target) / (1 - leverage) + target / (count - 1)
         return predicted
 
 

@@ -36,12 +36,14 @@ from bowerbird import losses, recipes
 from bowerbird.learn.choose import choose, unfitted
 from bowerbird.learn.examples import Examples, Picture
 from bowerbird.learn.features import Embedded, embed
-from bowerbird.learn.fit import FEW, towers_of
+from bowerbird.learn.fit import FEW
 from bowerbird.learn.heads import Heads
 from bowerbird.learn.pairs import read_examples
+from bowerbird.learn.parts import Parts
 from bowerbird.learn.recall import figures
-from bowerbird.learn.recipes import Recipe, Towers, Trained, Training
+from bowerbird.learn.recipes import Recipe, Trained, Training
 from bowerbird.learn.split import split
+from bowerbird.learn.towers import Models, Towers, towers_of
 from bowerbird.models.encoder import Encoder
 
 CLOTHES = SHARED / "clothing"
@@ -163,25 +165,23 @@ def captioned(layers: tuple[str, ...]) -> Set:
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
-    """A split; what `choose` takes."""
+class Shared:
+    """Examples shared out: what is learned from and chosen by, and what is judged by."""
 
-    train: Examples
-    validation: Examples
-    both: Examples
+    parts: Parts
     test: Examples
-    seconds_a_layer: float = 15.0
 
     @classmethod
-    def of(cls, examples: Examples, validation: float, test: float, seed: int) -> Parts:
+    def of(cls, data: Set, examples: Examples, validation: float, test: float, seed: int) -> Shared:
         """By picture, copies together, as `bb.fit` does it."""
         parts = split(examples, validation=validation, test=test, seed=seed)
-        both = np.sort(np.concatenate([parts.train, parts.validation]))
-        train, chosen_by, all_, held = map(examples.only, (parts.train, parts.validation, both, parts.test))
-        return cls(train, chosen_by, all_, held)
+        embedded = replace(data.embedded, examples=examples)
+        return cls(Parts(Models(model(), model(), data.towers), embedded, parts), examples.only(parts.test))
 
-    def add(self, tensors: Sequence[str], /) -> None:
-        """All are there."""
+    @property
+    def train(self) -> Examples:
+        """To learn from."""
+        return self.parts.train
 
 
 def some(examples: Examples, count: int, seed: int) -> Examples:
@@ -189,13 +189,14 @@ def some(examples: Examples, count: int, seed: int) -> Examples:
     return examples.only(np.random.default_rng(seed).permutation(len(examples))[:count])
 
 
-def fitted(recipe: Recipe | None, towers: Towers, parts: Parts, seed: int) -> Heads:
-    """By a recipe, or by `auto`, as `bb.fit` would."""
-    training = Training(seed=seed)
+def fitted(recipe: Recipe | None, towers: Towers, shared: Shared, seed: int, *, both: bool = False) -> Heads:
+    """By a recipe, or by `auto`, as `bb.fit` would; with `both`, on the pictures for choosing as well."""
+    training, parts = Training(seed=seed), shared.parts
     if recipe is None:
         return choose(towers, parts, training, seconds=600).fitted.heads
     few = isinstance(recipe, Trained) and bool(recipe.patience) and len(parts.validation) < FEW
-    return recipe.fit(towers, parts.train, None if few else parts.validation, training).heads
+    chosen_by = None if few or both or not len(parts.validation) else parts.validation
+    return recipe.fit(towers, parts.both if both else parts.train, chosen_by, training).heads
 
 
 def judged(heads: Heads, test: Examples) -> dict[str, float]:
@@ -231,19 +232,19 @@ def captions(seeds: int) -> Iterator[str]:
     for held_out in (200, 400):
         total = LEARNED + CHOSEN_BY + held_out
         splits = [
-            Parts.of(some(data.examples, total, seed), CHOSEN_BY / total, held_out / total, seed)
+            Shared.of(data, some(data.examples, total, seed), CHOSEN_BY / total, held_out / total, seed)
             for seed in range(seeds)
         ]
         yield f"\n| {held_out} held out, {LEARNED} learned from | text->image R@10 | image->text R@10 |\n|---|---|---|"
         yield row(
             "as it is", [judged(unfitted(data.towers), p.test) for p in splits], TEXT_TO_IMAGE, IMAGE_TO_TEXT
         )
-        whole = [replace(p, train=p.both) for p in splits]
         for name, make in alike.items():
             found = [judged(fitted(make(s), data.towers, p, s), p.test) for s, p in enumerate(splits)]
             yield row(name, found, TEXT_TO_IMAGE, IMAGE_TO_TEXT)
         found = [
-            judged(fitted(recipes.SharedProjection(), data.towers, p, s), p.test) for s, p in enumerate(whole)
+            judged(fitted(recipes.SharedProjection(), data.towers, p, s, both=True), p.test)
+            for s, p in enumerate(splits)
         ]
         yield row("SharedProjection() on those for choosing, too", found, TEXT_TO_IMAGE, IMAGE_TO_TEXT)
     yield "\n| 50 pairs, 200 held out | text->image R@10 | image->text R@10 |\n|---|---|---|"
@@ -256,12 +257,12 @@ def captions(seeds: int) -> Iterator[str]:
         yield row(name, found, TEXT_TO_IMAGE, IMAGE_TO_TEXT)
 
 
-def few_pairs(data: Set, count: int, seed: int) -> Parts:
+def few_pairs(data: Set, count: int, seed: int) -> Shared:
     """So many pictures, a tenth of them to choose by, and 200 others to judge by."""
     drawn = some(data.examples, 1200, seed)
-    apart = Parts.of(drawn, 0.0, 200 / 1200, seed)
+    apart = Shared.of(data, drawn, 0.0, 200 / 1200, seed)
     chosen = some(apart.train, count, seed)
-    return replace(Parts.of(chosen, 0.1, 0.0, seed), test=apart.test)
+    return replace(Shared.of(data, chosen, 0.1, 0.0, seed), test=apart.test)
 
 
 def classes(seeds: int) -> Iterator[str]:
@@ -269,7 +270,8 @@ def classes(seeds: int) -> Iterator[str]:
     reading = read_examples(CLOTHES / "train", labels="folder", test=CLOTHES / "validation")
     towers = towers_of(model(), model())
     wanted = tuple(dict.fromkeys((towers.shared, towers.best, towers.early)))
-    examples = embed(reading.examples, model(), model(), wanted, (towers.text,)).examples
+    data = Set(embed(reading.examples, model(), model(), wanted, (towers.text,)), towers)
+    examples = data.examples
     parts = split(examples, validation=0.0, test=0.0)
     test, labels = examples.only(parts.test), examples.labels
     assert labels is not None
@@ -282,7 +284,7 @@ def classes(seeds: int) -> Iterator[str]:
             for seed in range(seeds):
                 order = np.random.default_rng(seed).permutation(parts.train)
                 rows = np.concatenate([order[labels[order] == label][:count] for label in np.unique(labels)])
-                own = Parts.of(examples.only(rows), 0.1, 0.0, seed)
+                own = Shared.of(data, examples.only(rows), 0.1, 0.0, seed)
                 found.append(judged(fitted(recipe, towers, own, seed), test))
             yield row(f"{count} | {name}", found, "class->image P@10")
 
@@ -308,17 +310,19 @@ def speed(seeds: int) -> Iterator[str]:
     )
     towers = Towers("features", "features", text="text")
     train, validation = examples.only(np.arange(count)), examples.only(np.arange(count, count + held))
-    yield f"\n| {count:,} pairs, 1,280 and 384 numbers | seconds | epochs |\n|---|---|---|"
+    yield f"\n| {count:,} pairs, 1,280 and 384 numbers | seconds | of a processor | epochs |\n|---|---|---|---|"
     for recipe in (recipes.Linear(), recipes.Linear(epochs=20, patience=0), recipes.Ridge()):
-        took, epochs = [], 0
+        took, worked, epochs = [], [], 0
         for seed in range(seeds):
-            began = time.perf_counter()
+            began, worked_before = time.perf_counter(), time.process_time()
             history = recipe.fit(towers, train, validation, Training(seed=seed)).history
             took.append(time.perf_counter() - began)
+            worked.append(time.process_time() - worked_before)
             epochs = len(history.epochs) if history else 0
-        yield f"| {recipe} | {np.median(took):.1f} ({min(took):.1f}-{max(took):.1f}) | {epochs or ''} |"
+        wall = f"{np.median(took):.1f} ({min(took):.1f}-{max(took):.1f})"
+        yield f"| {recipe} | {wall} | {np.median(worked):.1f} | {epochs or ''} |"
     data = captioned(())
-    parts = Parts.of(some(data.examples, 1000, 0), 0.1, 0.2, 0)
+    parts = Shared.of(data, some(data.examples, 1000, 0), 0.1, 0.2, 0).parts
     fresh = embed(some(data.examples, 200, 0), model(), model(), ("features",), (data.towers.text,))
     began = time.perf_counter()
     history = recipes.Linear().fit(data.towers, parts.train, parts.validation, Training()).history
@@ -330,10 +334,10 @@ def speed(seeds: int) -> Iterator[str]:
     yield f"| embedding in every epoch | {once * epochs:.0f} + {learning:.1f} |"
 
 
-def thousand(layers: tuple[str, ...], seeds: int) -> tuple[Set, list[Parts]]:
+def thousand(layers: tuple[str, ...], seeds: int) -> tuple[Set, list[Shared]]:
     """Splits of 1,000 photographs."""
     data = captioned(layers)
-    return data, [Parts.of(some(data.examples, 1000, seed), 0.1, 0.2, seed) for seed in range(seeds)]
+    return data, [Shared.of(data, some(data.examples, 1000, seed), 0.1, 0.2, seed) for seed in range(seeds)]
 
 
 def layers(seeds: int) -> Iterator[str]:

@@ -328,7 +328,10 @@ def speed(seeds: int) -> Iterator[str]:
     history = recipes.Linear().fit(data.towers, parts.train, parts.validation, Training()).history
     learning = time.perf_counter() - began
     assert history is not None
-    once, epochs = fresh.seconds_if_recomputed(1) * 5, len(history.epochs)  # of 200 photographs, and there are 1,000
+    once, epochs = (
+        fresh.seconds_if_recomputed(1) * 5,
+        len(history.epochs),
+    )  # of 200 photographs, and there are 1,000
     yield f"\n| 1,000 photographs, Linear(), {epochs} epochs | seconds |\n|---|---|"
     yield f"| embedding once, then learning | {once:.0f} + {learning:.1f} |"
     yield f"| embedding in every epoch | {once * epochs:.0f} + {learning:.1f} |"

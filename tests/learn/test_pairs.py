@@ -145,6 +145,18 @@ def test_every_format_gives_the_same_pairs(folder: Path, write: Callable[[Path],
     assert reading.source
 
 
+def test_a_list_of_pairs(folder: Path):
+    listed = [(str(folder / "a.png"), SAID["a.png"]), (folder / "b.png", tuple(SAID["b.png"]))]
+    record = Record("c", folder / "c.png", texts=tuple(SAID["c.png"]))
+    found = read_examples([*listed, record])
+    assert said(found.examples) == SAID
+    assert found.source == "3 pairs"
+    with pytest.raises(LearnError, match=r"Element 2 of the pairs, 'a cup', is no pair"):
+        read_examples([*listed, "a cup"])
+    (dropped,) = read_examples([*listed, (folder / "none.png", "a ghost")]).dropped
+    assert dropped.name.endswith("none.png")
+
+
 def test_pictures_may_come_as_bytes_or_in_a_tar(folder: Path):
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -452,8 +464,8 @@ def test_sources_that_hold_no_pairs(folder: Path):
     (folder / "metadata.csv").write_text("file_name,note,price\na.png,x,1\n")
     with pytest.raises(BowerbirdError, match="holds the texts is not clear; its columns: 'note', 'price'"):
         read_examples(folder)
-    with pytest.raises(LearnError, match="cannot be given as list"):
-        read_examples([("a.png", "a cat")])  # type: ignore[arg-type]
+    with pytest.raises(LearnError, match="cannot be given as dict"):
+        read_examples({"a.png": "a cat"})  # type: ignore[arg-type]
     with pytest.raises(BowerbirdError, match=r"missing\.csv does not exist"):
         read_examples(folder / "missing.csv")
 

@@ -494,7 +494,7 @@ def _in_words(reading: Reading) -> str:
 
 def _share(part: float | PairSource) -> tuple[float, PairSource | None]:
     """A share of the pictures, or pairs of the user's own."""
-    if isinstance(part, str | Path | Collection):
+    if isinstance(part, str | Path | Collection | Sequence):
         return 0.0, part
     return float(part), None
 

@@ -116,9 +116,10 @@ def read_examples(  # noqa: PLR0913  what tables are given, and what they are fo
     `decodable`. With labels, the texts are the names of the classes, underscores as spaces.
 
     Args:
-        source: a collection of records; or a path: CSV, TSV, JSON Lines, Parquet, a WebDataset tar, COCO captions,
-            Karpathy's JSON, Flickr30k's token file or `results.csv`, told by their content; or a folder of pictures
-            with a `metadata.csv`, or of folders named after classes, or of Parquet files.
+        source: a collection of records; a list of records or of (picture, text or texts); or a path: CSV, TSV, JSON
+            Lines, Parquet, a WebDataset tar, COCO captions, Karpathy's JSON, Flickr30k's token file or `results.csv`,
+            told by their content; or a folder of pictures with a `metadata.csv`, or of folders named after classes, or
+            of Parquet files.
         image: column of the pictures; empty: one called `image`, `photo`, `path`, `file` or so.
         text: column of the texts, or several; empty: one called `caption`, `text`, `description` or so.
         labels: `folder`: the class of a picture is the name of its folder; else the column, or attribute, with it.

@@ -26,13 +26,14 @@ from bowerbird.judge.pairs import (
     table_source,
     unclear,
 )
-from bowerbird.record import Record
+from bowerbird.record import Record, name_of
 
 FOLDER = "folder"
 """`labels`: the class of a picture is the name of the folder that it lies in."""
 
-PairSource = Collection[Any] | str | Path
-"""A collection of records, or the path of a table, a folder or a caption file."""
+PairSource = Collection[Any] | str | Path | Sequence[Any]
+"""A collection of records; the path of a table, a folder or a caption file; or a list of records, or of pairs: a
+picture (a path, the bytes of a file, a Pillow image or an array) and a text or several."""
 
 _LOOKED_AT = 1000
 """Records of a folder whose attributes are looked at for one that holds texts."""
@@ -72,13 +73,36 @@ def records(
         # What fails is named, also where the collection would leave it out without a word.
         kept = source.on_error("keep") if source.plan.on_error == "drop" else source
         return iter(kept), source.plan.source.describe(), isinstance(source.plan.source, FolderSource)
+    if isinstance(source, list | tuple):
+        return iter([_pair(item, place) for place, item in enumerate(source)]), f"{len(source)} pairs", False
     if not isinstance(source, (str, Path)):
         raise LearnError(
             f"Pairs cannot be given as {type(source).__name__}.",
-            hint="Give the path of a table or a folder, or bowerbird.Collection.from_items of records.",
+            hint="Give the path of a table or a folder, a list of (picture, text), or a Collection of records.",
         )
     found = _source(source, image, text, labels, root, id, delimiter)
     return iter(found), shown(str(source)), isinstance(found, FolderSource)
+
+
+def _pair(item: Any, place: int) -> Record:
+    """An element of a list.
+
+    Raises:
+        LearnError: it is neither a record nor a picture and its texts.
+    """
+    if isinstance(item, Record):
+        return item
+    if isinstance(item, list | tuple) and len(item) == 2:
+        image, texts = item
+        said = (texts,) if isinstance(texts, str) else tuple(texts or ())
+        if all(isinstance(text, str) for text in said):
+            return Record(
+                f"pair:{place}", Path(image) if isinstance(image, str) else image, said, named=False
+            )
+    raise LearnError(
+        f"Element {place} of the pairs, {name_of(item)}, is no pair of a picture and a text.",
+        hint="Give (picture, text), or (picture, [text, text]), or a bowerbird.Record.",
+    )
 
 
 def class_name(value: Any) -> str:

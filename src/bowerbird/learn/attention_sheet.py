@@ -36,11 +36,13 @@ def sheet(heat: Heat) -> Image.Image:
     scale = min(LONGEST / max(picture.size), max(1.0, LEAST / max(picture.size)))
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     small = picture.resize(size, Image.Resampling.LANCZOS)
-    warm = _upon(np.asarray(small, np.float32), heat.strength_at(size))
     upright = size[0] <= 1.8 * size[1]
     columns = 2 if upright else 1
     width = max(2 * _MARGIN + columns * size[0] + (columns - 1) * _GAP, 2 * _MARGIN + LEAST)
+    strength = heat.strength_at(size)
     lines = _words(heat, width - 2 * _MARGIN)
+    if np.isnan(strength).any():
+        lines.append(_fitted("pale: what the model does not see", _BODY, width - 2 * _MARGIN))
     top = _MARGIN + 34 + len(lines) * 24 + 10
     down = size[1] if upright else 2 * size[1] + _GAP
     found = Image.new("RGB", (width, top + down + _GAP + _BAR + 30 + _MARGIN - 14), _PAPER)
@@ -53,7 +55,7 @@ def sheet(heat: Heat) -> Image.Image:
         pen.text((_MARGIN, _MARGIN + 30 + number * 24), line, _FAINT, _font(_BODY))
     found.paste(small, (_MARGIN, top))
     where = (_MARGIN + size[0] + _GAP, top) if upright else (_MARGIN, top + size[1] + _GAP)
-    found.paste(warm, where)
+    found.paste(_upon(np.asarray(small, np.float32), strength), where)
     _cross(pen, heat, where, scale)
     _legend(found, (where[0], top + down + _GAP - 8), size[0])
     return found

@@ -7,6 +7,9 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Tests run in as many processes as there are processors.
 PYTEST_ARGS ?= -n auto
+# A worker for each core, so one thread in each: numerical libraries whose threads wait for a core spin, and take the
+# time of the others.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast test-export lint types imports check format bench build clean
@@ -36,13 +39,13 @@ demo: $(VENV)/.demo ## index sample photographs, ask questions, write demo-out/c
 	$(BIN)/bowerbird demo --out demo-out
 
 test: $(VENV)/.dev ## run all tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST)
 
 test-fast: $(VENV)/.dev ## run the tests that take less than about five seconds each
-	$(BIN)/python -m pytest $(PYTEST_ARGS) -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 test-export: $(VENV)/.export ## run all tests, those of exporting from PyTorch included
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST)
 
 lint: $(VENV)/.dev ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -88,6 +88,7 @@ def test_figures_before_and_after_are_of_pictures_held_out(ridge: Run):
 
 
 def test_trained_recipes_tell_their_losses(drawn: Path, model: bb.Encoder, tmp_path: Path):
+    pytest.importorskip("torch")
     told: list[str] = []
     recipe = bb.recipes.SharedProjection(dim=64, temperature=0.07, epochs=5, batch_size=64, lr=3e-4)
     run = bb.fit(
@@ -338,6 +339,7 @@ def test_mistakes_are_named(given: dict[str, object], message: str, few: Path, m
 
 
 def test_models_that_do_not_fit(few: Path, tmp_path: Path, model: bb.Encoder):
+    pytest.importorskip("torch")
     words = bb.load(text_tower(tmp_path / "words"))
     pictures = bb.load(picture_tower(tmp_path / "tiny", "nchw"))
     with pytest.raises(LearnError, match="words takes no pictures"):

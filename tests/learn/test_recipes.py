@@ -15,6 +15,7 @@ from bowerbird.learn.examples import Examples
 from bowerbird.learn.heads import Head, Heads
 from bowerbird.learn.heads import Linear as LinearLayer
 from bowerbird.learn.losses import InfoNCE, Sigmoid, SupervisedContrastive
+from bowerbird.learn.network import linear
 from bowerbird.learn.recall import CLASSES, PAIRS
 from bowerbird.learn.recipes import (
     ALL,
@@ -26,7 +27,6 @@ from bowerbird.learn.recipes import (
     SharedProjection,
     Trained,
     Training,
-    drawn,
     judged,
 )
 from bowerbird.learn.towers import Towers
@@ -190,7 +190,7 @@ def test_the_demo_without_a_classifier_reads_the_best_layer(towers: Towers, trai
 
 def test_layers_begin_as_those_of_pytorch():
     rng = np.random.default_rng(0)
-    ours = drawn(50, 400, rng)
+    ours = linear(50, 400, rng)
     torch.manual_seed(0)
     theirs = torch.nn.Linear(50, 400)
     for mine, other in ((ours.weight, theirs.weight), (ours.bias, theirs.bias)):

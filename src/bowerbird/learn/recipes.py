@@ -20,6 +20,7 @@ from bowerbird.learn.examples import Examples
 from bowerbird.learn.heads import Branch, Gelu, Head, Heads, Relu, Scale, Shift, as_it_is
 from bowerbird.learn.heads import Linear as LinearLayer
 from bowerbird.learn.losses import InfoNCE, Loss, SupervisedContrastive
+from bowerbird.learn.network import linear
 from bowerbird.learn.recall import Figures, aim, figures
 from bowerbird.learn.ridge import ridge
 from bowerbird.learn.towers import Towers
@@ -322,10 +323,10 @@ class SharedProjection(Trained):
 
     def begin(self, towers: Towers, train: Examples, rng: np.random.Generator) -> Heads:
         """See `Trained`."""
-        last = drawn(self.dim, self.dim, rng)
+        last = linear(self.dim, self.dim, rng)
 
         def branch(rows: Any, name: str) -> Branch:
-            return Branch(name, (drawn(_width(rows, name), self.dim, rng), Relu(), last))
+            return Branch(name, (linear(_width(rows, name), self.dim, rng), Relu(), last))
 
         tensor = self.read(towers)[0]
         return Heads(Head((branch(train.images, tensor),)), Head((branch(train.words, towers.text),)))
@@ -359,7 +360,7 @@ class Linear(Trained):
 
         def branch(rows: Any, tensor: str) -> Branch:
             mean, scale = _centre(rows, tensor)
-            return Branch(tensor, (mean, scale, drawn(len(mean.by), dim, rng)))
+            return Branch(tensor, (mean, scale, linear(len(mean.by), dim, rng)))
 
         image = Head(tuple(branch(train.images, tensor) for tensor in self.read(towers)))
         if words:
@@ -385,7 +386,7 @@ class Mlp(Trained):
 
         def branch(rows: Any, tensor: str) -> Branch:
             mean, scale = _centre(rows, tensor)
-            first, last = drawn(len(mean.by), self.hidden, rng), drawn(self.hidden, dim, rng)
+            first, last = linear(len(mean.by), self.hidden, rng), linear(self.hidden, dim, rng)
             return Branch(tensor, (mean, scale, first, Gelu(), last))
 
         image = Head(tuple(branch(train.images, tensor) for tensor in self.read(towers)))
@@ -454,13 +455,6 @@ def judged(heads: Heads, examples: Examples | None) -> Figures:
     images = heads.image.apply(examples.images or {}) if heads.image else None
     words = heads.text.apply(examples.words or {}) if heads.text else None
     return figures(examples, images, words)
-
-
-def drawn(inputs: int, outputs: int, rng: np.random.Generator) -> LinearLayer:
-    """A linear layer as `torch.nn.Linear` begins: weights and biases even between +-1 / sqrt(inputs)."""
-    bound = 1 / np.sqrt(inputs)
-    weight = rng.uniform(-bound, bound, (outputs, inputs)).astype(np.float32)
-    return LinearLayer(weight, rng.uniform(-bound, bound, outputs).astype(np.float32))
 
 
 def _nothing(inputs: int, outputs: int) -> LinearLayer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,13 @@ from bowerbird.learn.towers import Towers, towers_of
 
 LEARNED = 80
 """Of the drawn pictures; the other 40 are to choose by."""
+
+
+@pytest.fixture(autouse=True)
+def _as_many_threads_as_at_first() -> None:
+    """umap, which other tests use in this process, gives PyTorch another number of threads, and with it other sums."""
+    if (torch := sys.modules.get("torch")) and (wanted := os.environ.get("OMP_NUM_THREADS")):
+        torch.set_num_threads(int(wanted))
 
 
 @pytest.fixture(scope="session")

@@ -135,10 +135,17 @@ class Learner:
             "weights": self._parts(),
             "optimizer": self._optimizer.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
+            "threads": need("torch", TRAIN).get_num_threads(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take what `state` gave."""
+        """Take what `state` gave.
+
+        The number of threads too: sums are made in another order with another number, and other libraries in a process,
+        such as numba, change it.
+        """
+        if state.get("threads"):
+            need("torch", TRAIN).set_num_threads(state["threads"])
         self.load_weights(state["weights"])
         self._optimizer.load_state_dict(state["optimizer"])
         if self.processes.scaler is not None and state["scaler"]:

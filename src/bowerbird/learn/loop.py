@@ -1,9 +1,9 @@
 """The one training loop: heads and backbones learn in it alike.
 
 Each epoch begins with random numbers of its own, drawn from the seed and the epoch. So a run that was killed and is
-resumed goes on exactly as it would have gone on, and the same seed gives the same losses, bit for bit, on one machine
-with one number of threads and on the CPU. On other devices it is as repeatable as their kernels are. The caller's own
-random numbers are not touched.
+resumed goes on exactly as it would have gone on, with as many threads as it began with, and the same seed gives the
+same losses, bit for bit, on one machine with one number of threads and on the CPU. On other devices it is as repeatable
+as their kernels are. The caller's own random numbers and number of threads are not touched.
 """
 
 from __future__ import annotations
@@ -147,6 +147,7 @@ def train(  # noqa: PLR0913  a run has as many sides
     checkpoints = None if folder is None else Checkpoints(folder, keep)
     told = {**learner.settings(), "watch": watch, **(settings or {})}
     with ExitStack() as cleaning:
+        cleaning.callback(torch.set_num_threads, torch.get_num_threads())
         if checkpoints:
             cleaning.callback(checkpoints.end)
         history, best = _start(checkpoints, learner, told, resume)

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -21,19 +22,33 @@ pytest.importorskip("onnxscript", reason="the extra `train` is not installed")
 
 slow = pytest.mark.slow
 
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets how many threads PyTorch has in this process; afterwards it has as many as before."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 OPTIONS = {"epochs": 4, "lr": 1e-3, "batch_size": 32, "test": 0.2}
 
 
 @slow
 @pytest.mark.skipif(not has("peft"), reason="peft is not installed")
-def test_killed_and_resumed_to_the_same_losses(source, captioned, tmp_path):
-    """A real process, a real SIGKILL in the middle of an epoch, and the losses of a run that was left alone."""
+def test_killed_and_resumed_to_the_same_losses(source, captioned, threads, tmp_path):
+    """A real process, a real SIGKILL in the middle of an epoch, and the losses of a run that was left alone.
+
+    Sums are made in another order by another number of threads, and what else runs in a process may change it: a run
+    goes on with as many as it began with.
+    """
     lora = bb.LoRA(rank=4)
+    threads(1)
     whole = bb.fine_tune(captioned, model=source("clip-quickgelu"), lora=lora, **OPTIONS)
 
     folder = tmp_path / "run"
     code = (
-        "import sys, time; import bowerbird as bb\n"
+        "import sys, time; import bowerbird as bb; import torch; torch.set_num_threads(1)\n"
         "def slowly(stage, told):\n"
         "    if told and told.epoch == 3:\n"
         "        print('here', flush=True); time.sleep(60)\n"
@@ -52,11 +67,14 @@ def test_killed_and_resumed_to_the_same_losses(source, captioned, tmp_path):
     state = torch.load(folder / "checkpoints" / kept[-1], weights_only=True)["weights"]["network"]
     assert all("lora_" in name or name.endswith("position_ids") for name in state), "only what learns is kept"
 
+    threads(2)
     resumed = bb.fine_tune(
         captioned, model=source("clip-quickgelu"), lora=lora, folder=folder, resume=True, **OPTIONS
     )
+    assert torch.get_num_threads() == 2, "the caller's number is not touched"
     assert resumed.history.steps == whole.history.steps
-    np.testing.assert_array_equal(resumed.held_out.images, whole.held_out.images)
+    # What was held out is embedded afterwards, by the caller's number of threads.
+    np.testing.assert_allclose(resumed.held_out.images, whole.held_out.images, rtol=0, atol=1e-6)
     assert [row["loss"] for row in read_metrics(folder)] == whole.losses
 
     with pytest.raises(LearnError, match="other settings: batch_size was 32 and is 16"):

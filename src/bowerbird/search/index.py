@@ -469,6 +469,27 @@ class Index:
             include(self, encoder)
             return fill(self, spaces=[encoder.card.space], progress=progress, executor=executor)
 
+    def remove(self, ids: Sequence[str]) -> int:
+        """Take records out of the index. The cache keeps what it holds of their vectors.
+
+        A record that came from a folder is found there again when the folder is indexed the next time.
+
+        Args:
+            ids: of records; those that are none are passed over.
+
+        Returns:
+            how many there were.
+
+        Raises:
+            IndexBusyError: another process is writing and did not finish in time.
+            StoreError: the index cannot be written to.
+        """
+        with self.writing():
+            removed = self.table.delete(list(dict.fromkeys(ids)))
+            if removed:
+                self.publish(failed=self.manifest.failed, roots=self.manifest.roots)
+        return removed
+
     def drop_model(self, name: str) -> ModelEntry:
         """Take a model out of the index, with its vectors. The cache keeps what it holds of them.
 

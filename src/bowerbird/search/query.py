@@ -26,7 +26,7 @@ class Query:
 
     Attributes:
         texts: words to look for.
-        image: a picture to look for.
+        image: a picture to look for: a `Path`, or the bytes of a picture file.
         like: id or path of an indexed record.
         weights: one for each text, then one for the picture or the record; empty for equal ones.
         without: words to move away from.
@@ -38,7 +38,7 @@ class Query:
     """
 
     texts: tuple[str, ...] = ()
-    image: Path | None = None
+    image: Path | bytes | None = None
     like: str = ""
     weights: tuple[float, ...] = ()
     without: tuple[str, ...] = ()
@@ -97,7 +97,7 @@ class Query:
     def __str__(self) -> str:
         parts = [*self.texts]
         if self.image is not None:
-            parts.append(self.image.name)
+            parts.append(self.image.name if isinstance(self.image, Path) else "a picture")
         if self.like:
             parts.append(f"like {os.path.basename(self.like)}")
         return " + ".join(parts) + "".join(f" − {text}" for text in self.without)

@@ -114,7 +114,7 @@ class Asker:
         self.background = background
         self.embedded = embedded or {}
         self.notes: dict[str, None] = {}
-        self._vectors: dict[tuple[str | Path, str], Vectors] = {}
+        self._vectors: dict[tuple[str | Path | bytes, str], Vectors] = {}
 
     def questions(self, query: Query, record: Liked | None) -> list[Question]:
         """What each column is asked.
@@ -212,7 +212,7 @@ class Asker:
         before = self.embedded.get((self.entry.space, text))
         return self._taken(before) if before else self._embed(text, "")
 
-    def _embed(self, part: str | Path, output: str) -> Vectors:
+    def _embed(self, part: str | Path | bytes, output: str) -> Vectors:
         if (part, output) not in self._vectors:
             encoder = self.index.encoder(self.entry.space)
             (outcome,) = encoder.outcomes([part], output=output, role="query")

@@ -132,25 +132,43 @@ class ImageSide:
         """
         return self._run_with(self.engine, pixels, outputs)
 
-    def _run_with(self, engine: Engine, pixels: Sequence[Pixels], outputs: Sequence[str]) -> list[Vectors]:
+    def run_prepared(self, arrays: Sequence[Pixels], outputs: Sequence[str]) -> list[Vectors]:
+        """Like `run`, for arrays that `prepared` has let pass, whatever this tower takes otherwise.
+
+        Raises:
+            UnsupportedInputError: the graph scales 8-bit levels by itself, so nothing is prepared for it.
+        """
+        name, spec = self._input
+        if spec.dtype == "uint8":
+            raise UnsupportedInputError(
+                f"The graph takes {name!r} as 8-bit levels, for which prepared arrays are not supported.",
+                hint="Give the picture itself.",
+            )
+        return self._run_with(self.engine, arrays, outputs, prepared=True)
+
+    def _run_with(
+        self, engine: Engine, pixels: Sequence[Pixels], outputs: Sequence[str], *, prepared: bool = False
+    ) -> list[Vectors]:
         tensors = [self._tensors.get(name, name) for name in outputs]
         shapes = [array.shape for array in pixels]
         if (
             len(set(shapes)) > 1
         ):  # Steps of the user's own may leave pictures in sizes that no batch can hold.
-            return _apart([self._run_with(engine, [array], outputs) for array in pixels])
-        arrays = engine.run(self.feeds(engine, pixels), tensors)
+            return _apart([self._run_with(engine, [array], outputs, prepared=prepared) for array in pixels])
+        arrays = engine.run(self.feeds(engine, pixels, prepared=prepared), tensors)
         return [
             cut(self.pooled(array.astype(np.float32, copy=False), name), self.tower.dimensions)
             for name, array in zip(outputs, arrays, strict=True)
         ]
 
-    def feeds(self, engine: Engine, pixels: Sequence[Pixels]) -> dict[str, NDArray[Any]]:
+    def feeds(
+        self, engine: Engine, pixels: Sequence[Pixels], *, prepared: bool = False
+    ) -> dict[str, NDArray[Any]]:
         """What the graph is given: under the names, in the layout and of the types that it has."""
         name, spec = _picture_input(engine, self.tower.graph.path)
         if spec.dtype == "uint8":
             return {name: _planes(np.stack(pixels), spec)}
-        if self.tower.prepared:
+        if prepared or self.tower.prepared:
             return self.bind(engine, {"pixel_values": np.stack(pixels)})
         return self.bind(engine, self.tower.steps.feeds(pixels))
 

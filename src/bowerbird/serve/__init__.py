@@ -1,0 +1,1 @@
+"""An index and its models as a service: HTTP, a page for people, Ray Serve, and clients."""

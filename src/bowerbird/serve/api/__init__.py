@@ -1,0 +1,1 @@
+"""The HTTP API: OpenAI's embeddings for texts and pictures, search, records, models, health."""

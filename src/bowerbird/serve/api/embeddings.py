@@ -1,0 +1,171 @@
+"""`POST /v1/embeddings`."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from bowerbird.errors import InputError, UnsupportedInputError
+from bowerbird.models.encoder import Outcome
+from bowerbird.serve.api.errors import ApiError, error_of, plain
+from bowerbird.serve.api.inputs import Pictures, check_pixels, of_tensor
+from bowerbird.serve.api.schemas import (
+    EmbeddingsRequest,
+    ImageInput,
+    ImageUrlInput,
+    TensorInput,
+    TextInput,
+    read,
+)
+from bowerbird.serve.encoders import Answer
+from bowerbird.serve.service import Service
+
+
+async def embeddings(request: Request, service: Service, pictures: Pictures) -> Response:
+    """An embedding for each input, as OpenAI defines it."""
+    asked: EmbeddingsRequest = read(EmbeddingsRequest, await request.body())
+    items = _listed(asked)
+    limits = service.limits
+    if len(items) > limits.inputs:
+        raise ApiError(
+            400,
+            f"{len(items):,} inputs were given; {limits.inputs:,} are taken at once. Send them in several requests.",
+            code="too_many_inputs",
+            param="input",
+        )
+    inputs, refused = await _inputs(items, asked, service, pictures)
+    places = [index for index in range(len(items)) if index not in refused]
+    answer = Answer([])
+    if places:
+        answer = await service.embed(
+            asked.model,
+            [inputs[index] for index in places],
+            output=asked.output,
+            role=asked.role,
+            normalize=asked.normalize,
+        )
+    outcomes: list[Outcome] = [Outcome(index, error=refused.get(index)) for index in range(len(items))]
+    for place, outcome in zip(places, answer.outcomes, strict=True):
+        outcomes[place] = outcome
+    request.scope["bowerbird"].note(model=asked.model, answer=answer)
+    return _response(asked, outcomes, answer)
+
+
+def _listed(asked: EmbeddingsRequest) -> Sequence[Any]:
+    given = asked.input
+    items = given if isinstance(given, list) else [given]
+    if not items:
+        raise ApiError(400, "The input is empty.", code="invalid_value", param="input")
+    if isinstance(items[0], (int, list)):
+        raise ApiError(
+            400,
+            "Arrays of tokens are of another tokeniser than this model's. Send texts; in LangChain, set "
+            "check_embedding_ctx_length=False.",
+            code="tokens_not_supported",
+            param="input",
+        )
+    return items
+
+
+async def _inputs(
+    items: Sequence[Any], asked: EmbeddingsRequest, service: Service, pictures: Pictures
+) -> tuple[dict[int, Any], dict[int, InputError]]:
+    """By index: what the model is given, or why that cannot be."""
+    found: dict[int, Any] = {}
+    refused: dict[int, InputError] = {}
+    for index, item in enumerate(items):
+        try:
+            found[index] = await _input(item, asked, service, pictures)
+        except InputError as error:
+            refused[index] = error
+    if any(isinstance(value, bytes) for value in found.values()):
+        too_large = check_pixels([found.get(index) for index in range(len(items))], service.limits)
+        refused.update(too_large)
+    return found, refused
+
+
+async def _input(item: Any, asked: EmbeddingsRequest, service: Service, pictures: Pictures) -> Any:
+    text = item if isinstance(item, str) else item.text if isinstance(item, TextInput) else None
+    if text is not None:
+        if not text:
+            raise UnsupportedInputError("The text is empty.", hint="Leave it out.")
+        if len(text) > service.limits.text_chars:
+            raise UnsupportedInputError(
+                f"The text has {len(text):,} characters; {service.limits.text_chars:,} are taken.",
+                hint="Cut it: the model reads its beginning only.",
+            )
+        return text
+    if isinstance(item, TensorInput):
+        if asked.preprocess != "none":
+            raise UnsupportedInputError(
+                "A tensor is taken with preprocess=none only.", hint='Add "preprocess": "none".'
+            )
+        return of_tensor(item.tensor.shape, item.tensor.data)
+    if asked.preprocess == "none":
+        raise UnsupportedInputError(
+            "With preprocess=none a picture is a tensor.",
+            hint='Give {"tensor": {"shape": [3, h, w], "data": "<base64>"}}.',
+        )
+    if isinstance(item, ImageInput):
+        return await pictures.read(item.image)
+    assert isinstance(item, ImageUrlInput)
+    return await pictures.read(item.image_url if isinstance(item.image_url, str) else item.image_url.url)
+
+
+def _response(asked: EmbeddingsRequest, outcomes: Sequence[Outcome], answer: Answer) -> Response:
+    failed = {outcome.index: outcome.error for outcome in outcomes if outcome.error}
+    if len(failed) == len(outcomes):
+        errors = {
+            index: plain(error_of(one, f"input.{index}"))
+            for index, one in enumerate(o.error for o in outcomes)
+            if one
+        }
+        first = error_of(outcomes[0].error or InputError("?"), "input.0" if len(outcomes) > 1 else "input")
+        if len(outcomes) > 1:
+            first.errors = errors
+        raise first
+    width = asked.dimensions
+    data = []
+    for index, outcome in enumerate(outcomes):
+        entry: dict[str, Any] = {"object": "embedding", "index": index, "embedding": None}
+        if outcome.vector is None:
+            assert outcome.error is not None
+            entry["error"] = plain(error_of(outcome.error, f"input.{index}"))
+        else:
+            vector = outcome.vector if width is None else _shortened(outcome.vector, width, asked.normalize)
+            entry["embedding"] = (
+                base64.b64encode(np.ascontiguousarray(vector, "<f4").tobytes()).decode("ascii")
+                if asked.encoding_format == "base64"
+                else vector
+            )
+            if outcome.note:
+                entry["note"] = outcome.note
+        data.append(entry)
+    body = {
+        "object": "list",
+        "data": data,
+        "model": asked.model,
+        "usage": {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens},
+    }
+    return Response(orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
+
+
+def _shortened(vector: Any, width: int, normalize: bool) -> Any:
+    """The first dimensions, scaled to length 1 again."""
+    if width > vector.shape[-1]:
+        raise ApiError(
+            400,
+            f"The model has vectors of {vector.shape[-1]} dimensions; {width} were asked for.",
+            code="invalid_value",
+            param="dimensions",
+        )
+    cut = np.ascontiguousarray(vector[..., :width])
+    if not normalize:
+        return cut
+    return cut / np.maximum(np.linalg.norm(cut, axis=-1, keepdims=True), np.float32(1e-12))

@@ -1,0 +1,173 @@
+"""The bodies of requests and answers, as the OpenAPI document shows them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = [
+    "Embedding",
+    "EmbeddingsRequest",
+    "EmbeddingsResponse",
+    "ErrorResponse",
+    "ImageInput",
+    "ImageUrlInput",
+    "TensorInput",
+    "TextInput",
+]
+
+
+class Strict(BaseModel):
+    """Unknown fields are refused: a misspelt one would be passed over in silence."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class TextInput(Strict):
+    """A text."""
+
+    type: Literal["text"] = "text"
+    text: str
+
+
+class ImageInput(Strict):
+    """A picture: a data URL, the base64 of a picture file, or an address where the service fetches them."""
+
+    type: Literal["image"] = "image"
+    image: str = Field(examples=["data:image/jpeg;base64,/9j/4AAQ..."])
+
+
+class ImageUrl(Strict):
+    """Where a picture is."""
+
+    url: str
+    detail: str | None = None
+
+
+class ImageUrlInput(Strict):
+    """A picture in the words of OpenAI's chat API."""
+
+    type: Literal["image_url"] = "image_url"
+    image_url: ImageUrl | str
+
+
+class Tensor(Strict):
+    """float32 values, little-endian, in C order, as base64."""
+
+    shape: list[int] = Field(examples=[[3, 224, 224]], min_length=3, max_length=3)
+    data: str
+
+
+class TensorInput(Strict):
+    """A picture that is ready for the network: shape (3, height, width), in the range that it was trained with."""
+
+    type: Literal["tensor"] = "tensor"
+    tensor: Tensor
+
+
+Item = Union[str, TextInput, ImageInput, ImageUrlInput, TensorInput]  # noqa: UP007  pydantic reads it at run time
+
+
+class EmbeddingsRequest(Strict):
+    """OpenAI's request, extended to pictures."""
+
+    model: str = Field("", description="A model of GET /v1/models; empty takes the first.", examples=["mini"])
+    input: Item | list[Item] | list[int] | list[list[int]] = Field(
+        description="A text, a picture, or a list of them. Arrays of tokens are refused: they are of another "
+        "tokeniser.",
+        examples=["a red dress", ["a red dress", {"image": "data:image/jpeg;base64,/9j/4AAQ..."}]],
+    )
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="Keep the first so many and scale to length 1 again, for models trained so (Matryoshka).",
+    )
+    user: str | None = Field(None, description="Taken, and not used.")
+    role: str = Field(
+        "", description="A prompt of the model, such as `query` or `document`.", examples=["query"]
+    )
+    output: str = Field("", description="An output of the picture tower; empty: the one shared with texts.")
+    preprocess: Literal["model", "none"] = Field(
+        "model", description="`none`: pictures are tensors, ready for the network."
+    )
+    normalize: bool = Field(True, description="Scale vectors to length 1.")
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong, as OpenAI's clients read it."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorResponse(BaseModel):
+    """Every answer that is not 2xx."""
+
+    error: ErrorDetail
+
+
+class Embedding(BaseModel):
+    """What became of one input."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str | None = Field(
+        description="The vector; with encoding_format base64, its float32 bytes; null where there is an error."
+    )
+    note: str | None = Field(None, description="What a person should know, such as that a text was cut.")
+    error: ErrorDetail | None = Field(None, description="Why there is no vector.")
+
+
+class Usage(BaseModel):
+    """What was read."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsResponse(BaseModel):
+    """An entry for each input, in order. Where some failed they say why, and the others have their vectors."""
+
+    object: Literal["list"] = "list"
+    data: list[Embedding]
+    model: str
+    usage: Usage
+
+
+def read(kind: type[Any], body: bytes) -> Any:
+    """A body as a model.
+
+    Raises:
+        ApiError: it is no JSON, or not of this form; says where.
+    """
+    import orjson
+    from pydantic import ValidationError
+
+    from bowerbird.serve.api.errors import ApiError
+
+    try:
+        return kind.model_validate(orjson.loads(body))
+    except orjson.JSONDecodeError as error:
+        raise ApiError(400, f"The body is no JSON: {error}.", code="invalid_json") from None
+    except ValidationError as error:
+        raise invalid(error.errors(include_url=False, include_context=False)) from None
+    except RecursionError:
+        raise ApiError(400, "The body is nested too deeply.", code="invalid_json") from None
+
+
+def invalid(faults: Any) -> Any:
+    """The error of a body, or of parameters, that are not as they should be: the fault that reaches deepest."""
+    from bowerbird.serve.api.errors import ApiError
+
+    # Of a union pydantic tells what is wrong with each of its kinds; the longest way down came closest.
+    first = max(faults, key=lambda fault: len(fault["loc"]))
+    where = ".".join(str(part) for part in first["loc"])
+    return ApiError(
+        400,
+        f"{where or 'The body'}: {first['msg']}.",
+        code="invalid_value",
+        param=where,
+    )

@@ -1,0 +1,210 @@
+"""The models of a service: loaded when they are asked for, unloaded when nobody has asked for a while."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+from bowerbird.errors import ModelNotFoundError
+from bowerbird.models.encoder import Encoder, load
+from bowerbird.serve.batching import Scheduler
+from bowerbird.serve.encoders import SharedEncoder
+
+__all__ = ["ModelState", "Models"]
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """What is told of a model.
+
+    Attributes:
+        id: what requests call it.
+        loaded: whether it is in memory.
+        since: when it was loaded, seconds since 1970; 0: it is not.
+        used: when it was last asked, likewise; 0: never.
+        modalities: what it takes.
+        dimensions: of its vectors; 0 as long as it was not loaded.
+        max_tokens: of a text; likewise.
+        space: fingerprint of its vectors; empty likewise.
+        prompts: names of its roles.
+        outputs: of pictures.
+        numerics: by tower, what it runs in.
+    """
+
+    id: str
+    loaded: bool = False
+    since: float = 0.0
+    used: float = 0.0
+    modalities: tuple[str, ...] = ()
+    dimensions: int = 0
+    max_tokens: int = 0
+    space: str = ""
+    prompts: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    numerics: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class _Place:
+    """One name, and the model when it is there."""
+
+    load: Callable[[], Encoder]
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    shared: SharedEncoder | None = None
+    since: float = 0.0
+    used: float = 0.0
+    pinned: bool = False
+
+
+class Models:
+    """Which models a service has, by the names that requests call them. Safe to use from any thread.
+
+    Args:
+        scheduler: runs them.
+        open_to_any: whether a request may name any other model that `load` takes, a download included.
+        idle_seconds: after which a model that nobody asks is unloaded; 0: never.
+    """
+
+    def __init__(self, scheduler: Scheduler, *, open_to_any: bool = False, idle_seconds: float = 0.0) -> None:
+        self.scheduler = scheduler
+        self.open_to_any = open_to_any
+        self.idle_seconds = idle_seconds
+        self._places: dict[str, _Place] = {}
+        self._lock = threading.Lock()
+
+    def add(self, name: str, source: str | Encoder = "", *, pinned: bool = False) -> None:
+        """Have a model under a name; it is loaded with the first request for it.
+
+        Args:
+            name: what requests call it.
+            source: as `load` takes it, or an encoder; empty: the name.
+            pinned: never unloaded because nobody asks.
+        """
+
+        def open_() -> Encoder:
+            return source if isinstance(source, Encoder) else load(source or name)
+
+        with self._lock:
+            self._places.setdefault(name, _Place(open_, pinned=pinned))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What requests may ask for, the first being the default."""
+        with self._lock:
+            return tuple(self._places)
+
+    def get(self, name: str = "") -> SharedEncoder:
+        """The model of a name, loaded now if it was not; takes as long as that does.
+
+        Raises:
+            ModelNotFoundError: there is none of that name here.
+            ModelError: it cannot be loaded.
+        """
+        place = self._place(name)
+        place.used = time.time()
+        shared = place.shared
+        if shared is not None:
+            return shared
+        with place.lock:
+            if place.shared is None:
+                place.shared = SharedEncoder(place.load(), self.scheduler).warm()
+                place.since = time.time()
+            return place.shared
+
+    async def got(self, name: str = "") -> SharedEncoder:
+        """As `get`, without holding up the loop."""
+        place = self._place(name)
+        if place.shared is not None:
+            place.used = time.time()
+            return place.shared
+        return await asyncio.to_thread(self.get, name)
+
+    def unload(self, name: str) -> bool:
+        """Take a model out of memory; requests that have begun with it are finished. Whether it was there.
+
+        Raises:
+            ModelNotFoundError: there is none of that name here.
+        """
+        place = self._place(name)
+        with place.lock:
+            shared, place.shared, place.since = place.shared, None, 0.0
+        if shared is not None:
+            self.scheduler.forget(shared.lanes())
+        return shared is not None
+
+    def sweep(self) -> list[str]:
+        """Unload what nobody has asked for lately. Returns the names."""
+        if not self.idle_seconds:
+            return []
+        with self._lock:
+            places = list(self._places.items())
+        before = time.time() - self.idle_seconds
+        idle = [
+            name
+            for name, place in places
+            if place.shared is not None and not place.pinned and max(place.used, place.since) < before
+        ]
+        return [name for name in idle if self.unload(name)]
+
+    def states(self) -> list[ModelState]:
+        """What is told of every model."""
+        with self._lock:
+            places = list(self._places.items())
+        return [_state(name, place) for name, place in places]
+
+    def state(self, name: str) -> ModelState:
+        """What is told of one.
+
+        Raises:
+            ModelNotFoundError: there is none of that name here.
+        """
+        return _state(name or self.names[0], self._place(name))
+
+    def _place(self, name: str) -> _Place:
+        with self._lock:
+            if not name and self._places:
+                return next(iter(self._places.values()))
+            if name in self._places:
+                return self._places[name]
+            if self.open_to_any and name:
+                return self._places.setdefault(name, _Place(lambda: load(name)))
+            raise _unknown(name, self._places)
+
+
+def _unknown(name: str, known: Iterable[str]) -> ModelNotFoundError:
+    names = list(known)
+    near = get_close_matches(name, names, 1)
+    meant = f"Did you mean {near[0]}? " if near else ""
+    return ModelNotFoundError(
+        f"There is no model {name!r} here.",
+        hint=f"{meant}Use one of: {', '.join(names) or 'none is served'}.",
+    )
+
+
+def _state(name: str, place: _Place) -> ModelState:
+    shared = place.shared
+    if shared is None:
+        return ModelState(name, used=place.used)
+    card, encoder = shared.card, shared.encoder
+    return ModelState(
+        name,
+        loaded=True,
+        since=place.since,
+        used=place.used,
+        modalities=tuple(
+            kind for kind, tower in (("text", card.text), ("image", card.image)) if tower is not None
+        ),
+        dimensions=encoder.text.dimensions
+        if card.text
+        else encoder.image.dimensions(encoder.image.tower.output),
+        max_tokens=card.text.rules.max_tokens if card.text else 0,
+        space=card.space,
+        prompts=tuple(name for name, _ in card.text.rules.prompts) if card.text else (),
+        outputs=encoder.image.outputs if card.image else (),
+        numerics=encoder.numerics(),
+    )

@@ -1,0 +1,376 @@
+"""What a service can do, whatever door it is asked through and wherever the work is done.
+
+`Service` is the contract that the HTTP API and the page are written against. `LocalService` does everything in this
+process; `bowerbird.serve.cluster` has one that asks deployments on Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from bowerbird.errors import BowerbirdError, ModelNotFoundError
+from bowerbird.hits import Hits
+from bowerbird.media.policy import DecodePolicy
+from bowerbird.models.crossencoder import CrossEncoder, Judgement
+from bowerbird.models.vision.tower import Input
+from bowerbird.record import Record
+from bowerbird.search.report import Report
+from bowerbird.serve.batching import Batch, BusyError, Scheduler
+from bowerbird.serve.encoders import Answer, Prepared
+from bowerbird.serve.indexed import Ask, Page, ServedIndex, Stored
+from bowerbird.serve.limits import Limits
+from bowerbird.serve.models import Models, ModelState
+from bowerbird.settings import settings
+
+__all__ = ["Facts", "LocalService", "NotServedError", "Readiness", "Service"]
+
+T = TypeVar("T")
+
+SEARCHES = 8
+"""Searches at once: each waits for its query's vectors most of the time."""
+
+
+class NotServedError(BowerbirdError):
+    """The service has no index, is read-only, or does not do this."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is told of the index.
+
+    Attributes:
+        name: what people call it.
+        records: how many.
+        models: names of its models, the first being asked where nobody names one.
+        version: of what is searched at the moment; it grows with every commit.
+        attributes: names and types of what filters may ask for.
+        writable: whether records can be added and removed through the service.
+        parts: of records, that can be searched.
+    """
+
+    name: str
+    records: int
+    models: tuple[str, ...]
+    version: int
+    attributes: Mapping[str, str]
+    writable: bool
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """Whether the service can answer, found out by doing it.
+
+    Attributes:
+        ready: all checks passed.
+        checks: by name, `ok` or what went wrong.
+    """
+
+    ready: bool
+    checks: Mapping[str, str] = field(default_factory=dict)
+
+
+class Service(Protocol):
+    """What a service can do. Every method may be awaited by many at once; cancelling one stops what has not begun."""
+
+    @property
+    def limits(self) -> Limits:
+        """What it takes on at the most."""
+
+    async def embed(
+        self,
+        model: str,
+        inputs: Sequence[Input | Prepared],
+        *,
+        output: str = "",
+        role: str = "",
+        normalize: bool = True,
+    ) -> Answer:
+        """An outcome for each input, in order; see `SharedEncoder.embed`.
+
+        Raises:
+            ModelNotFoundError: the service has no such model.
+            BusyError: too much is waiting.
+        """
+
+    async def rerank(self, model: str, query: str, documents: Sequence[str]) -> list[Judgement]:
+        """How well each document answers a question, in order.
+
+        Raises:
+            ModelNotFoundError: the service has no such cross-encoder.
+        """
+
+    async def search(self, ask: Ask) -> Hits:
+        """The records most like a question.
+
+        Raises:
+            NotServedError: there is no index.
+            QueryError: it cannot be asked.
+        """
+
+    async def facts(self) -> Facts | None:
+        """What is told of the index; None: there is none."""
+
+    async def page(self, *, after: str = "", limit: int = 100, where: str = "") -> Page:
+        """Records in the order of their ids, from behind one."""
+
+    async def record(self, id_: str) -> Stored | None:
+        """One record; None when there is none."""
+
+    async def thumbnail(self, id_: str) -> bytes | None:
+        """A small JPEG of a record; None when there is none."""
+
+    async def original(self, id_: str) -> bytes | None:
+        """The picture of a record as it lies; None when there is none."""
+
+    async def add(self, records: Sequence[Record]) -> Report:
+        """Add records, or replace those of the same id.
+
+        Raises:
+            NotServedError: the service is read-only.
+        """
+
+    async def remove(self, ids: Sequence[str]) -> int:
+        """Take records out of the index; how many there were.
+
+        Raises:
+            NotServedError: the service is read-only.
+        """
+
+    async def refresh(self) -> bool:
+        """Search what was committed last from now on; whether there was anything new."""
+
+    async def models(self) -> list[ModelState]:
+        """What is told of every model."""
+
+    async def load(self, model: str) -> ModelState:
+        """Have a model in memory.
+
+        Raises:
+            ModelNotFoundError: the service has no such model.
+        """
+
+    async def unload(self, model: str) -> bool:
+        """Take a model out of memory; whether it was there.
+
+        Raises:
+            ModelNotFoundError: the service has no such model.
+        """
+
+    async def ready(self) -> Readiness:
+        """Run every loaded model and ask the store."""
+
+    async def close(self) -> None:
+        """Finish what was accepted, and take nothing more."""
+
+
+class LocalService:
+    """Everything in this process.
+
+    Args:
+        place: of the index; empty: only models are served.
+        models: names of further models, or (name, source) pairs.
+        rerankers: names of cross-encoders.
+        limits: what it takes on.
+        writable: whether records can be added and removed.
+        any_model: whether requests may name any model, a download included.
+        idle_seconds: after which a model that nobody asks is unloaded; 0: never.
+        watch: told about every batch.
+
+    Raises:
+        StoreError: the index cannot be opened.
+        ModelError: a model of the index cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        place: str = "",
+        models: Sequence[str | tuple[str, str]] = (),
+        *,
+        rerankers: Sequence[str] = (),
+        limits: Limits | None = None,
+        writable: bool = False,
+        any_model: bool = False,
+        idle_seconds: float = 0.0,
+        watch: Callable[[Batch], None] | None = None,
+    ) -> None:
+        self._limits = limits or Limits()
+        self.writable = writable
+        self.scheduler = Scheduler(
+            settings().worker_threads,
+            queue_seconds=self._limits.queue_seconds,
+            queue_bytes=self._limits.queue_bytes,
+            watch=watch,
+        )
+        self.registry = Models(self.scheduler, open_to_any=any_model, idle_seconds=idle_seconds)
+        for one in models:
+            name, source = (one, "") if isinstance(one, str) else one
+            self.registry.add(name, source)
+        self.index = ServedIndex(place, self.registry) if place else None
+        if not self.registry.names:
+            self.registry.add(settings().model)
+        self._rerankers: dict[str, CrossEncoder | None] = dict.fromkeys(rerankers)
+        self._searches = ThreadPoolExecutor(SEARCHES, thread_name_prefix="bowerbird-search")
+        self._changes = ThreadPoolExecutor(1, thread_name_prefix="bowerbird-change")
+
+    @property
+    def limits(self) -> Limits:
+        """See `Service`."""
+        return self._limits
+
+    async def embed(
+        self,
+        model: str,
+        inputs: Sequence[Input | Prepared],
+        *,
+        output: str = "",
+        role: str = "",
+        normalize: bool = True,
+    ) -> Answer:
+        """See `Service`."""
+        shared = await self.registry.got(model)
+        return await shared.embed(inputs, output=output, role=role, normalize=normalize)
+
+    async def rerank(self, model: str, query: str, documents: Sequence[str]) -> list[Judgement]:
+        """See `Service`."""
+        name = model or next(iter(self._rerankers), "")
+        if name not in self._rerankers:
+            raise ModelNotFoundError(
+                f"There is no cross-encoder {name!r} here." if name else "No cross-encoder is served.",
+                hint=f"Use one of: {', '.join(self._rerankers)}."
+                if self._rerankers
+                else "Start the service with --reranker MODEL.",
+            )
+
+        def judge() -> list[Judgement]:
+            judging = self._rerankers[name]
+            if judging is None:
+                judging = self._rerankers[name] = CrossEncoder.load(name)
+            return judging.outcomes((query, document) for document in documents)
+
+        return await self._in(self._searches, judge)
+
+    async def search(self, ask: Ask) -> Hits:
+        """See `Service`."""
+        return await self._in(self._searches, partial(self._indexed().search, ask))
+
+    async def facts(self) -> Facts | None:
+        """See `Service`."""
+        if self.index is None:
+            return None
+        now = self.index.now
+        return Facts(
+            name=str(now.path).rstrip("/").rpartition("/")[2],
+            records=len(now),
+            models=tuple(self.index.names[entry.space] for entry in now.manifest.models),
+            version=now.manifest.table_version,
+            attributes={field.name: str(field.type) for field in now.table.attributes()},
+            writable=self.writable,
+            parts=tuple(dict.fromkeys(str(column.modality) for column in now.columns)),
+        )
+
+    async def page(self, *, after: str = "", limit: int = 100, where: str = "") -> Page:
+        """See `Service`."""
+        index = self._indexed()
+        return await self._in(self._searches, partial(index.page, after=after, limit=limit, where=where))
+
+    async def record(self, id_: str) -> Stored | None:
+        """See `Service`."""
+        return await self._in(self._searches, partial(self._indexed().record, id_))
+
+    async def thumbnail(self, id_: str) -> bytes | None:
+        """See `Service`."""
+        return await self._in(self._searches, partial(self._indexed().thumbnail, id_))
+
+    async def original(self, id_: str) -> bytes | None:
+        """See `Service`."""
+        policy = DecodePolicy(max_bytes=self._limits.body_bytes)
+        return await self._in(self._searches, partial(self._indexed().original, id_, policy))
+
+    async def add(self, records: Sequence[Record]) -> Report:
+        """See `Service`."""
+        return await self._in(self._changes, partial(self._changed().add, records))
+
+    async def remove(self, ids: Sequence[str]) -> int:
+        """See `Service`."""
+        return await self._in(self._changes, partial(self._changed().remove, ids))
+
+    async def refresh(self) -> bool:
+        """See `Service`."""
+        if self.index is None:
+            return False
+        return await self._in(self._changes, self.index.refresh)
+
+    async def models(self) -> list[ModelState]:
+        """See `Service`."""
+        return self.registry.states()
+
+    async def load(self, model: str) -> ModelState:
+        """See `Service`."""
+        await self.registry.got(model)
+        return self.registry.state(model)
+
+    async def unload(self, model: str) -> bool:
+        """See `Service`."""
+        return self.registry.unload(model)
+
+    async def ready(self) -> Readiness:
+        """See `Service`."""
+        checks: dict[str, str] = {}
+        for state in self.registry.states():
+            if state.loaded:
+                checks[f"model {state.id}"] = await self._checked(self._embeds(state))
+        if self.index is not None:
+            checks["index"] = await self._checked(self._asks())
+        return Readiness(all(said == "ok" for said in checks.values()), checks)
+
+    async def close(self) -> None:
+        """See `Service`."""
+        done = await asyncio.to_thread(self.scheduler.stop, self._limits.drain_seconds)
+        for pool in (self._searches, self._changes):
+            pool.shutdown(wait=done, cancel_futures=True)
+
+    async def _embeds(self, state: ModelState) -> None:
+        from PIL import Image
+
+        probe: Input = "ready?" if "text" in state.modalities else Image.new("RGB", (32, 32), "white")
+        answer = await self.embed(state.id, [probe])
+        if error := answer.outcomes[0].error:
+            raise error
+
+    async def _asks(self) -> None:
+        await self.page(limit=1)
+
+    @staticmethod
+    async def _checked(check: Any) -> str:
+        try:
+            await check
+        except BusyError:
+            return "ok"  # it is at work
+        except BowerbirdError as error:
+            return str(error)
+        return "ok"
+
+    def _indexed(self) -> ServedIndex:
+        if self.index is None:
+            raise NotServedError(
+                "No index is served here.", hint="Start the service with one: bowerbird serve photos.bower"
+            )
+        return self.index
+
+    def _changed(self) -> ServedIndex:
+        index = self._indexed()
+        if not self.writable:
+            raise NotServedError(
+                "The index is served read-only.", hint="Start the service with --writable to allow changes."
+            )
+        return index
+
+    @staticmethod
+    async def _in(pool: ThreadPoolExecutor, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(pool, function)

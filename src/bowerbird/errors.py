@@ -27,6 +27,7 @@
     ├── ScaleError                  arithmetic on scores of two different scales
     ├── LearnError                  what was given cannot be learned from, or a run of learning went wrong
     │   └── TrainingError           losses or gradients are no numbers any more
+    ├── ServiceError                a running service could not be reached, or refused; has its status and code
     └── MissingExtraError           an optional dependency is not installed; names the exact command
 
 The `hint` is the remedy. Command line and service print `str(error)`, which holds both.
@@ -205,6 +206,31 @@ class LearnError(BowerbirdError):
 
 class TrainingError(LearnError):
     """A loss or a gradient is not a number any more; the message names the batch."""
+
+
+class ServiceError(BowerbirdError):
+    """A running service could not be reached, or refused what was asked.
+
+    Attributes:
+        status: of HTTP; 0 where there was no answer.
+        code: what the service calls it, such as `overloaded`; empty: it has no name.
+        request_id: that its log knows the request by; empty where there was no answer.
+    """
+
+    def __init__(
+        self, message: str, *, hint: str = "", status: int = 0, code: str = "", request_id: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+        self.code = code
+        self.request_id = request_id
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild_service_error, (self.message, self.hint, self.status, self.code, self.request_id))
+
+
+def _rebuild_service_error(message: str, hint: str, status: int, code: str, request_id: str) -> ServiceError:
+    return ServiceError(message, hint=hint, status=status, code=code, request_id=request_id)
 
 
 class MissingExtraError(BowerbirdError):

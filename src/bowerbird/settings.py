@@ -8,7 +8,7 @@ below. `settings()` reads the environment anew at each call, so nothing is froze
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from bowerbird.errors import BowerbirdError
@@ -34,6 +34,7 @@ class Settings:
         data_dir: where indexes are kept.
         cache_dir: where the results of probes, the hashes of model files and the cache of vectors are kept.
         cache_bytes: how large the cache of vectors may grow, in bytes; 0: none is kept.
+        api_key: what `bb.Client` shows to a service that wants a key.
     """
 
     index: str = ""
@@ -50,6 +51,7 @@ class Settings:
     data_dir: str = ""
     cache_dir: str = ""
     cache_bytes: int = 2 << 30
+    api_key: str = field(default="", repr=False)
 
     @property
     def data_path(self) -> Path:
@@ -85,22 +87,20 @@ def settings() -> Settings:
         BowerbirdError: a variable holds something that is not of its type, or not allowed.
     """
     values: dict[str, str | int | float] = {}
-    for field in fields(Settings):
-        name = PREFIX + field.name.upper()
+    for one in fields(Settings):
+        name = PREFIX + one.name.upper()
         text = os.environ.get(name, "").strip()
         if not text:
             continue
-        kind: type[str] | type[int] | type[float] = type(field.default)  # type: ignore[assignment]
+        kind: type[str] | type[int] | type[float] = type(one.default)  # type: ignore[assignment]
         try:
             value: str | int | float = kind(text)
         except ValueError:
             raise BowerbirdError(
                 f"{name}={text!r} is not {'a whole number' if kind is int else 'a number'}.",
-                hint=f"Unset it, or give for example {name}={field.default}.",
+                hint=f"Unset it, or give for example {name}={one.default}.",
             ) from None
         if isinstance(value, (int, float)) and not value >= 0:
-            raise BowerbirdError(
-                f"{name}={text} is not zero or more.", hint=f"The default is {field.default}."
-            )
-        values[field.name] = value
+            raise BowerbirdError(f"{name}={text} is not zero or more.", hint=f"The default is {one.default}.")
+        values[one.name] = value
     return Settings(**values)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from bowerbird.errors import (
     BowerbirdError,
+    DecodeError,
     IndexBusyError,
     IndexReadOnlyError,
     InputError,
@@ -22,6 +23,8 @@ from bowerbird.errors import (
     ScaleError,
     StorageFullError,
     StoreError,
+    UnreadableError,
+    UnsupportedInputError,
 )
 from bowerbird.serve.batching import BusyError
 from bowerbird.serve.service import NotServedError
@@ -61,6 +64,9 @@ _STATUS: tuple[tuple[type[BaseException], int, str, str], ...] = (
     (ModelFetchError, 503, "server_error", "model_unavailable"),
     (QueryError, 400, "invalid_request_error", "invalid_query"),
     (ScaleError, 400, "invalid_request_error", "invalid_query"),
+    (UnreadableError, 400, "invalid_request_error", "unreadable_input"),
+    (DecodeError, 400, "invalid_request_error", "undecodable_input"),
+    (UnsupportedInputError, 400, "invalid_request_error", "unsupported_input"),
     (InputError, 400, "invalid_request_error", "invalid_input"),
     (IndexReadOnlyError, 403, "invalid_request_error", "read_only"),
     (StorageFullError, 507, "server_error", "storage_full"),

@@ -236,7 +236,7 @@ class Encoder:
         self, inputs: Input | Iterable[Input], *, output: str = "", role: str = "", normalize: bool = True
     ) -> list[Outcome]:
         """Like `embed`, with an outcome for every input at its own place: a vector or a typed error."""
-        listed = _listed(inputs)
+        listed = one_by_one(inputs)
         results: list[Outcome | None] = [None] * len(listed)
         texts = [index for index, value in enumerate(listed) if isinstance(value, str)]
         pictures = [(index, value) for index, value in enumerate(listed) if not isinstance(value, str)]
@@ -377,7 +377,7 @@ def clean(text: str) -> str:
     )
 
 
-def _listed(inputs: Input | Iterable[Input]) -> list[Input]:
+def one_by_one(inputs: Input | Iterable[Input]) -> list[Input]:
     """The inputs one by one: an array of four axes is a batch of pictures. Tensors of other libraries are arrays."""
     if hasattr(inputs, "__array__") and not isinstance(inputs, (np.ndarray, Image.Image)):
         inputs = np.asarray(inputs)

@@ -7,23 +7,23 @@ gathers, and the next batch is larger. Nothing waits to be joined by others, but
 
 What is most urgent is decided by deadlines. An input's deadline is its arrival plus the seconds of work that its own
 call has asked for up to it: the one sentence of a short call comes before the thousandth of a long one, and no call
-can push back another for ever.
+can push back another for ever. By the same deadlines calls are refused: what counts is the work that would come before
+the last input of the call, so a long call that was accepted does not shut out the short ones.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
 import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bowerbird.errors import BowerbirdError, EngineError, InputError
+from bowerbird.serve.lanes import Batch, Call, Lane, Queue, Work
 
 __all__ = ["Batch", "BusyError", "Call", "Lane", "Scheduler", "Work"]
 
@@ -32,130 +32,30 @@ _LOG = logging.getLogger("bowerbird")
 GATHER_SECONDS = 0.004
 """How long prepared inputs may wait for others that are being prepared."""
 
-LOOKED_AT = 64
-"""Of the most urgent inputs, so many are looked at for those that fit into a batch best."""
-
-SMOOTHING = 0.2
-"""Weight of the last batch in what is known of a lane's speed."""
+SLOT_SECONDS = 0.25
+"""Work that waits is added up by deadline, in slots of so many seconds."""
 
 
 class BusyError(BowerbirdError):
-    """More is waiting than will be done in time.
+    """More is waiting than will be done in time, or the service is about to stop.
 
     Attributes:
         seconds: after which it is worth trying again.
+        stopping: nothing is taken any more.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, *, stopping: bool = False) -> None:
         self.seconds = seconds
+        self.stopping = stopping
         super().__init__(
-            "More requests are waiting than can be answered in time.",
+            "The service is stopping."
+            if stopping
+            else "More requests are waiting than can be answered in time.",
             hint=f"Try again in {max(1, round(seconds))} s.",
         )
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (BusyError, (self.seconds,))
-
-
-@dataclass(eq=False)
-class Work:
-    """One input on its way.
-
-    Attributes:
-        call: that it belongs to.
-        index: its place there.
-        cost: what it takes of a batch's budget: tokens, or 1 for a picture.
-        payload: what the lane runs on; before `prepare`, what that takes.
-        prepare: makes the payload what the lane runs on, in a worker; None: it is that already.
-        lane: where it is run.
-        due: its deadline, on the clock of `time.monotonic`.
-        began: when it came.
-        size: bytes that it holds while it waits.
-    """
-
-    call: Call
-    index: int
-    cost: int
-    payload: Any
-    lane: Lane
-    prepare: Callable[[Any], Any] | None = None
-    due: float = 0.0
-    began: float = 0.0
-    size: int = 0
-
-
-@dataclass(eq=False)
-class Call:
-    """What one caller asked for: as many inputs, and one result for each at its own place.
-
-    Attributes:
-        results: at each place what the lane made of the input, or the error that it raised.
-        finished: called once, in a worker, when nothing is open; not after `cancel`.
-        cancelled: nobody waits any more; what has not begun is left out.
-        waited: seconds until the first of its inputs was begun.
-        ran: seconds of the runs that its inputs took part in, each in proportion to its share of the batch.
-    """
-
-    results: list[Any]
-    finished: Callable[[Call], None]
-    open: int = 0
-    cancelled: bool = False
-    waited: float = -1.0
-    ran: float = 0.0
-
-    def cancel(self) -> None:
-        """Nobody waits for it any more."""
-        self.cancelled = True
-
-
-@dataclass(eq=False)
-class Lane:
-    """Inputs that may share a run: of one tower of one model, under one prompt or output.
-
-    Attributes:
-        name: for measures.
-        run: payloads -> one result for each.
-        budget: of a batch: the number of inputs times the largest cost among them stays below it.
-        most: inputs in a batch.
-        speed: cost per second of one worker, as it was lately; 0: nothing is known yet.
-    """
-
-    name: str
-    run: Callable[[Sequence[Any]], Sequence[Any]]
-    budget: int
-    most: int
-    speed: float = 0.0
-    waiting: list[tuple[float, int, Work]] = field(default_factory=list)
-    preparing: int = 0
-    load: int = 0
-
-    def seconds(self, cost: int) -> float:
-        """How long one worker takes for so much, as far as that is known."""
-        return cost / self.speed if self.speed else 0.0
-
-    def learn(self, cost: int, seconds: float) -> None:
-        """What a batch has taken."""
-        now = cost / max(seconds, 1e-6)
-        self.speed = now if not self.speed else (1 - SMOOTHING) * self.speed + SMOOTHING * now
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What was run, for measures.
-
-    Attributes:
-        lane: name of it.
-        inputs: how many.
-        cost: what they took of the budget, padding included.
-        seconds: of the run.
-        waited: of the input that waited longest, seconds.
-    """
-
-    lane: str
-    inputs: int
-    cost: int
-    seconds: float
-    waited: float
+        return (_busy, (self.seconds, self.stopping))
 
 
 class Scheduler:
@@ -163,8 +63,8 @@ class Scheduler:
 
     Args:
         threads: how many workers.
-        queue_seconds: of work that may wait; what comes beyond is refused, unless nothing waits.
-        queue_bytes: that waiting inputs may hold; likewise.
+        queue_seconds: of work that may come before a call; where more would, it is refused.
+        queue_bytes: that waiting inputs may hold; what comes beyond is refused, unless nothing waits.
         watch: told about every batch, in the worker.
     """
 
@@ -179,15 +79,17 @@ class Scheduler:
         self.queue_seconds = queue_seconds
         self.queue_bytes = queue_bytes
         self.watch = watch
-        self._changed = threading.Condition()
-        self._lanes: set[Lane] = set()
-        self._preparing: list[tuple[float, int, Work]] = []
+        self._changed = threading.Condition(threading.Lock())
+        self._lanes: set[Lane] = set()  # those with anything open
+        self._calls: set[Call] = set()  # likewise
+        self._preparing = Queue()
         self._numbers = itertools.count()
+        self._ahead: dict[int, int] = {}  # microseconds of work that is open, by slot of its deadline
         self._held = 0
         self._stopping = False
         self._workers = [
             threading.Thread(target=self._work, name=f"bowerbird-worker-{number}", daemon=True)
-            for number in range(threads)
+            for number in range(max(1, threads))
         ]
         for worker in self._workers:
             worker.start()
@@ -198,33 +100,49 @@ class Scheduler:
         """Begin a call. Each work belongs to it.
 
         Raises:
-            BusyError: too much is waiting; nothing of the call was begun.
+            BusyError: too much is waiting, or the scheduler was stopped; nothing of the call was begun.
         """
         now = time.monotonic()
-        size = sum(work.size for work in works)
+        size = 0
         total = 0.0
         for work in works:
-            total += work.lane.seconds(work.cost)
-            work.began, work.due = now, now + total
+            seconds = work.lane.seconds_of(work)
+            total += seconds
+            size += work.size
+            work.began, work.due, work.micros = now, now + total, round(seconds * 1e6)
         with self._changed:
-            waiting = self._seconds()
-            if self._stopping or (waiting and (waiting > self.queue_seconds)):
-                raise BusyError(waiting)
-            if self._held and self._held + size > self.queue_bytes:
-                raise BusyError(max(1.0, waiting))
-            self._held += size
-            call.open = len(works)
+            self._check(now + total, size)
+            call.open, call.works = len(works), works
+            self._calls.add(call)
+            ready: dict[Lane, list[Work]] = {}
+            raw: list[Work] = []
             for work in works:
-                lane = work.lane
-                lane.load += work.cost
-                self._lanes.add(lane)
-                entry = (work.due, next(self._numbers), work)
+                work.number = next(self._numbers)
+                self._enter(work)
                 if work.prepare is None:
-                    heapq.heappush(lane.waiting, entry)
+                    ready.setdefault(work.lane, []).append(work)
                 else:
-                    lane.preparing += 1
-                    heapq.heappush(self._preparing, entry)
+                    work.lane.preparing += 1
+                    raw.append(work)
+            for lane, listed in ready.items():
+                lane.waiting.put(listed)
+            if raw:
+                self._preparing.put(raw)
             self._changed.notify(len(works))
+
+    def cancel(self, call: Call) -> None:
+        """Nobody waits for a call any more: what has not begun of it is given up, and holds nothing from now on."""
+        with self._changed:
+            self._give_up(call)
+
+    def check(self) -> None:
+        """Find out before any work is done for a call whether even a short one would be refused.
+
+        Raises:
+            BusyError: it would.
+        """
+        with self._changed:
+            self._check(time.monotonic(), 0)
 
     def wait(self, works: Callable[[Call], Sequence[Work]], count: int) -> Call:
         """Ask, and wait for all results, in a thread that is no worker.
@@ -263,39 +181,113 @@ class Scheduler:
             try:
                 await future
             except asyncio.CancelledError:
-                call.cancel()
+                self.cancel(call)
                 raise
         return call
 
     # What is known
 
     def waiting_seconds(self) -> float:
-        """How long all that waits will take."""
+        """How long all that was accepted and is not done will take."""
         with self._changed:
-            return self._seconds()
+            return sum(self._ahead.values()) / 1e6 / len(self._workers)
 
     def waiting_inputs(self) -> dict[str, int]:
-        """How many inputs wait, by lane."""
+        """How many inputs wait, by the names of the lanes that have any open."""
+        found: dict[str, int] = {}
         with self._changed:
-            return {lane.name: len(lane.waiting) + lane.preparing for lane in self._lanes}
+            for lane in self._lanes:
+                found[lane.name] = found.get(lane.name, 0) + len(lane.waiting) + lane.preparing
+        return found
 
-    def forget(self, lanes: Iterable[Lane]) -> None:
-        """Nothing will come on these lanes any more."""
+    def held_bytes(self) -> int:
+        """What the inputs hold that were accepted and are not done."""
         with self._changed:
-            self._lanes.difference_update(lane for lane in lanes if not lane.load)
+            return self._held
 
     def stop(self, seconds: float = 30.0) -> bool:
-        """Take nothing more, finish what was accepted. Returns whether all of it was done in time."""
+        """Take nothing more, finish what was accepted. Returns whether all of it was done in time.
+
+        What was not has a `BusyError` for its result, so that nobody waits for ever.
+        """
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
         end = time.monotonic() + seconds
         for worker in self._workers:
             worker.join(max(0.0, end - time.monotonic()))
-        return not any(worker.is_alive() for worker in self._workers)
+        if not any(worker.is_alive() for worker in self._workers):
+            return True
+        with self._changed:
+            left = list(self._calls)
+            for call in left:
+                for work in call.works:
+                    if call.results[work.index] is None:
+                        call.results[work.index] = BusyError(1.0, stopping=True)
+                self._give_up(call)
+            self._changed.notify_all()
+        for call in left:
+            self._tell(call)
+        return False
 
-    def _seconds(self) -> float:
-        return sum(lane.seconds(lane.load) for lane in self._lanes) / max(1, len(self._workers))
+    def _check(self, until: float, size: int) -> None:
+        """Whether a call may come whose last deadline this is; the lock is held."""
+        if self._stopping:
+            raise BusyError(1.0, stopping=True)
+        slot = int(until / SLOT_SECONDS)
+        micros = sum(worth for due, worth in self._ahead.items() if due <= slot)
+        ahead = micros / 1e6 / len(self._workers)
+        if ahead > self.queue_seconds:
+            raise BusyError(ahead)
+        if self._held and self._held + size > self.queue_bytes:
+            raise BusyError(max(1.0, ahead))
+
+    # Accounts; the lock is held
+
+    def _enter(self, work: Work) -> None:
+        lane = work.lane
+        lane.open += 1
+        self._lanes.add(lane)
+        self._held += work.size
+        self._count(work)
+
+    def _count(self, work: Work) -> None:
+        if work.micros:
+            slot = int(work.due / SLOT_SECONDS)
+            self._ahead[slot] = self._ahead.get(slot, 0) + work.micros
+
+    def _leave(self, work: Work) -> None:
+        lane = work.lane
+        lane.open -= 1
+        if not lane.open:
+            self._lanes.discard(lane)  # a model that is unloaded is not held by what it once did
+        self._held -= work.size
+        if work.micros:
+            slot = int(work.due / SLOT_SECONDS)
+            self._ahead[slot] -= work.micros
+            if not self._ahead[slot]:
+                del self._ahead[slot]
+
+    def _weigh(self, lane: Lane) -> None:
+        """Now that a lane's speed is known, count what came before that."""
+        for queue in (lane.waiting, self._preparing):
+            for work in queue.works():
+                if work.lane is lane and not work.micros:
+                    work.micros = round(lane.seconds_of(work) * 1e6)
+                    self._count(work)
+
+    def _give_up(self, call: Call) -> None:
+        call.cancelled = True
+        self._calls.discard(call)
+        for work in call.works:
+            if work.queue is not None:
+                work.lane.preparing -= work.queue is self._preparing
+                work.queue.withdraw(work)
+                work.payload = None
+                self._leave(work)
+        call.works = ()
+        if self._stopping:
+            self._changed.notify_all()
 
     # Working
 
@@ -304,135 +296,105 @@ class Scheduler:
             with self._changed:
                 task = self._next()
                 while task is None:
-                    if self._stopping and not self._is_anything_open():
+                    if self._stopping and not self._lanes:
+                        self._changed.notify_all()
                         return
-                    self._changed.wait(GATHER_SECONDS if self._any_ready() else None)
+                    gathering = any(len(lane.waiting) for lane in self._lanes)
+                    self._changed.wait(GATHER_SECONDS if gathering else None)
                     task = self._next()
             task()
-
-    def _is_anything_open(self) -> bool:
-        return bool(self._preparing) or any(lane.waiting or lane.preparing for lane in self._lanes)
-
-    def _any_ready(self) -> bool:
-        return any(lane.waiting for lane in self._lanes)
 
     def _next(self) -> Callable[[], None] | None:
         """What is to be done now, taken out of the queues; the lock is held."""
         now = time.monotonic()
         best: Lane | None = None
+        soonest: tuple[float, int] | None = None
         for lane in self._lanes:
-            self._drop_cancelled(lane)
-            if (
-                lane.waiting
-                and self._may_run(lane, now)
-                and (best is None or lane.waiting[0] < best.waiting[0])
-            ):
-                best = lane
-        while self._preparing and self._preparing[0][2].call.cancelled:
-            self._leave(heapq.heappop(self._preparing)[2], prepared=False)
-        if self._preparing and (best is None or self._preparing[0] < best.waiting[0]):
-            work = heapq.heappop(self._preparing)[2]
+            first = lane.waiting.first()
+            if first is None or (lane.preparing and now - first.began < GATHER_SECONDS and not lane.full()):
+                continue
+            if soonest is None or (first.due, first.number) < soonest:
+                best, soonest = lane, (first.due, first.number)
+        raw = self._preparing.first()
+        if raw is not None and (soonest is None or (raw.due, raw.number) < soonest):
+            (work,) = self._preparing.take(1)
             return lambda: self._prepare(work)
         if best is None:
             return None
-        works = self._taken(best)
+        works = best.take()
         return lambda: self._run(best, works)
-
-    @staticmethod
-    def _may_run(lane: Lane, now: float) -> bool:
-        return not lane.preparing or _is_full(lane) or now - lane.waiting[0][2].began > GATHER_SECONDS
-
-    def _drop_cancelled(self, lane: Lane) -> None:
-        while lane.waiting and lane.waiting[0][2].call.cancelled:
-            self._leave(heapq.heappop(lane.waiting)[2])
-
-    def _leave(self, work: Work, *, prepared: bool = True) -> None:
-        work.lane.load -= work.cost
-        work.lane.preparing -= not prepared
-        self._held -= work.size
-
-    def _taken(self, lane: Lane) -> list[Work]:
-        """The most urgent input, and of the next ones those that fit to it best."""
-        if len(lane.waiting) == 1:
-            return [heapq.heappop(lane.waiting)[2]]
-        looked: list[tuple[float, int, Work]] = []
-        while lane.waiting and len(looked) < LOOKED_AT:
-            entry = heapq.heappop(lane.waiting)
-            if entry[2].call.cancelled:
-                self._leave(entry[2])
-            else:
-                looked.append(entry)
-        if not looked:
-            return []
-        first = looked[0][2].cost
-        order = sorted(range(len(looked)), key=lambda place: (abs(looked[place][2].cost - first), place))
-        taken: list[Work] = []
-        left = set(range(len(looked)))
-        largest = 0
-        for place in order:
-            work = looked[place][2]
-            largest = max(largest, work.cost)
-            if taken and (len(taken) == lane.most or largest * (len(taken) + 1) > lane.budget):
-                break
-            taken.append(work)
-            left.discard(place)
-        for place in sorted(left):
-            heapq.heappush(lane.waiting, looked[place])
-        return taken
 
     def _prepare(self, work: Work) -> None:
         """Make one input ready; one that fails keeps its place."""
         failed: BaseException | None = None
         began = time.monotonic()
-        if work.call.waited < 0:
-            work.call.waited = began - work.began
+        call, lane = work.call, work.lane
+        if call.waited < 0:
+            call.waited = began - work.began
         try:
             assert work.prepare is not None
             work.payload = work.prepare(work.payload)
         except InputError as error:
             failed = error
-        except Exception as error:  # noqa: BLE001  one input's trouble is told at its own place
+        except BaseException as error:  # noqa: BLE001  one input's trouble is told at its own place
             failed = _unexpected(error)
+        now = time.monotonic()
         with self._changed:
-            work.lane.preparing -= 1
-            if failed is None:
-                work.began = time.monotonic()
-                heapq.heappush(work.lane.waiting, (work.due, next(self._numbers), work))
+            lane.preparing -= 1
+            call.prepared += now - began
+            lane.learn_preparation(now - began)
+            if failed is None and not call.cancelled:
+                work.began = now
+                lane.waiting.put([work])
                 self._changed.notify()
-        if failed is not None:
-            self._finish([work], [failed])
+                return
+        self._finish([work], [failed])
 
     def _run(self, lane: Lane, works: list[Work]) -> None:
-        if not works:
-            return
         began = time.monotonic()
+        payloads = [work.payload for work in works]
         for work in works:
+            work.payload = None
             if work.call.waited < 0:
                 work.call.waited = began - work.began
+        whole = True
         try:
-            results = list(lane.run([work.payload for work in works]))
-        except Exception as error:  # noqa: BLE001  engines raise what they like
-            results = self._one_by_one(lane, works, error)
+            results = _ran(lane, payloads)
+        except BaseException as error:  # noqa: BLE001  engines raise what they like
+            whole = False
+            results = self._one_by_one(lane, payloads, error)
         seconds = time.monotonic() - began
         cost = max(work.cost for work in works) * len(works)
+        own = sum(work.cost for work in works)
         with self._changed:
-            lane.learn(cost, seconds)
-        for work in works:
-            work.call.ran += seconds / len(works)
+            if whole:  # how long it takes to fail says nothing
+                unknown = not lane.speed
+                lane.learn(cost, seconds)
+                if unknown:
+                    self._weigh(lane)
+            for work in works:
+                work.call.ran += seconds * work.cost / own
         self._finish(works, results)
         if self.watch:
-            self.watch(Batch(lane.name, len(works), cost, seconds, began - min(w.began for w in works)))
-
-    def _one_by_one(self, lane: Lane, works: Sequence[Work], error: Exception) -> list[Any]:
-        """After a run failed: each input alone, so that only those fail that cannot be run."""
-        if len(works) == 1:
-            return [error if isinstance(error, BowerbirdError) else _unexpected(error)]
-        results: list[Any] = []
-        for work in works:
+            failed = sum(isinstance(result, BaseException) for result in results)
+            waited = began - min(work.began for work in works)
+            batch = Batch(lane.name, len(works), cost, own, lane.budget, seconds, waited, failed)
             try:
-                results += lane.run([work.payload])
-            except Exception as alone:  # noqa: BLE001  see `_run`
-                results.append(alone if isinstance(alone, BowerbirdError) else _unexpected(alone))
+                self.watch(batch)
+            except Exception:  # noqa: BLE001  it is no part of the work
+                _LOG.exception("A watcher of batches failed.")
+
+    @staticmethod
+    def _one_by_one(lane: Lane, payloads: Sequence[Any], error: BaseException) -> list[Any]:
+        """After a run failed: each input alone, so that only those fail that cannot be run."""
+        if len(payloads) == 1:
+            return [_told(error)]
+        results: list[Any] = []
+        for payload in payloads:
+            try:
+                results += _ran(lane, [payload])
+            except BaseException as alone:  # noqa: BLE001  see `_run`
+                results.append(_told(alone))
         return results
 
     def _finish(self, works: Sequence[Work], results: Sequence[Any]) -> None:
@@ -441,20 +403,29 @@ class Scheduler:
             for work, result in zip(works, results, strict=True):
                 self._leave(work)
                 call = work.call
+                if call.cancelled:
+                    continue
                 call.results[work.index] = result
                 call.open -= 1
                 if not call.open:
+                    call.works = ()  # what is done refers to nothing that refers to it
+                    self._calls.discard(call)
                     done.append(call)
             if self._stopping:
                 self._changed.notify_all()
         for call in done:
-            if not call.cancelled:
-                call.finished(call)
+            self._tell(call)
+
+    @staticmethod
+    def _tell(call: Call) -> None:
+        try:
+            call.finished(call)
+        except Exception:  # noqa: BLE001  the worker has others to serve
+            _LOG.exception("One who waited for a call failed.")
 
 
-def _is_full(lane: Lane) -> bool:
-    waiting = len(lane.waiting)
-    return waiting >= lane.most or waiting * lane.waiting[0][2].cost >= lane.budget
+def _busy(seconds: float, stopping: bool) -> BusyError:
+    return BusyError(seconds, stopping=stopping)
 
 
 def _set(future: asyncio.Future[None]) -> None:
@@ -462,7 +433,21 @@ def _set(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def _unexpected(error: Exception) -> EngineError:
+def _ran(lane: Lane, payloads: Sequence[Any]) -> list[Any]:
+    results = list(lane.run(payloads))
+    if len(results) != len(payloads):
+        raise EngineError(
+            f"{len(payloads)} inputs gave {len(results)} results.",
+            hint="This is a defect; please report it.",
+        )
+    return results
+
+
+def _told(error: BaseException) -> BowerbirdError:
+    return error if isinstance(error, BowerbirdError) else _unexpected(error)
+
+
+def _unexpected(error: BaseException) -> EngineError:
     _LOG.error("A batch failed: %s", error, exc_info=error)
     return EngineError(
         f"Unexpected {type(error).__name__}: {error}.", hint="This is a defect; please report it."

@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from bowerbird.errors import InputError, UnsupportedInputError
+from bowerbird.errors import BowerbirdError, InputError, UnsupportedInputError
 from bowerbird.models.card import ModelCard
-from bowerbird.models.encoder import IMAGE_BATCH, Encoder, Outcome, clean, unit_outcome
+from bowerbird.models.encoder import IMAGE_BATCH, Encoder, Outcome, clean, one_by_one, unit_outcome
+from bowerbird.models.text.tokens import Tokens
 from bowerbird.models.text.tower import LONGEST_BATCH, TOKENS_PER_BATCH, TextSide
 from bowerbird.models.vision.tower import ImageSide, Input
-from bowerbird.serve.batching import Call, Lane, Scheduler, Work
+from bowerbird.serve.batching import BusyError, Scheduler
+from bowerbird.serve.lanes import Call, Lane, Work
 
 __all__ = ["Answer", "SharedEncoder"]
 
 AT_ONCE = 8192
 """Characters that are tokenised where the request is read; more are in another thread, so that nobody waits."""
+
+RUN_TOKENS = 12
+"""What a run of a text tower costs beside its tokens, in tokens."""
+
+TEXT_BYTES, TOKEN_BYTES = 400, 44
+"""What a text holds that waits, and each of its tokens."""
+
+PROBE = "A photograph of a red dress in a shop window."
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,7 @@ class Answer:
         tokens: that the model has read in all texts, special ones included.
         cut: tokens that did not fit.
         waited: seconds until the first input was begun; 0 where there was nothing to do.
+        decoded: seconds that decoding and preparing its pictures took, of all workers together.
         ran: seconds of the model that this request has taken.
     """
 
@@ -40,6 +54,7 @@ class Answer:
     cut: int = 0
     waited: float = 0.0
     ran: float = 0.0
+    decoded: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -67,29 +82,47 @@ class SharedEncoder:
         self.card: ModelCard = encoder.card
         self._scheduler = scheduler
         self._lanes: dict[tuple[str, str], Lane] = {}
+        self._lock = threading.Lock()
 
     def numerics(self) -> dict[str, dict[str, Any]]:
         """As of `Encoder`."""
         return self.encoder.numerics()
 
     def warm(self) -> SharedEncoder:
-        """Load every tower, and run each once, so that its speed is known.
+        """Load every tower, and run each, so that its speed is known before anybody waits for it.
 
         Raises:
-            ModelError: a tower cannot be loaded.
+            ModelError: a tower cannot be loaded, or fails.
         """
-        self.encoder.warm()
+        encoder = self.encoder.warm()
+        if self.card.text:
+            side = encoder.text
+            tokens = side.tokens([PROBE] * 4)
+            lane = self.text_lane(side, "")
+            side.vectors(tokens[:1])  # the first run of a network is slower than any other
+            began = time.perf_counter()
+            side.vectors(tokens)
+            lane.learn(sum(_cost(side, one) for one in tokens), time.perf_counter() - began)
+        if self.card.image and not encoder.image.tower.prepared:
+            image = encoder.image
+            output = image.tower.output
+            pixels = image.ready(Image.new("RGB", (64, 64), "white"))
+            image.run([pixels], (output,))
+            began = time.perf_counter()
+            image.run([pixels], (output,))
+            self.image_lane(image, output).learn(1, time.perf_counter() - began)
         return self
 
     def lanes(self) -> list[Lane]:
         """Those that were used so far."""
-        return list(self._lanes.values())
+        with self._lock:
+            return list(self._lanes.values())
 
     # Asking
 
     def outcomes(
         self,
-        inputs: Iterable[Input | Prepared],
+        inputs: Input | Iterable[Input | Prepared],
         *,
         output: str = "",
         role: str = "",
@@ -99,8 +132,10 @@ class SharedEncoder:
 
         Raises:
             BusyError: too much is waiting.
+            ModelError: the model failed on every input.
         """
-        asked = _Asked(self, list(inputs), output, role)
+        self._scheduler.check()
+        asked = _Asked(self, one_by_one(inputs), output, role)  # type: ignore[arg-type]
         call = self._scheduler.wait(asked.works, len(asked.inputs))
         return asked.answer(call, normalize=normalize).outcomes
 
@@ -123,7 +158,9 @@ class SharedEncoder:
         Raises:
             BusyError: too much is waiting.
             ModelFormatError: there is no such output.
+            ModelError: the model failed on every input.
         """
+        self._scheduler.check()  # what would be refused is not tokenised first
         asked = _Asked(self, inputs, output, role)
         if sum(len(value) for value in inputs if isinstance(value, str)) > AT_ONCE:
             await asyncio.to_thread(asked.read_texts)
@@ -134,23 +171,35 @@ class SharedEncoder:
 
     def text_lane(self, side: TextSide, role: str) -> Lane:
         """That of texts under one prompt: what is pooled depends on it."""
-        key = ("text", side.tower.rules.prompt(role))
-        if key not in self._lanes:
-            self._lanes[key] = Lane(f"{self.card.name}/text", side.vectors, TOKENS_PER_BATCH, LONGEST_BATCH)
-        return self._lanes[key]
+        prompt = side.tower.rules.prompt(role)
+
+        def made() -> Lane:
+            return Lane(f"{self.card.name}/text", side.vectors, TOKENS_PER_BATCH, LONGEST_BATCH, RUN_TOKENS)
+
+        return self._lane("text", prompt, made)
 
     def image_lane(self, side: ImageSide, output: str, *, prepared: bool = False) -> Lane:
         """That of pictures for one output; of prepared ones apart, which are of another type."""
-        key = ("prepared" if prepared else "image", output)
-        if key not in self._lanes:
-            through = side.run_prepared if prepared else side.run
+        through = side.run_prepared if prepared else side.run
 
-            def run(pixels: Sequence[Any]) -> Sequence[Any]:
-                (vectors,) = through(pixels, (output,))
-                return list(vectors)
+        def run(pixels: Sequence[Any]) -> Sequence[Any]:
+            (vectors,) = through(pixels, (output,))
+            return list(vectors)
 
-            self._lanes[key] = Lane(f"{self.card.name}/image", run, IMAGE_BATCH, IMAGE_BATCH)
-        return self._lanes[key]
+        def made() -> Lane:
+            return Lane(f"{self.card.name}/image", run, IMAGE_BATCH, IMAGE_BATCH)
+
+        return self._lane("prepared" if prepared else "image", output, made)
+
+    def _lane(self, kind: str, name: str, made: Callable[[], Lane]) -> Lane:
+        """One for each name, whatever number of threads ask; as fast as others of its tower to begin with."""
+        with self._lock:
+            if (kind, name) not in self._lanes:
+                lane = made()
+                like = [known.speed for known in self._lanes.values() if known.name == lane.name]
+                lane.speed = next(filter(None, like), 0.0)
+                self._lanes[kind, name] = lane
+            return self._lanes[kind, name]
 
 
 class _Asked:
@@ -163,7 +212,7 @@ class _Asked:
         self.inputs = inputs
         self.output = output
         self.role = role
-        self.tokens: dict[int, Any] | None = None
+        self.tokens: dict[int, Tokens] | None = None
         self.refused: dict[int, InputError] = {}
 
     def read_texts(self) -> None:
@@ -195,9 +244,8 @@ class _Asked:
         if self.tokens:
             side = encoder.text
             lane = shared.text_lane(side, self.role)
-            padding = side.tower.rules.padding
             found += [
-                Work(call, index, max(len(tokens.ids), padding), tokens, lane)
+                Work(call, index, _cost(side, tokens), tokens, lane, size=_size(tokens))
                 for index, tokens in self.tokens.items()
             ]
         pictures = [index for index, value in enumerate(self.inputs) if not isinstance(value, str)]
@@ -214,9 +262,8 @@ class _Asked:
                 ready = isinstance(value, Prepared)
                 payload = value.array if isinstance(value, Prepared) else value
                 lane = shared.image_lane(image, output, prepared=ready)
-                size = len(value) if isinstance(value, bytes) else 0
                 make = image.prepared if ready else image.ready
-                found.append(Work(call, index, 1, payload, lane, make, size=size))
+                found.append(Work(call, index, 1, payload, lane, make, _size(payload)))
         return found
 
     def answer(self, call: Call, *, normalize: bool) -> Answer:
@@ -225,25 +272,52 @@ class _Asked:
         Raises:
             ModelError: the model failed on every input, which is no fault of theirs.
         """
-        outcomes: list[Outcome] = []
         tokens = self.tokens or {}
+        lost = {index: one.dropped for index, one in tokens.items() if one.dropped}
+        limit = self.shared.encoder.text.tower.rules.max_tokens if lost else 0
+        outcomes: list[Outcome] = []
         for index, result in enumerate(call.results):
-            error = self.refused.get(index)
-            if error is None and isinstance(result, InputError):
-                error = result
+            error = self.refused.get(index) or _as_input_error(result, call)
             if error is not None:
                 outcomes.append(Outcome(index, error=error))
-            elif isinstance(result, BaseException):
-                raise result
-            else:
-                lost = tokens[index].dropped if index in tokens else 0
-                limit = self.shared.encoder.text.tower.rules.max_tokens if lost else 0
-                note = f"cut to {limit} tokens; {lost} more were not read" if lost else ""
-                outcomes.append(unit_outcome(index, result, note, normalize=normalize))
+                continue
+            note = f"cut to {limit} tokens; {lost[index]} more were not read" if index in lost else ""
+            outcomes.append(unit_outcome(index, result, note, normalize=normalize))
         return Answer(
             outcomes,
-            sum(len(one.ids) for one in tokens.values()),
-            sum(one.dropped for one in tokens.values()),
-            max(0.0, call.waited),
-            call.ran,
+            tokens=sum(len(one.ids) for one in tokens.values()),
+            cut=sum(lost.values()),
+            waited=max(0.0, call.waited),
+            ran=call.ran,
+            decoded=call.prepared,
         )
+
+
+def _as_input_error(result: Any, call: Call) -> InputError | None:
+    """What is wrong with an input. A model that fails on every one is not their fault: that is raised."""
+    if not isinstance(result, BaseException):
+        return None
+    if isinstance(result, InputError):
+        return result
+    if isinstance(result, BusyError) or all(
+        isinstance(other, BaseException) for other in call.results if other is not None
+    ):
+        raise result
+    said = result.message if isinstance(result, BowerbirdError) else str(result)
+    return InputError(f"The model failed on this input alone: {said}", hint="Leave it out.")
+
+
+def _cost(side: TextSide, tokens: Tokens) -> int:
+    """What a text takes of a batch."""
+    return max(1, len(tokens.ids), side.tower.rules.padding)
+
+
+def _size(payload: Any) -> int:
+    """Bytes that an input holds while it waits; about."""
+    if isinstance(payload, bytes):
+        return len(payload)
+    if isinstance(payload, Tokens):
+        return TEXT_BYTES + TOKEN_BYTES * len(payload.ids)
+    if isinstance(payload, Image.Image):
+        return payload.width * payload.height * len(payload.getbands())
+    return int(getattr(payload, "nbytes", 0))

@@ -617,3 +617,15 @@ def test_a_threshold_and_its_rows_are_in_the_table(index):
     hits = index.search("a green lamp", k=5)
     (batch,) = [b for b in index.table.scan(["id", "price"], where=among("id", hits.ids[:1])) if b.num_rows]
     assert batch.to_pylist() == [{"id": hits.ids[0], "price": hits[0].attributes["price"]}]
+
+
+def test_moving_away_from_a_record(index: bb.Index) -> None:
+    """It leads to less of what it shows, whatever else is asked for, and several are moved away from together."""
+    plain = index.search("a picture", k=1000)
+    away = index.ask(bb.Query(texts=("a picture",), unlike=("picture-camera",)), k=1000)
+    assert_sound(away)
+    assert away.ids.index("picture-camera") > plain.ids.index("picture-camera")
+    alike = index.ask(bb.Query(like="both-chelsea", unlike=("picture-camera", "both-coffee")), k=1000)
+    assert_sound(alike)
+    with pytest.raises(bb.BowerbirdError, match="No record"):
+        index.ask(bb.Query(texts=("a picture",), unlike=("nothing",)))

@@ -109,6 +109,7 @@ class _Answer:
         entries = index.entries(request.models)
         self.names = labels(index.manifest.models)
         self.record = liked(index, query.like, entries) if query.like else None
+        self.unliked = [liked(index, one, entries) for one in query.unlike]
         self.questions = self._questions(entries, embedded)
         self.words = " ".join(query.texts) if WORDS in query.asked else ""
         if request.threshold is not None and len(self.questions) + bool(self.words) > 1:
@@ -140,7 +141,7 @@ class _Answer:
             background = self.backgrounds[entry.space] = self.index.background(entry)
             asker = Asker(self.index, entry, background, embedded)
             try:
-                found += asker.questions(self.query, self.record)
+                found += asker.questions(self.query, self.record, self.unliked)
             except UnsupportedInputError as error:
                 refused.append(error)
             self.notes.update(asker.notes)

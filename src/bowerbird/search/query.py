@@ -32,6 +32,7 @@ class Query:
         without: words to move away from.
         among: what is searched, with commas between: `image`, the pictures by their vectors; `text`, the texts by
             theirs; `words`, the texts by the words in them (BM25). Empty: pictures and texts, as far as there are any.
+        unlike: ids or paths of indexed records to move away from.
 
     Raises:
         QueryError: nothing is asked, or the parts contradict each other.
@@ -43,6 +44,7 @@ class Query:
     weights: tuple[float, ...] = ()
     without: tuple[str, ...] = ()
     among: str = ""
+    unlike: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for text in (*self.texts, *self.without):
@@ -91,7 +93,7 @@ class Query:
     def modality(self) -> str:
         """`text`, `image`, or `text+image` for a blend."""
         words = bool(self.texts or self.without)
-        pictures = self.image is not None or bool(self.like)
+        pictures = self.image is not None or bool(self.like or self.unlike)
         return "+".join(str(m) for m, asked in ((Modality.TEXT, words), (Modality.IMAGE, pictures)) if asked)
 
     def __str__(self) -> str:
@@ -100,7 +102,8 @@ class Query:
             parts.append(self.image.name if isinstance(self.image, Path) else "a picture")
         if self.like:
             parts.append(f"like {os.path.basename(self.like)}")
-        return " + ".join(parts) + "".join(f" − {text}" for text in self.without)
+        away = (*self.without, *(f"like {os.path.basename(one)}" for one in self.unlike))
+        return " + ".join(parts) + "".join(f" − {one}" for one in away)
 
 
 def check_request(queries: object, request: Mapping[str, Any]) -> None:

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 WITHOUT_WEIGHT = 0.5
 """How strongly each text to move away from is subtracted, beside a total of 1 for what is looked for."""
 
+UNLIKE_WEIGHT = 1.0
+"""How strongly all records to move away from are subtracted together, at the most: each by `WITHOUT_WEIGHT`, or less."""
+
 Embedded = Mapping[tuple[str, str], "Outcome"]
 """By space of the model and text: what became of texts that were embedded together."""
 
@@ -116,14 +119,19 @@ class Asker:
         self.notes: dict[str, None] = {}
         self._vectors: dict[tuple[str | Path | bytes, str], Vectors] = {}
 
-    def questions(self, query: Query, record: Liked | None) -> list[Question]:
+    def questions(self, query: Query, record: Liked | None, unliked: Sequence[Liked] = ()) -> list[Question]:
         """What each column is asked.
+
+        Args:
+            query: what is asked.
+            record: that of `query.like`.
+            unliked: those of `query.unlike`.
 
         Raises:
             QueryError: the parts of the query cancel each other out.
             InputError: a text or the picture cannot be embedded, or the model takes none of its kind.
         """
-        found = (self._question(query, record, part) for part in self._parts(query))
+        found = (self._question(query, record, unliked, part) for part in self._parts(query))
         return [question for question in found if question]
 
     def _parts(self, query: Query) -> list[str]:
@@ -137,7 +145,9 @@ class Asker:
             return [part for part in asked if part in have]
         return [part for part in (Modality.IMAGE, Modality.TEXT) if part in have]
 
-    def _question(self, query: Query, record: Liked | None, part: str) -> Question | None:
+    def _question(
+        self, query: Query, record: Liked | None, unliked: Sequence[Liked], part: str
+    ) -> Question | None:
         card = self.index.encoder(self.entry.space).card
         tower = card.image if part == Modality.IMAGE else card.text
         assert tower is not None  # its column is made from it
@@ -160,16 +170,18 @@ class Asker:
             if piece is None:
                 return None
             pieces.append(piece)
-        away = [self._text(text) for text in query.without]
+        away = [(WITHOUT_WEIGHT, self._text(text), Modality.TEXT) for text in query.without]
+        share = min(WITHOUT_WEIGHT, UNLIKE_WEIGHT / max(len(unliked), 1))
+        away += [(share, *piece) for one in unliked if (piece := self._of_record(one, column, shared))]
         raw, moved = self._blend(pieces, away, query.weights, column)
         kind = Modality.IMAGE if all(modality == Modality.IMAGE for _, modality in pieces) else Modality.TEXT
-        kind = Modality.TEXT if away else kind
+        kind = Modality.TEXT if query.without else kind
         return Question(self.entry, column, str(kind), raw, moved, self.background.centre(column))
 
     def _blend(
         self,
         pieces: Sequence[tuple[Vectors, Modality]],
-        away: Sequence[Vectors],
+        away: Sequence[tuple[float, Vectors, Modality]],
         weights: Sequence[float],
         column: VectorColumn,
     ) -> tuple[Vectors, Vectors]:
@@ -178,7 +190,7 @@ class Asker:
         shares = shares / np.abs(shares).max()  # first, so that tiny weights do not vanish in the sum
         shares = shares / np.abs(shares).sum()
         signed = [(share, vector, modality) for share, (vector, modality) in zip(shares, pieces, strict=True)]
-        signed += [(-WITHOUT_WEIGHT, vector, Modality.TEXT) for vector in away]
+        signed += [(-share, vector, modality) for share, vector, modality in away]
         blend = sum((share * vector.astype(np.float64) for share, vector, _ in signed), np.zeros(1))
         length = float(np.linalg.norm(blend))
         if length < 1e-6:

@@ -27,7 +27,7 @@ from bowerbird.serve.limits import Limits
 from bowerbird.serve.models import Models, ModelState
 from bowerbird.settings import settings
 
-__all__ = ["Facts", "LocalService", "NotServedError", "Readiness", "Service"]
+__all__ = ["Facts", "LocalService", "NotServedError", "Readiness", "Service", "facts_of"]
 
 T = TypeVar("T")
 
@@ -73,6 +73,20 @@ class Readiness:
 
     ready: bool
     checks: Mapping[str, str] = field(default_factory=dict)
+
+
+def facts_of(index: ServedIndex, *, writable: bool) -> Facts:
+    """What is told of an index as it is searched at the moment."""
+    now = index.now
+    return Facts(
+        name=str(now.path).rstrip("/").rpartition("/")[2],
+        records=len(now),
+        models=tuple(index.names[entry.space] for entry in now.manifest.models),
+        version=now.manifest.table_version,
+        attributes={field.name: str(field.type) for field in now.table.attributes()},
+        writable=writable,
+        parts=tuple(dict.fromkeys(str(column.modality) for column in now.columns)),
+    )
 
 
 class Service(Protocol):
@@ -263,16 +277,7 @@ class LocalService:
         """See `Service`."""
         if self.index is None:
             return None
-        now = self.index.now
-        return Facts(
-            name=str(now.path).rstrip("/").rpartition("/")[2],
-            records=len(now),
-            models=tuple(self.index.names[entry.space] for entry in now.manifest.models),
-            version=now.manifest.table_version,
-            attributes={field.name: str(field.type) for field in now.table.attributes()},
-            writable=self.writable,
-            parts=tuple(dict.fromkeys(str(column.modality) for column in now.columns)),
-        )
+        return facts_of(self.index, writable=self.writable)
 
     async def page(self, *, after: str = "", limit: int = 100, where: str = "") -> Page:
         """See `Service`."""

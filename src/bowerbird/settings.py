@@ -35,6 +35,7 @@ class Settings:
         cache_dir: where the results of probes, the hashes of model files and the cache of vectors are kept.
         cache_bytes: how large the cache of vectors may grow, in bytes; 0: none is kept.
         api_key: what `bb.Client` shows to a service that wants a key.
+        api_keys: that a service of this process takes, between commas; see `bowerbird.serve.keys`.
     """
 
     index: str = ""
@@ -52,6 +53,7 @@ class Settings:
     cache_dir: str = ""
     cache_bytes: int = 2 << 30
     api_key: str = field(default="", repr=False)
+    api_keys: str = field(default="", repr=False)
 
     @property
     def data_path(self) -> Path:

@@ -12,14 +12,15 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import anyio
-
+from bowerbird.serve.api.admission import Admission
 from bowerbird.serve.api.errors import ApiError, error_of, response_of
 from bowerbird.serve.encoders import Answer
+from bowerbird.serve.keys import Allowance, Keys
 from bowerbird.serve.limits import Limits
 
 __all__ = ["Door", "Noted"]
@@ -30,10 +31,20 @@ Send = Callable[[Message], Awaitable[None]]
 
 _LOG = logging.getLogger("bowerbird.serve")
 
-_ID = re.compile(r"[\w.:-]{1,64}")
+_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,64}")
 
 WATCH_AFTER = 0.05
 """Seconds after which the connection is watched: most requests are done before."""
+
+LINGER = 2.0
+"""Seconds that the rest of a refused body is read and thrown away: most clients read no answer before they have sent
+all, and a connection that is closed while they send would lose them the answer."""
+
+SMALL = 1 << 16
+"""Bytes of a body that is read before its request is refused, so that the connection can be used again."""
+
+_SAFE = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin"))
+_HTML = ((b"content-security-policy", b"frame-ancestors 'self'"),)
 
 
 @dataclass
@@ -43,13 +54,14 @@ class Noted:
     Attributes:
         id: of the request.
         method: of HTTP.
-        path: of its route, without what varies.
+        path: of its route, without what varies; empty: there is no such route, or it was refused before.
         began: on the clock of `time.perf_counter`.
         status: of the answer; 499 where the client had left.
         caller: name of its key, or its address.
         model: that it asked for.
         answer: what the model said, where it was asked.
         stages: seconds by stage.
+        code: of the error that it was answered with, such as `overloaded`; empty: none.
     """
 
     id: str
@@ -61,11 +73,63 @@ class Noted:
     model: str = ""
     answer: Answer | None = None
     stages: dict[str, float] = field(default_factory=dict)
+    code: str = ""
 
     def note(self, *, model: str = "", answer: Answer | None = None) -> None:
         """What the route knows of it."""
         self.model = model or self.model
         self.answer = answer or self.answer
+
+
+class _Deadline:
+    """Ends a task after some time, as `anyio.fail_after` does, at a tenth of its cost; 0 seconds: never."""
+
+    __slots__ = ("_handle", "_task", "over")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any], seconds: float) -> None:
+        self.over = False
+        self._task = task
+        self._handle = loop.call_later(seconds, self.end) if seconds else None
+
+    def end(self) -> None:
+        self.over = True
+        self._task.cancel()
+
+    def lift(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+
+
+class _Passing:
+    """One request on its way through the door."""
+
+    __slots__ = ("allowance", "begun", "complete", "extra", "held", "left", "noted", "send")
+
+    def __init__(self, noted: Noted, send: Send) -> None:
+        self.noted = noted
+        self.send = send
+        self.allowance: Allowance | None = None
+        self.extra: list[tuple[bytes, bytes]] = []
+        self.begun = False  # its answer
+        self.complete = False  # its body
+        self.held = 0
+        self.left = False  # its client
+
+    async def reply(self, message: Message) -> None:
+        """Send on, with the headers that every answer has."""
+        if message["type"] == "http.response.start":
+            self.begun = True
+            self.noted.status = message["status"]
+            headers = [
+                *message["headers"],
+                *_SAFE,
+                (b"x-request-id", self.noted.id.encode()),
+                *self.extra,
+            ]
+            if any(name == b"content-type" and value.startswith(b"text/html") for name, value in headers):
+                headers += _HTML
+            message["headers"] = headers
+        await self.send(message)
 
 
 class Door:
@@ -74,72 +138,168 @@ class Door:
     Args:
         app: what is behind it.
         limits: of the service.
+        keys: that requests must show; none: everybody may ask.
+        observers: told about every request when it is over.
+        cors: origins whose pages may ask; `*`: any.
+        hosts: names that requests may know this machine by; none: any. Where no key is wanted, this is what keeps
+            pages of others, whose name was made to point here, from asking.
+
+    Attributes:
+        app: what is behind it.
     """
 
-    def __init__(self, app: Any, limits: Limits) -> None:
-        self._app = app
+    def __init__(
+        self,
+        app: Any,
+        limits: Limits,
+        *,
+        keys: Keys | None = None,
+        observers: Sequence[Callable[[Noted], None]] = (),
+        cors: Sequence[str] = (),
+        hosts: Sequence[str] = (),
+    ) -> None:
+        self.app = app
         self._limits = limits
+        self._observers = tuple(observers)
+        self._admission = Admission(limits, keys, cors=cors, hosts=hosts)
+        self._held = 0
+        self._entry: Any = self._through
+        if cors:
+            from starlette.middleware.cors import CORSMiddleware
+
+            self._entry = CORSMiddleware(
+                self._through,
+                allow_origins=list(cors),
+                allow_methods=["GET", "POST", "DELETE"],
+                allow_headers=["authorization", "content-type", "x-api-key", "x-request-id"],
+                expose_headers=["x-request-id", "retry-after"],
+            )
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] != "http" or not scope["path"].startswith("/v1"):
-            await self._app(scope, receive, send)
-            return
-        noted = Noted(_id_of(scope), scope["method"], scope["path"], time.perf_counter())
+        if scope["type"] == "http":
+            await self._entry(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})  # nothing here speaks it
+        else:
+            await self.app(scope, receive, send)
+
+    async def _through(self, scope: Message, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        id_ = headers.get(b"x-request-id", b"")
+        noted = Noted(
+            id_.decode() if _ID.fullmatch(id_) else uuid.uuid4().hex, scope["method"], "", time.perf_counter()
+        )
         scope["bowerbird"] = noted
-        begun = False
-
-        async def reply(message: Message) -> None:
-            nonlocal begun
-            if message["type"] == "http.response.start":
-                begun = True
-                noted.status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", noted.id.encode())]
-            await send(message)
-
+        passing = _Passing(noted, send)
         try:
-            body = await self._body(scope, receive)
-            await self._watched(scope, body, receive, reply)
+            await self._answered(scope, headers, receive, passing)
         except asyncio.CancelledError:
-            noted.status = 499
+            if not passing.left:
+                # The server is told to stop, and this one has outlasted the time it was given.
+                stopping = ApiError(503, "The service is stopping.", "server_error", "stopping")
+                await self._told(stopping, scope, receive, passing)
         except Exception as error:  # noqa: BLE001  the last place to answer anything
-            told = error_of(error)
-            if told.status == 500:
-                _LOG.exception("Request %s failed.", noted.id)
-            if not begun:
-                await response_of(told)(scope, receive, reply)
+            await self._told(error, scope, receive, passing)
+        finally:
+            self._held -= passing.held
+            if passing.allowance is not None:
+                self._admission.allowances.leave(passing.allowance)
+            self._note(scope, passing)
 
-    async def _body(self, scope: Message, receive: Receive) -> bytes:
+    async def _answered(
+        self, scope: Message, headers: Mapping[bytes, bytes], receive: Receive, passing: _Passing
+    ) -> None:
+        passing.complete = b"content-length" not in headers and b"transfer-encoding" not in headers
+        self._admission.check(scope, headers, passing)
+        length = headers.get(b"content-length", b"")
+        if length.isdigit() and int(length) > self._limits.body_bytes:
+            raise _too_large(self._limits.body_bytes)
+        if not scope["path"].startswith("/v1"):
+            await self.app(scope, self._capped(receive, passing), passing.reply)
+            return
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        assert task is not None
+        body = b"" if passing.complete else await self._body(receive, passing, loop, task)
+        await self._watched(scope, body, receive, passing, loop, task)
+
+    # The body
+
+    async def _body(
+        self,
+        receive: Receive,
+        passing: _Passing,
+        loop: asyncio.AbstractEventLoop,
+        task: asyncio.Task[Any],
+    ) -> bytes:
         """All of it, within its caps."""
-        cap = self._limits.body_bytes
-        length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
-        if length.isdigit() and int(length) > cap:
-            raise _too_large(cap)
+        deadline = _Deadline(loop, task, self._limits.body_seconds)
         pieces: list[bytes] = []
-        size = 0
         try:
-            with anyio.fail_after(self._limits.body_seconds or None):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise asyncio.CancelledError
-                    piece = message.get("body", b"")
-                    size += len(piece)
-                    if size > cap:
-                        raise _too_large(cap)
-                    pieces.append(piece)
-                    if not message.get("more_body"):
-                        break
-        except TimeoutError:
+            while not passing.complete:
+                pieces.append(await self._piece(receive, passing))
+        except asyncio.CancelledError:
+            if not deadline.over:
+                raise
+            _uncancel(task)
             raise ApiError(
                 408,
                 f"The body did not arrive within {self._limits.body_seconds:g} s.",
                 code="timeout",
-                headers={"Connection": "close"},
             ) from None
+        finally:
+            deadline.lift()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    async def _watched(self, scope: Message, body: bytes, receive: Receive, send: Send) -> None:
+    async def _piece(self, receive: Receive, passing: _Passing) -> bytes:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            passing.left = True
+            raise asyncio.CancelledError
+        piece: bytes = message.get("body", b"")
+        passing.held += len(piece)
+        self._held += len(piece)
+        if passing.held > self._limits.body_bytes:
+            raise _too_large(self._limits.body_bytes)
+        if self._held > self._limits.bodies_bytes and self._held > passing.held:
+            raise ApiError(
+                503,
+                "More is being sent than can be kept in memory. Try again in 1 s.",
+                "server_error",
+                "overloaded",
+                headers={"Retry-After": "1"},
+            )
+        passing.complete = not message.get("more_body")
+        return piece
+
+    def _capped(self, receive: Receive, passing: _Passing) -> Receive:
+        """For what reads bodies by itself: the cap holds there too."""
+        size = 0
+
+        async def counted() -> Message:
+            nonlocal size
+            message = await receive()
+            if message["type"] == "http.request":
+                size += len(message.get("body", b""))
+                passing.complete = not message.get("more_body")
+                if size > self._limits.body_bytes:
+                    raise _too_large(self._limits.body_bytes)
+            return message
+
+        return counted
+
+    # The answer
+
+    async def _watched(
+        self,
+        scope: Message,
+        body: bytes,
+        receive: Receive,
+        passing: _Passing,
+        loop: asyncio.AbstractEventLoop,
+        task: asyncio.Task[Any],
+    ) -> None:
         """Let it be answered; stop when the client leaves or the time is over."""
         given = False
 
@@ -150,32 +310,85 @@ class Door:
                 return {"type": "http.request", "body": body, "more_body": False}
             return await receive()
 
-        task = asyncio.current_task()
-        assert task is not None
         watching: list[asyncio.Task[None]] = []
 
         async def watch() -> None:
             while (await receive())["type"] != "http.disconnect":
                 pass
-            task.cancel()
+            if not passing.begun:
+                passing.left = True
+                task.cancel()
 
-        loop = asyncio.get_running_loop()
         timer = loop.call_later(WATCH_AFTER, lambda: watching.append(loop.create_task(watch())))
+        deadline = _Deadline(loop, task, self._limits.request_seconds)
         try:
-            with anyio.fail_after(self._limits.request_seconds or None):
-                await self._app(scope, replay, send)
+            await self.app(scope, replay, passing.reply)
+        except asyncio.CancelledError:
+            if passing.left or not deadline.over:
+                raise
+            _uncancel(task)
+            raise TimeoutError from None
         finally:
             timer.cancel()
+            deadline.lift()
             for one in watching:
                 one.cancel()
 
+    async def _told(self, error: Exception, scope: Message, receive: Receive, passing: _Passing) -> None:
+        """Answer with an error, if nothing was answered yet."""
+        told = error_of(error)
+        passing.noted.code = told.code
+        if told.status == 500:
+            _LOG.error("Request %s failed.", passing.noted.id, exc_info=error)
+        if passing.begun:
+            return  # the server closes the connection, so that half an answer is not taken for one
+        if passing.complete:
+            await response_of(told)(scope, receive, passing.reply)
+            return
+        length = dict(scope["headers"]).get(b"content-length", b"")
+        if told.status != 408 and length.isdigit() and int(length) <= SMALL:
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(_thrown_away(receive), LINGER)
+                await response_of(told)(scope, receive, passing.reply)
+                return
+        passing.extra.append((b"connection", b"close"))
 
-def _id_of(scope: Message) -> str:
-    """The client's own, if it is harmless to print; else a new one."""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _ID.fullmatch(text := value.decode("latin-1")):
-            return text
-    return uuid.uuid4().hex
+        async def lingering(message: Message) -> None:
+            """The whole answer, but its end, until the client has sent all or the time is over."""
+            if message["type"] == "http.response.body":
+                await passing.reply({**message, "more_body": True})
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(_thrown_away(receive), LINGER)
+                message = {"type": "http.response.body", "body": b"", "more_body": False}
+            await passing.reply(message)
+
+        await response_of(told)(scope, receive, lingering)
+
+    def _note(self, scope: Message, passing: _Passing) -> None:
+        noted = passing.noted
+        if passing.left and not passing.begun:
+            noted.status = 499
+        noted.path = getattr(scope.get("route"), "path", "")
+        stages = noted.stages
+        if (answer := noted.answer) is not None:
+            stages["queue"], stages["model"] = answer.waited, answer.ran
+        stages["total"] = time.perf_counter() - noted.began
+        for observer in self._observers:
+            try:
+                observer(noted)
+            except Exception:  # what watches must not disturb what is watched
+                _LOG.exception("What watches requests failed at %s.", noted.id)
+
+
+async def _thrown_away(receive: Receive) -> None:
+    while (message := await receive())["type"] == "http.request" and message.get("more_body"):
+        pass
+
+
+def _uncancel(task: asyncio.Task[Any]) -> None:
+    """The cancelling was ours, and is over; Python 3.10 does not count them."""
+    if hasattr(task, "uncancel"):
+        task.uncancel()
 
 
 def _too_large(cap: int) -> ApiError:
@@ -183,5 +396,4 @@ def _too_large(cap: int) -> ApiError:
         413,
         f"The body has more than the {cap:,} bytes that are taken. Send less at once.",
         code="body_too_large",
-        headers={"Connection": "close"},
     )

@@ -1,0 +1,166 @@
+"""Who may come in: the host that is asked for, keys and their scopes, other people's pages, rates."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any, Protocol
+
+from bowerbird.serve.api.errors import ApiError
+from bowerbird.serve.keys import Allowance, Allowances, Key, Keys, TooManyError, caller_of
+from bowerbird.serve.limits import Limits
+
+__all__ = ["Admission"]
+
+_READS = frozenset(("GET", "HEAD", "OPTIONS"))
+
+
+class _Passing(Protocol):
+    """What is filled in of a request."""
+
+    noted: Any
+    allowance: Allowance | None
+    extra: list[tuple[bytes, bytes]]
+
+
+class Admission:
+    """Decides by the first lines of a request, before its body is read.
+
+    A key is shown as `Authorization: Bearer KEY` or `x-api-key: KEY`; a person's browser, which asks for it by itself,
+    sends it as the password of `Authorization: Basic`. Health needs no key.
+
+    Args:
+        limits: of the service.
+        keys: that requests must show; none: everybody may ask.
+        cors: origins whose pages may ask; `*`: any.
+        hosts: names that requests may know this machine by; none: any.
+
+    Attributes:
+        allowances: of all callers.
+    """
+
+    def __init__(
+        self, limits: Limits, keys: Keys | None = None, *, cors: Sequence[str] = (), hosts: Sequence[str] = ()
+    ) -> None:
+        self.allowances = Allowances(limits.per_minute, limits.concurrent)
+        self._keys = keys if keys is not None and len(keys) else None
+        self._cors = frozenset(origin.encode() for origin in cors)
+        self._hosts = frozenset(host.lower().encode() for host in hosts)
+
+    def check(
+        self, scope: MutableMapping[str, Any], headers: Mapping[bytes, bytes], passing: _Passing
+    ) -> None:
+        """Let a request in, and note who it is from.
+
+        Raises:
+            ApiError: 401 without a key that is known, 403 where it may not do this, 429 where it asks too much.
+        """
+        client = scope.get("client")
+        passing.noted.caller = address = caller_of(client[0]) if client else "local"
+        path: str = scope["path"]
+        if self._hosts and _host(headers.get(b"host", b"")) not in self._hosts:
+            raise ApiError(
+                403,
+                "This service is not known by the name that it was asked under.",
+                code="unknown_host",
+            )
+        if path.startswith("/health"):
+            return
+        key: Key | None = None
+        ambient = True  # whatever page the request comes from, a browser would send it with the same rights
+        if self._keys is not None:
+            key, ambient = self._key(self._keys, headers, path)
+            passing.noted.caller = key.name
+            if not key.may(needed := _scope_of(scope["method"], path)):
+                raise ApiError(
+                    403,
+                    f"The key {key.name} may not do this: it needs the scope {needed}.",
+                    "permission_error",
+                    "insufficient_scope",
+                )
+        if ambient and scope["method"] not in _READS and self._is_from_elsewhere(headers):
+            raise ApiError(
+                403,
+                "Pages of other sites may not do this. Start the service with --cors ORIGIN to allow one.",
+                "permission_error",
+                "foreign_origin",
+            )
+        if path.startswith("/v1"):
+            self._allow(key.name if key else address, key, passing)
+
+    def _key(self, keys: Keys, headers: Mapping[bytes, bytes], path: str) -> tuple[Key, bool]:
+        """The key that was shown, and whether a browser shows it without being told to."""
+        secret = headers.get(b"x-api-key", b"")
+        kind, _, given = headers.get(b"authorization", b"").partition(b" ")
+        basic = False
+        if kind.lower() == b"bearer":
+            secret = given.strip()
+        elif kind.lower() == b"basic" and not secret:
+            basic = True
+            secret = _password(given)
+        if secret and (key := keys.find(secret)) is not None:
+            return key, basic
+        # A browser asks a person for the key where a page is wanted, and never in the middle of a program.
+        wanted = "Bearer" if path.startswith("/v1") else 'Basic realm="Bowerbird: an API key as the password"'
+        raise ApiError(
+            401,
+            "The API key is not known here."
+            if secret
+            else "An API key is needed: send it as `Authorization: Bearer KEY`.",
+            "authentication_error",
+            "invalid_api_key" if secret else "missing_api_key",
+            headers={"WWW-Authenticate": wanted},
+        )
+
+    def _is_from_elsewhere(self, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether a browser says that it asks on behalf of a page that is not of this service."""
+        origin = headers.get(b"origin", b"")
+        if origin and (origin in self._cors or b"*" in self._cors):
+            return False
+        if site := headers.get(b"sec-fetch-site", b""):
+            return site not in (b"same-origin", b"none")
+        return bool(origin) and origin.partition(b"://")[2] != headers.get(b"host", b"")
+
+    def _allow(self, caller: str, key: Key | None, passing: _Passing) -> None:
+        try:
+            passing.allowance = one = self.allowances.enter(caller, key)
+        except TooManyError as error:
+            raise ApiError(
+                429,
+                str(error),
+                "rate_limit_error",
+                "rate_limit_exceeded",
+                headers={"Retry-After": str(max(1, math.ceil(error.seconds)))},
+            ) from None
+        if one is not None and one.per_minute:
+            passing.extra += (
+                (b"x-ratelimit-limit-requests", str(one.per_minute).encode()),
+                (b"x-ratelimit-remaining-requests", str(int(one.left)).encode()),
+            )
+
+
+def _scope_of(method: str, path: str) -> str:
+    """What a key must be allowed for a request."""
+    if method in _READS:
+        return "read"
+    if path.startswith("/v1/models/") or path.startswith("/v1/index"):
+        return "admin"
+    return "write" if path.startswith("/v1/records") else "read"
+
+
+def _host(header: bytes) -> bytes:
+    """A name without its port."""
+    host = header.lower()
+    if host.startswith(b"["):
+        return host.partition(b"]")[0] + b"]"
+    return host.partition(b":")[0]
+
+
+def _password(given: bytes) -> bytes:
+    try:
+        name, _, password = base64.b64decode(given.strip(), validate=True).partition(b":")
+    except (binascii.Error, ValueError):
+        return b""
+    return password or name

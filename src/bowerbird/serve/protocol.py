@@ -1,0 +1,189 @@
+"""HTTP on one connection: uvicorn's, with what a server that strangers can reach needs besides.
+
+Connections whose headers drip in, or never end, are closed; so are those that do not take their answer. Beyond a number
+of connections, new ones are told to come back. Where the server stops, what was sent to it by then is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from bowerbird.serve.limits import Limits
+
+__all__ = ["Connection", "connection"]
+
+HEADER_BYTES = 64 << 10
+"""Of one request; a header is rarely longer than 8 KiB."""
+
+FAREWELL = 0.25
+"""Seconds that an idle connection is kept when the server stops: a request may be on its way already."""
+
+REFUSED_SECONDS = 2.0
+"""Until the headers of a connection that is one too many are there."""
+
+
+def connection(limits: Limits) -> type[Connection]:
+    """The class of connections under some limits, as uvicorn takes it."""
+    return type("Connection", (Connection,), {"limits": limits})
+
+
+class Connection(HttpToolsProtocol):
+    """One connection. uvicorn parses it and runs the application; see the module for what is added.
+
+    Attributes:
+        limits: of the service.
+    """
+
+    limits: Limits = Limits()
+    _late: asyncio.TimerHandle | None = None
+    _in_headers = False
+    _header_bytes = 0
+    _stopping = False
+    _refused = False
+
+    # The connection
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client is there."""
+        super().connection_made(transport)
+        count = len(self.connections)
+        if self.limits.connections and count > self.limits.connections:
+            if count > 2 * self.limits.connections + 16:
+                transport.abort()  # not even to tell them is possible any more
+                return
+            self._refused = True
+            self.app = _busy
+        self._expect_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is gone."""
+        self._headers_came()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Some bytes came."""
+        super().data_received(data)
+        if self._in_headers:
+            self._header_bytes += len(data)
+            if self._header_bytes > HEADER_BYTES:
+                self._refuse(431, "The headers have too many bytes.", "headers_too_large")
+                return
+        if self._late is None and (self._in_headers or self._is_idle()):
+            self._expect_headers()
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    # Headers
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request was read."""
+        super().on_message_begin()
+        self._in_headers = True
+        self._header_bytes = 0
+
+    def on_headers_complete(self) -> None:
+        """The request can be answered, though its body may be still on its way."""
+        self._in_headers = False
+        self._headers_came()
+        super().on_headers_complete()
+        if self._stopping and self.cycle is not None:
+            self.cycle.keep_alive = False
+
+    def _expect_headers(self) -> None:
+        seconds = self.limits.header_seconds
+        if self._refused:
+            seconds = min(seconds or REFUSED_SECONDS, REFUSED_SECONDS)
+        if seconds and not self.transport.is_closing():
+            self._late = self.loop.call_later(seconds, self._headers_late)
+
+    def _headers_came(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _headers_late(self) -> None:
+        self._late = None
+        if not self._is_idle():
+            self._expect_headers()  # those of the next request, sent while this one is being answered
+        elif self._in_headers:
+            self._refuse(408, "The headers did not arrive in time.", "timeout")
+        else:
+            self._close()
+
+    # Answers that no application gives
+
+    def send_400_response(self, msg: str) -> None:
+        """What came is no HTTP."""
+        self._refuse(400, msg, "invalid_http")
+
+    def _refuse(self, status: int, message: str, code: str) -> None:
+        if self.transport.is_closing():
+            return
+        if self._is_idle():
+            body = _error(message, code)
+            self.transport.write(
+                STATUS_LINE[status]
+                + b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+                % len(body)
+                + body
+            )
+        self._close()
+
+    # The end
+
+    def on_response_complete(self) -> None:
+        """An answer was given out, though it may not be taken yet."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._give_up_later()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Nothing came for long."""
+        self._close()
+
+    def shutdown(self) -> None:
+        """The server stops: answer what is here."""
+        self._stopping = True
+        if not self._is_idle():
+            # Of requests sent one behind the other, the last.
+            (self.pipeline[0][0] if self.pipeline else self.cycle).keep_alive = False
+        elif not self._in_headers:
+            self.loop.call_later(FAREWELL, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        if self._is_idle() and not self._in_headers:
+            self._close()
+
+    def _close(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.close()
+            self._give_up_later()
+
+    def _give_up_later(self) -> None:
+        """A client that does not take its answer must not hold it in memory for ever."""
+        if self.transport.get_write_buffer_size():
+            self.loop.call_later(self.limits.idle_seconds or 30.0, self.transport.abort)
+
+
+def _error(message: str, code: str, kind: str = "invalid_request_error") -> bytes:
+    return orjson.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}})
+
+
+async def _busy(scope: Any, receive: Any, send: Any) -> None:
+    """To a client that is one too many."""
+    body = _error(
+        "More clients are connected than can be served. Try again in 1 s.", "overloaded", "server_error"
+    )
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"retry-after", b"1"),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -12,7 +12,7 @@ PYTEST_ARGS ?= -n auto
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-export lint types imports check format bench build clean
+.PHONY: help demo test test-fast test-export lint types imports audit check format bench build clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -56,6 +56,9 @@ types: $(VENV)/.dev ## mypy --strict
 
 imports: $(VENV)/.dev ## who may import whom
 	$(BIN)/lint-imports
+
+audit: $(VENV)/.dev ## known vulnerabilities of what is installed; says so where no source of advisories is reached
+	$(BIN)/python tools/audit.py
 
 check: lint types imports test ## everything CI checks
 

@@ -26,6 +26,7 @@ from bowerbird.search.records import add_records
 from bowerbird.search.report import Report
 from bowerbird.search.rerank import reranker
 from bowerbird.serve.models import Models
+from bowerbird.serve.reports import report
 from bowerbird.store import manifest as manifests
 from bowerbird.store.filters import among
 from bowerbird.store.location import Place
@@ -49,7 +50,8 @@ class Ask:
         part_weights: with `weighted`.
         min_match: leave out what matches less.
         threshold: leave out raw scores below it.
-        rerank: as `reranker` takes it; empty: none.
+        rerank: as `reranker` takes it, cross-encoders by the names that the service has for them; empty: none.
+        paths: whether the filter may ask where records lie, `uri` and `folder`.
     """
 
     query: Query
@@ -62,6 +64,7 @@ class Ask:
     min_match: float | None = None
     threshold: float | None = None
     rerank: str = ""
+    paths: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,40 +109,58 @@ class ServedIndex:
         precision: what models are loaded with.
     """
 
-    def __init__(self, place: Place, models: Models, *, precision: str = "") -> None:
+    def __init__(
+        self,
+        place: Place,
+        models: Models,
+        *,
+        rerankers: Rerankers | None = None,
+        precision: str = "",
+    ) -> None:
         self.place = place
         self.models = models
+        self.rerankers = rerankers or Rerankers()
         self.precision = precision
+        self.names: dict[str, str] = {}
         self._change = threading.Lock()
         self._renew = threading.Lock()
-        first = Index.open(place, precision=precision)
-        self.names = self._add_models(first)
         self._now = self._opened()
 
-    def _add_models(self, index: Index) -> dict[str, str]:
-        """By space, what the models of the index are called."""
-        names = labels(index.manifest.models)
-        for space, name in names.items():
-            if name in self.models.names and self.models.get(name).card.space != space:
-                names[space] = f"{name} ({space})"  # the service has another model of that name
-            self.models.add(names[space], index.encoder(space), pinned=True)
-        return names
-
     def _opened(self) -> Index:
+        """The newest commit, ready to be asked: nobody waits for what its first search would read."""
         index = Index.open(self.place, precision=self.precision)
-        names = labels(index.manifest.models)
-        if any(space not in self.names for space in names):
-            self.names.update(self._add_models(index))
+        self._add_models(index)
+        spaces = [entry.space for entry in index.manifest.models]
         # Searching asks only for `card` and `outcomes` of them.
-        index.encoders = {space: self.models.get(self.names[space]) for space in names}  # type: ignore[misc]
+        index.encoders = {space: self.models.get(self.names[space]) for space in spaces}  # type: ignore[misc]
         for entry in index.manifest.models:
             index.background(entry)
+            for column in entry.columns:
+                index.table.nearest(column.name, _any_direction(column.dimensions), 1, columns=["id"])
         return index
+
+    def _add_models(self, index: Index) -> None:
+        """Give the service the models of the index that it does not have, and keep them all in memory."""
+        for space, name in labels(index.manifest.models).items():
+            if space in self.names:
+                continue
+            if name in self.models.names and self.models.get(name).card.space != space:
+                name = f"{name} ({space})"  # noqa: PLW2901  the service has another model of that name
+            if name in self.models.names:
+                self.models.pin(name)
+            else:
+                self.models.add(name, index.encoder(space), pinned=True)
+            self.names[space] = name
 
     @property
     def now(self) -> Index:
         """What is searched at the moment."""
         return self._now
+
+    @property
+    def name(self) -> str:
+        """What people call it: the last part of where it lies."""
+        return str(self._now.path).rstrip("/").rpartition("/")[2]
 
     def __len__(self) -> int:
         return len(self._now)
@@ -152,68 +173,95 @@ class ServedIndex:
         Raises:
             QueryError: as of `Index.ask`.
             InputError: the query picture cannot be read.
+            ModelNotFoundError: the service has no such cross-encoder.
             BusyError: too much is waiting.
         """
-        return self._now.ask(
-            ask.query,
-            k=ask.k,
-            offset=ask.offset,
-            where=ask.where,
-            models=ask.models,
-            fusion=ask.fusion,
-            part_weights=ask.part_weights or None,
-            min_match=ask.min_match,
-            threshold=ask.threshold,
-            rerank=reranker(ask.rerank) if ask.rerank else None,
-        )
+        index = self._now
+        with self._nameless(index):
+            self._check_where(index, ask.where, paths=ask.paths)
+            if ask.query.like and self._row(index, ask.query.like, ["id"]) is None:
+                raise QueryError(
+                    f"No record {ask.query.like!r} is in the index.", hint="Give the id of an indexed record."
+                )
+            return index.ask(
+                ask.query,
+                k=ask.k,
+                offset=ask.offset,
+                where=ask.where,
+                models=self._spaces(index, ask.models),
+                fusion=ask.fusion,
+                part_weights=ask.part_weights or None,
+                min_match=ask.min_match,
+                threshold=ask.threshold,
+                rerank=self._reranker(ask.rerank),
+            )
 
-    def page(self, *, after: str = "", limit: int = 100, where: str = "") -> Page:
+    def page(self, *, after: str = "", limit: int = 100, where: str = "", paths: bool = False) -> Page:
         """Records in the order of their ids, from behind one.
+
+        Args:
+            after: an id; there need not be such a record any more.
+            limit: at most so many.
+            where: a filter.
+            paths: as of `Ask`.
 
         Raises:
             QueryError: the filter cannot be understood.
         """
-        table = self._now.table
-        ids = (
-            id_
-            for batch in table.scan(["id"], where=parse(where, table.fields))
-            for id_ in batch.column("id").to_pylist()
-            if id_ > after
-        )
-        found = heapq.nsmallest(limit + 1, ids)
-        by_id = {record.id: record for record in self._records(found[:limit])}
-        return Page([by_id[id_] for id_ in found[:limit]], len(found) > limit)
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        index = self._now
+        first = pa.array([], pa.string())
+        with self._nameless(index):
+            self._check_where(index, where, paths=paths)
+            for batch in index.table.scan(["id"], where=parse(where, index.table.fields)):
+                ids = batch.column("id")
+                ids = pa.concat_arrays([first, ids.filter(pc.greater(ids, after)) if after else ids])
+                first = ids.take(pc.array_sort_indices(ids)[: limit + 1])
+            found = first[:limit].to_pylist()
+            by_id = {record.id: record for record in self._records(index, found)}
+        return Page([by_id[id_] for id_ in found], len(first) > limit)
 
     def record(self, id_: str) -> Stored | None:
         """One record; None when there is none."""
-        return next(iter(self._records([id_])), None)
+        return next(iter(self._records(self._now, [id_])), None)
 
-    def thumbnail(self, id_: str) -> bytes | None:
-        """A small JPEG of a record; None when there is none."""
-        return self._now.thumbnails([id_]).get(id_)
+    def thumbnails(self, ids: Sequence[str]) -> dict[str, bytes]:
+        """Small JPEGs of records, by id; those that have none are left out."""
+        return {id_: data for id_, data in self._now.thumbnails(list(dict.fromkeys(ids))).items() if data}
 
     def original(self, id_: str, policy: DecodePolicy) -> bytes | None:
         """The picture of a record as it lies where the index has it from; None when there is no record, or no picture.
 
-        Only what the index itself names is read.
+        Only what the index itself names is read, and given only if it is the picture that was indexed, or another one
+        in its place: a picture that can be decoded.
 
         Raises:
             UnreadableError: it is not there any more, or is on the web, where the service does not go for it.
+            DecodeError: what lies there is no picture.
         """
-        record = self.record(id_)
-        if record is None or not record.uri:
+        row = self._row(self._now, id_, ["uri", "picture"])
+        uri = row and row["uri"]
+        if row is None or not uri:
             return None
-        if is_remote(record.uri):
-            if record.uri.startswith(("http://", "https://")):
-                raise UnreadableError(
-                    f"The picture of {id_} is on the web.",
-                    hint="Ask for the thumbnail, or fetch it from there.",
-                )
-            return StoredFile(record.uri).read(policy)
-        return read_bytes(Path(from_uri(record.uri)), policy)
+        if is_remote(uri) and uri.startswith(("http://", "https://")):
+            raise UnreadableError(
+                f"The picture of {id_} is on the web.", hint="Ask for the thumbnail, or fetch it from there."
+            )
+        try:
+            data = StoredFile(uri).read(policy) if is_remote(uri) else read_bytes(Path(from_uri(uri)), policy)
+        except InputError:
+            # Why may say where: that is nobody's business.
+            raise UnreadableError(
+                f"The picture of {id_} cannot be read where it was indexed.", hint="Ask for the thumbnail."
+            ) from None
+        if content_id(data) != row["picture"]:
+            decode(data, replace(policy, scaled=1.0), name=f"The picture of {id_}", target=1)
+        return data
 
-    def _records(self, ids: Sequence[str]) -> list[Stored]:
-        table = self._now.table
+    def _records(self, index: Index, ids: Sequence[str]) -> list[Stored]:
+        table = index.table
         names = [name for name in (*ATTRIBUTES, *table.attributes().names) if name in table.names]
         columns = ["id", "uri", "text", *names]
         if not ids:
@@ -224,20 +272,90 @@ class ServedIndex:
             for row in batch.to_pylist()
         ]
 
+    def _row(self, index: Index, id_: str, columns: Sequence[str]) -> dict[str, Any] | None:
+        """Some of what the table has of a record; columns that it lacks are None."""
+        known = [name for name in columns if name in index.table.names]
+        for batch in index.table.scan(known, where=among("id", [id_])):
+            for row in batch.to_pylist():
+                return {**dict.fromkeys(columns), **row}
+        return None
+
+    # What requests may say
+
+    def _check_where(self, index: Index, where: str, *, paths: bool) -> None:
+        """A filter that may not ask where records lie would tell it, letter by letter."""
+        if where and not paths:
+            import pyarrow as pa
+
+            parse(where, pa.schema([field for field in index.table.fields if field.name not in PLACES]))
+
+    def _spaces(self, index: Index, models: Sequence[str]) -> tuple[str, ...]:
+        """The models that a request names; unlike the index itself, nothing looks for them on the disk.
+
+        Raises:
+            QueryError: the index has no such model.
+        """
+        found: list[str] = []
+        for name in split(models):
+            if name in ALL:
+                found.append(name)
+                continue
+            meant = [
+                entry.space
+                for entry in index.manifest.models
+                if name in (self.names[entry.space], entry.name, entry.space)
+            ]
+            if len(meant) != 1:
+                known = ", ".join(self.names[entry.space] for entry in index.manifest.models)
+                raise QueryError(
+                    f"The index has {'several models' if meant else 'no model'} {name!r}.",
+                    hint=f"Use one of: {known}.",
+                )
+            found += meant
+        return tuple(found)
+
+    def _reranker(self, name: str) -> Reranker | None:
+        """What a request names; cross-encoders only among those of the service.
+
+        Raises:
+            QueryError: there is no such reranker.
+            ModelNotFoundError: the service has no such cross-encoder.
+        """
+        kind, _, model = name.partition(":")
+        if kind.strip() == "cross":
+            return CrossEncode(self.rerankers.get(model.strip()))
+        return reranker(name) if name else None
+
+    @contextmanager
+    def _nameless(self, index: Index) -> Iterator[None]:
+        """Errors name the index, rather than where it lies."""
+        try:
+            yield
+        except BowerbirdError as error:
+            where = str(index.path)
+            error.message = error.message.replace(where, self.name)
+            error.hint = error.hint.replace(where, self.name)
+            raise
+
     # Changing
 
-    def add(self, records: Sequence[Record]) -> Report:
+    def add(self, records: Sequence[Record]) -> Added:
         """Add records, or replace those of the same id; what was added is found as soon as this returns.
+
+        Args:
+            records: those that are not `named` are given an id by their content.
 
         Raises:
             IndexBusyError: another process is writing and did not finish in time.
             StoreError: the index cannot be written to.
         """
-        with self._change:
+        with self._change, self._nameless(self._now):
             index = self._writer()
-            report = add_records(index, Plan(IterableSource(list(records))), Local())
-        self.refresh()
-        return report
+            work = Additions(index, records)
+            report = add_records(index, Plan(IterableSource(work.records)), work.executor)
+            added = work.outcome(report)
+            self.refresh()
+        return added
 
     def remove(self, ids: Sequence[str]) -> int:
         """Take records out of the index; how many there were.
@@ -246,9 +364,9 @@ class ServedIndex:
             IndexBusyError: another process is writing and did not finish in time.
             StoreError: the index cannot be written to.
         """
-        with self._change:
+        with self._change, self._nameless(self._now):
             removed = self._writer().remove(ids)
-        self.refresh()
+            self.refresh()
         return removed
 
     def _writer(self) -> Index:

@@ -156,6 +156,14 @@ class Service(Protocol):
             NotServedError: the service is read-only.
         """
 
+    async def report(self, kind: str, *, model: str = "", colour: str = "") -> str:
+        """A page (HTML) about the index, which tells no paths: `map`, `gap` or `health`. Takes seconds.
+
+        Raises:
+            NotServedError: there is no index.
+            QueryError: there is no such report, model or attribute, or nothing to draw.
+        """
+
     async def refresh(self) -> bool:
         """Search what was committed last from now on; whether there was anything new."""
 
@@ -231,6 +239,7 @@ class LocalService:
         self._rerankers: dict[str, CrossEncoder | None] = dict.fromkeys(rerankers)
         self._searches = ThreadPoolExecutor(SEARCHES, thread_name_prefix="bowerbird-search")
         self._changes = ThreadPoolExecutor(1, thread_name_prefix="bowerbird-change")
+        self._reports = ThreadPoolExecutor(1, thread_name_prefix="bowerbird-report")
 
     @property
     def limits(self) -> Limits:
@@ -305,6 +314,11 @@ class LocalService:
         """See `Service`."""
         return await self._in(self._changes, partial(self._changed().remove, ids))
 
+    async def report(self, kind: str, *, model: str = "", colour: str = "") -> str:
+        """See `Service`."""
+        index = self._indexed()
+        return await self._in(self._reports, partial(index.report, kind, model=model, colour=colour))
+
     async def refresh(self) -> bool:
         """See `Service`."""
         if self.index is None:
@@ -337,7 +351,7 @@ class LocalService:
     async def close(self) -> None:
         """See `Service`."""
         done = await asyncio.to_thread(self.scheduler.stop, self._limits.drain_seconds)
-        for pool in (self._searches, self._changes):
+        for pool in (self._searches, self._changes, self._reports):
             pool.shutdown(wait=done, cancel_futures=True)
 
     async def _embeds(self, state: ModelState) -> None:

@@ -145,7 +145,7 @@ def _scope_of(method: str, path: str) -> str:
     """What a key must be allowed for a request."""
     if method in _READS:
         return "read"
-    if path.startswith("/v1/models/") or path.startswith("/v1/index"):
+    if path.startswith(("/v1/models/", "/v1/index")):
         return "admin"
     return "write" if path.startswith("/v1/records") else "read"
 

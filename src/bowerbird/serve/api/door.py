@@ -376,7 +376,7 @@ class Door:
         for observer in self._observers:
             try:
                 observer(noted)
-            except Exception:  # what watches must not disturb what is watched
+            except Exception:  # noqa: BLE001  what watches must not disturb what is watched
                 _LOG.exception("What watches requests failed at %s.", noted.id)
 
 

@@ -324,7 +324,7 @@ class Ray:
             # Ray forks to start programs, which is safe.
             warnings.filterwarnings("ignore", "lance is not fork-safe")
             try:
-                found = _answering(self.address)
+                found = answering(self.address)
                 if found != LOCAL:
                     ray.init(found, **quiet)
             except OSError as error:  # ConnectionError among them
@@ -346,7 +346,7 @@ class Ray:
         _prepared = self.runtime_env
 
 
-def _answering(address: str) -> str:
+def answering(address: str) -> str:
     """The address of a cluster that is there, or `LOCAL`.
 
     Raises:

@@ -1,0 +1,308 @@
+"""What is deployed: plain data, which a Serve config file keeps, and what comes of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
+from typing import Any
+
+from bowerbird.errors import BowerbirdError
+from bowerbird.flow.recipe import ModelRecipe
+from bowerbird.models.card import Options
+from bowerbird.models.encoder import load
+from bowerbird.search.entries import labels
+from bowerbird.search.index import Index
+from bowerbird.serve.limits import Limits
+from bowerbird.settings import settings
+
+__all__ = ["IMPORT_PATH", "Deployed", "ServedModel", "config", "options", "resolved"]
+
+IMPORT_PATH = "bowerbird.serve.cluster.deployments:application"
+"""What a Serve config file names; called with the fields of `Deployed`."""
+
+QUEUED = 8
+"""For each place in a replica so many requests may wait at whoever asks; more are told to come back."""
+
+PLACES = 4
+"""A replica takes so many requests at once for each that it is meant to have: its batches are made of them."""
+
+SMALL = 0.1
+"""Of a processor, for what mostly waits for others."""
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """What `bowerbird deploy` is told, and a Serve config file has under `args`.
+
+    Attributes:
+        index: path or address, which every machine of the cluster has to reach; empty: only models are served.
+        models: further ones, as `load` takes them.
+        rerankers: cross-encoders.
+        min_replicas: of each encoder and of the search service; 0: they end when nobody asks, and begin with the next
+            request.
+        max_replicas: likewise.
+        target: requests that a replica is meant to have at once; with more of them further replicas are started.
+        cpus: processors of an encoder's replica, and the threads it uses; a part of one is allowed.
+        gpus: likewise of graphics processors.
+        search_cpus: processors of a replica of the search service.
+        ingress: replicas of the ingress at the most. The page keeps to one process, so more come without it.
+        page: whether the page for people is served at /.
+        writable: whether records can be added and removed.
+        fetch_urls: whether pictures at http(s) addresses are fetched.
+        api_keys: path of a file of keys, which the machines of the ingress have to reach; empty: those of the
+            environment.
+        show_paths: whether answers say where files lie.
+        precision: models are loaded with.
+        idle_seconds: after which a replica that is not needed ends.
+        poll_seconds: a commit to the index is searched after so many.
+        limits: of the service, where they are not the usual ones, by name.
+    """
+
+    index: str = ""
+    models: tuple[str, ...] = ()
+    rerankers: tuple[str, ...] = ()
+    min_replicas: int = 1
+    max_replicas: int = 4
+    target: float = 8.0
+    cpus: float = 1.0
+    gpus: float = 0.0
+    search_cpus: float = 1.0
+    ingress: int = 1
+    page: bool = True
+    writable: bool = False
+    fetch_urls: bool = False
+    api_keys: str = ""
+    show_paths: bool = False
+    precision: str = ""
+    idle_seconds: float = 300.0
+    poll_seconds: float = 2.0
+    limits: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("models", "rerankers"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not 0 <= self.min_replicas <= self.max_replicas or not self.max_replicas:
+            raise BowerbirdError(
+                f"{self.min_replicas} to {self.max_replicas} replicas cannot be had.",
+                hint="Give --min 0 or more, and --max 1 or more and not below it.",
+            )
+        if not (self.cpus > 0 and self.search_cpus > 0 and self.target > 0 and self.poll_seconds > 0):
+            raise BowerbirdError(
+                "cpus, search_cpus, target and poll_seconds have to be more than 0.",
+                hint="Give 1, or a part of one.",
+            )
+        if self.gpus < 0 or self.idle_seconds < 0 or self.ingress < 1:
+            raise BowerbirdError("gpus and idle_seconds cannot be negative, and one ingress is needed.")
+        if self.page and self.ingress > 1:
+            raise BowerbirdError(
+                "The page keeps to one process, so there cannot be several ingresses with it.",
+                hint="Leave it out with --no-page, or deploy it with one ingress.",
+            )
+        self.caps()
+
+    @classmethod
+    def of(cls, args: Mapping[str, Any]) -> Deployed:
+        """From the `args` of a config file.
+
+        Raises:
+            BowerbirdError: a name that is not known, or a value that is not allowed.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in args:
+            if name not in known:
+                near = get_close_matches(name, known, 1)
+                meant = f" Did you mean {near[0]}?" if near else ""
+                raise BowerbirdError(
+                    f"The args of the application have no {name!r}.{meant}", hint=f"Known: {', '.join(known)}."
+                )
+        return cls(**args)
+
+    def to_args(self) -> dict[str, Any]:
+        """What is not as usual, as plain data."""
+        values = asdict(self)
+        usual = {field.name: field.default for field in fields(self)}
+        kept = {name: value for name, value in values.items() if value != usual[name]}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
+
+    def caps(self) -> Limits:
+        """The limits of the service.
+
+        Raises:
+            BowerbirdError: a name that is not known, or a value that is not allowed.
+        """
+        given = dict(self.limits or {})
+        known = [field.name for field in fields(Limits)]
+        for name in given:
+            if name not in known:
+                raise BowerbirdError(f"There is no limit {name!r}.", hint=f"Known: {', '.join(known)}.")
+        return Limits(**given)
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model, and which of its towers are deployed.
+
+    Attributes:
+        name: what requests call it.
+        slug: what its deployments are called after.
+        recipe: from which their replicas load it.
+        modalities: `text`, `image`, or both.
+    """
+
+    name: str
+    slug: str
+    recipe: ModelRecipe
+    modalities: tuple[str, ...]
+
+    def deployment(self, modality: str) -> str:
+        """The name of the deployment of a tower."""
+        return f"{self.slug}-{modality}"
+
+
+def resolved(deployed: Deployed) -> tuple[ServedModel, ...]:
+    """The models that are deployed: first those of the index, under the names that it has for them.
+
+    Reads the manifest of the index, and the cards of further models; no weights are loaded.
+
+    Raises:
+        StoreError: the index cannot be read.
+        ModelError: there is no such model.
+    """
+    found: list[tuple[str, ModelRecipe, tuple[str, ...]]] = []
+    precision = deployed.precision or settings().precision
+    if deployed.index:
+        entries = Index.open(deployed.index).manifest.models
+        names = labels(entries)
+        for entry in entries:
+            recipe = ModelRecipe(
+                entry.name,
+                entry.source,
+                Options.of(**entry.options),
+                entry.space,
+                precision,
+                settings().engine,
+            )
+            takes = tuple(modality for modality in ("text", "image") if entry.takes(modality))
+            found.append((names[entry.space], recipe, takes))
+    listed = deployed.models or (() if found else (settings().model,))
+    for name in listed:
+        if name in [known for known, _, _ in found]:
+            continue
+        encoder = load(name, precision=deployed.precision)
+        found.append((name, ModelRecipe.of(encoder), tuple(str(m) for m in encoder.card.modalities)))
+    return tuple(
+        ServedModel(name, slug, recipe, takes)
+        for (name, recipe, takes), slug in zip(found, _slugs([name for name, _, _ in found]), strict=True)
+    )
+
+
+def _slugs(names: list[str]) -> list[str]:
+    """Names as deployments may be called, no two alike."""
+    slugs: list[str] = []
+    for name in names:
+        base = re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.") or "model"
+        slug, number = base, 1
+        while slug in slugs:
+            number += 1
+            slug = f"{base}-{number}"
+        slugs.append(slug)
+    return slugs
+
+
+def options(deployed: Deployed, models: tuple[ServedModel, ...]) -> dict[str, dict[str, Any]]:
+    """By name of each deployment, the options that Serve takes for it: what the application is built with, and what a
+    config file shows, where they can be changed for each."""
+    found: dict[str, dict[str, Any]] = {"ingress": _ingress(deployed)}
+    for model in models:
+        for modality in model.modalities:
+            found[model.deployment(modality)] = _scaled(deployed, deployed.cpus, deployed.gpus)
+    for name, slug in zip(deployed.rerankers, _slugs(list(deployed.rerankers)), strict=True):
+        found[f"rerank-{slug}"] = _scaled(deployed, deployed.cpus, deployed.gpus)
+    if deployed.index:
+        found["search"] = {
+            **_scaled(deployed, deployed.search_cpus, 0.0),
+            # Any other number has every replica look for a new commit at once.
+            "user_config": {"version": 0},
+        }
+        if deployed.writable:
+            writer = _scaled(deployed, deployed.cpus, 0.0)
+            writer["autoscaling_config"]["min_replicas"] = min(1, deployed.min_replicas)
+            writer["autoscaling_config"]["max_replicas"] = 1
+            writer["max_surge_percent"] = 0  # never two who write
+            found["writer"] = writer
+    return found
+
+
+def _ingress(deployed: Deployed) -> dict[str, Any]:
+    limits = deployed.caps()
+    return {
+        # One is always there: it answers at once, and says what wakes up.
+        "autoscaling_config": {
+            "min_replicas": 1,
+            "max_replicas": deployed.ingress,
+            "target_ongoing_requests": 64.0,
+        },
+        "max_ongoing_requests": max(1, limits.connections),
+        "max_queued_requests": max(1, limits.connections),
+        "backpressure_config": {"retry_after_s": 1.0},
+        "graceful_shutdown_timeout_s": limits.drain_seconds,
+        "ray_actor_options": {"num_cpus": SMALL},
+        "max_surge_percent": 100,
+    }
+
+
+def _scaled(deployed: Deployed, cpus: float, gpus: float) -> dict[str, Any]:
+    places = max(1, round(deployed.target * PLACES))
+    actor: dict[str, Any] = {"num_cpus": cpus}
+    if gpus:
+        actor["num_gpus"] = gpus
+    return {
+        "autoscaling_config": {
+            "min_replicas": deployed.min_replicas,
+            "max_replicas": deployed.max_replicas,
+            "target_ongoing_requests": deployed.target,
+            "upscale_delay_s": 3.0,
+            "downscale_delay_s": deployed.idle_seconds,
+            "look_back_period_s": 10.0,
+            "metrics_interval_s": 2.0,
+        },
+        "max_ongoing_requests": places,
+        "max_queued_requests": places * QUEUED,
+        "health_check_period_s": 10.0,
+        "health_check_timeout_s": 30.0,
+        "graceful_shutdown_timeout_s": deployed.caps().drain_seconds,
+        "ray_actor_options": actor,
+        # A new version starts before the old one ends, so that one always answers.
+        "max_surge_percent": 100,
+    }
+
+
+def config(
+    deployed: Deployed,
+    *,
+    name: str = "bowerbird",
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    route_prefix: str = "/",
+) -> dict[str, Any]:
+    """A Serve config file as plain data, for `serve deploy` and `serve run`.
+
+    Raises:
+        BowerbirdError: as of `resolved`.
+    """
+    listed = options(deployed, resolved(deployed))
+    return {
+        "proxy_location": "EveryNode",
+        "http_options": {"host": host, "port": port},
+        "applications": [
+            {
+                "name": name,
+                "route_prefix": route_prefix,
+                "import_path": IMPORT_PATH,
+                "args": deployed.to_args(),
+                "deployments": [{"name": each, **given} for each, given in listed.items()],
+            }
+        ],
+    }

@@ -1,0 +1,106 @@
+"""Deploying: on a cluster that is there, or on one that is started on this machine for the purpose."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from typing import Any
+
+from bowerbird.errors import BowerbirdError, MissingExtraError
+from bowerbird.flow.cluster import LOCAL, STORE_BYTES, answering
+from bowerbird.serve.cluster.plan import Deployed
+
+__all__ = ["connect", "deploy", "stop"]
+
+ROOM = 64
+"""Processors that a cluster on this machine pretends to have: whoever starts one wants it to run, not to wait for room."""
+
+
+def connect(address: str = "") -> bool:
+    """Connect to a Ray cluster. Whether it was started here, and so ends with this process.
+
+    Args:
+        address: as of `bowerbird.flow.cluster.Ray`.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        BowerbirdError: there is no such cluster.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        import ray.serve
+    except ImportError as error:
+        raise MissingExtraError("ray[serve]", "ray") from error
+    if ray.is_initialized():
+        return False
+    # Bowerbird is installed on every machine of a cluster: no working directory is sent there.
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "lance is not fork-safe")
+        try:
+            found = answering(address)
+            if found != LOCAL:
+                ray.init(found, **quiet)
+                return False
+        except OSError as error:
+            if address:
+                raise BowerbirdError(
+                    f"There is no Ray cluster at {address!r}.",
+                    hint="Start one with `ray start --head`, or leave out the address to have one on this machine.",
+                ) from error
+        ray.init(LOCAL, num_cpus=ROOM, include_dashboard=False, object_store_memory=STORE_BYTES, **quiet)
+    return True
+
+
+def deploy(
+    deployed: Deployed,
+    *,
+    name: str = "bowerbird",
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    route_prefix: str = "/",
+) -> str:
+    """Deploy the application, or replace the one of that name, and wait until it answers. Returns its address.
+
+    Where it replaces one, each deployment that has changed is renewed replica by replica; the others go on.
+
+    Args:
+        deployed: what is asked for.
+        name: of the application.
+        host: that Serve's proxies listen at; only where Serve does not run yet.
+        port: likewise; 0 has one chosen.
+        route_prefix: under which it is found.
+
+    Raises:
+        StoreError: the index cannot be read.
+        ModelError: there is no such model.
+        BowerbirdError: a deployment could not be started.
+    """
+    from ray import serve
+
+    from bowerbird.serve.cluster.deployments import application
+
+    bound = application(deployed.to_args())
+    serve.start(http_options={"host": host, "port": port})
+    try:
+        serve.run(bound, name=name, route_prefix=route_prefix)
+    except RuntimeError as error:
+        raise BowerbirdError(
+            f"The application {name!r} could not be deployed: {error}", hint="`serve status` says more."
+        ) from error
+    return f"http://{host}:{port}{route_prefix.rstrip('/')}"
+
+
+def stop(name: str = "bowerbird") -> None:
+    """Take the application away; what it has accepted is finished first.
+
+    Raises:
+        BowerbirdError: there is none of that name.
+    """
+    from ray import serve
+
+    if name not in serve.status().applications:
+        raise BowerbirdError(f"There is no application {name!r} on this cluster.")
+    serve.delete(name)

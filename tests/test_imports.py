@@ -28,7 +28,9 @@ HEAVY = (
 
 PUBLIC = {
     "__version__",
+    "AsyncClient",
     "BowerbirdError",
+    "Client",
     "Collection",
     "CrossEncoder",
     "DecodePolicy",
@@ -54,6 +56,7 @@ PUBLIC = {
     "recipes",
     "Record",
     "samples",
+    "ServiceError",
     "settings",
     "Steps",
 }

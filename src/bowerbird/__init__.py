@@ -13,12 +13,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bowerbird.client.client import AsyncClient as AsyncClient
+    from bowerbird.client.client import Client as Client
     from bowerbird.collection.collection import Collection as Collection
     from bowerbird.collection.pipelines import pipeline as pipeline
     from bowerbird.collection.samples import samples as samples
     from bowerbird.errors import BowerbirdError as BowerbirdError
     from bowerbird.errors import InputError as InputError
     from bowerbird.errors import InputErrors as InputErrors
+    from bowerbird.errors import ServiceError as ServiceError
     from bowerbird.flow.cluster import Ray as Ray
     from bowerbird.flow.local import Local as Local
     from bowerbird.hits import Hit as Hit
@@ -47,7 +50,9 @@ from bowerbird.settings import settings
 __version__ = "0.1.0"
 
 _HOME = {
+    "AsyncClient": "client.client",
     "BowerbirdError": "errors",
+    "Client": "client.client",
     "Collection": "collection.collection",
     "CrossEncoder": "models.crossencoder",
     "DecodePolicy": "media.image",
@@ -66,6 +71,7 @@ _HOME = {
     "Query": "search.query",
     "Ray": "flow.cluster",
     "Record": "record",
+    "ServiceError": "errors",
     "Steps": "models.vision.steps",
     "fine_tune": "learn.finetune.tune",
     "fit": "learn.fit",

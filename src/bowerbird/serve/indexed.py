@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
-import heapq
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bowerbird.errors import UnreadableError
+import numpy as np
+from numpy.typing import NDArray
+
+from bowerbird.errors import BowerbirdError, InputError, QueryError, UnreadableError
 from bowerbird.flow.files import from_uri
-from bowerbird.flow.local import Local
-from bowerbird.flow.plan import Plan
 from bowerbird.flow.remote import StoredFile, is_remote
-from bowerbird.flow.sources.values import IterableSource
 from bowerbird.hits import Hits
+from bowerbird.media.image import decode
 from bowerbird.media.policy import DecodePolicy
 from bowerbird.media.reading import read_bytes
-from bowerbird.record import Record
-from bowerbird.search.entries import labels
+from bowerbird.record import Record, content_id
+from bowerbird.search.entries import ALL, labels, split
 from bowerbird.search.index import Index
 from bowerbird.search.query import Query
-from bowerbird.search.records import add_records
-from bowerbird.search.report import Report
-from bowerbird.search.rerank import reranker
+from bowerbird.search.rerank import CrossEncode, Reranker, reranker
+from bowerbird.serve.additions import Added, add
 from bowerbird.serve.models import Models
 from bowerbird.serve.reports import report
+from bowerbird.serve.rerankers import Rerankers
 from bowerbird.store import manifest as manifests
 from bowerbird.store.filters import among
 from bowerbird.store.location import Place
 from bowerbird.store.table import ATTRIBUTES
 from bowerbird.store.where import parse
 
-__all__ = ["Ask", "Page", "ServedIndex", "Stored"]
+__all__ = ["PLACES", "Added", "Ask", "Page", "ServedIndex", "Stored"]
+
+PLACES = ("uri", "folder")
+"""Columns that say where records lie on the server's disk."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,7 @@ class ServedIndex:
     Args:
         place: of the index.
         models: of the service; those of the index are added to them, under the names that it has for them.
+        rerankers: cross-encoders that searches may name.
         precision: what models are loaded with.
     """
 
@@ -260,6 +265,10 @@ class ServedIndex:
             decode(data, replace(policy, scaled=1.0), name=f"The picture of {id_}", target=1)
         return data
 
+    def report(self, kind: str, *, model: str = "", colour: str = "") -> str:
+        """See `reports.report`."""
+        return report(self._now, kind, model=model, colour=colour, name=self.name)
+
     def _records(self, index: Index, ids: Sequence[str]) -> list[Stored]:
         table = index.table
         names = [name for name in (*ATTRIBUTES, *table.attributes().names) if name in table.names]
@@ -350,10 +359,7 @@ class ServedIndex:
             StoreError: the index cannot be written to.
         """
         with self._change, self._nameless(self._now):
-            index = self._writer()
-            work = Additions(index, records)
-            report = add_records(index, Plan(IterableSource(work.records)), work.executor)
-            added = work.outcome(report)
+            added = add(self._writer(), records)
             self.refresh()
         return added
 
@@ -389,3 +395,10 @@ class ServedIndex:
                 return False
             self._now = self._opened()
             return True
+
+
+def _any_direction(dimensions: int) -> NDArray[np.float32]:
+    """A unit vector."""
+    vector = np.zeros(dimensions, np.float32)
+    vector[0] = 1
+    return vector

@@ -10,12 +10,16 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-from bowerbird.errors import ModelNotFoundError
+from bowerbird.errors import BowerbirdError, ModelNotFoundError
 from bowerbird.models.encoder import Encoder, load
 from bowerbird.serve.batching import Scheduler
 from bowerbird.serve.encoders import SharedEncoder
 
-__all__ = ["ModelState", "Models"]
+__all__ = ["ModelInUseError", "ModelState", "Models"]
+
+
+class ModelInUseError(BowerbirdError):
+    """A model cannot be unloaded, since the index is searched with it."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class ModelState:
 
     Attributes:
         id: what requests call it.
+        kind: `embedding` or `reranker`.
         loaded: whether it is in memory.
         since: when it was loaded, seconds since 1970; 0: it is not.
         used: when it was last asked, likewise; 0: never.
@@ -37,6 +42,7 @@ class ModelState:
     """
 
     id: str
+    kind: str = "embedding"
     loaded: bool = False
     since: float = 0.0
     used: float = 0.0
@@ -51,7 +57,13 @@ class ModelState:
 
 @dataclass(eq=False)
 class _Place:
-    """One name, and the model when it is there."""
+    """One name, and the model when it is there.
+
+    Attributes:
+        pinned: the index is searched with it.
+        named: by whoever has started the service; else by a request.
+        ever: whether it has been loaded at any time.
+    """
 
     load: Callable[[], Encoder]
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -59,6 +71,8 @@ class _Place:
     since: float = 0.0
     used: float = 0.0
     pinned: bool = False
+    named: bool = True
+    ever: bool = False
 
 
 class Models:
@@ -92,6 +106,10 @@ class Models:
         with self._lock:
             self._places.setdefault(name, _Place(open_, pinned=pinned))
 
+    def pin(self, name: str) -> None:
+        """Keep the model of a name in memory from now on."""
+        self._place(name).pinned = True
+
     @property
     def names(self) -> tuple[str, ...]:
         """What requests may ask for, the first being the default."""
@@ -112,8 +130,12 @@ class Models:
             return shared
         with place.lock:
             if place.shared is None:
-                place.shared = SharedEncoder(place.load(), self.scheduler).warm()
-                place.since = time.time()
+                try:
+                    place.shared = SharedEncoder(place.load(), self.scheduler).warm()
+                except BaseException:
+                    self._forget(name, place)
+                    raise
+                place.since, place.ever = time.time(), True
             return place.shared
 
     async def got(self, name: str = "") -> SharedEncoder:
@@ -129,12 +151,18 @@ class Models:
 
         Raises:
             ModelNotFoundError: there is none of that name here.
+            ModelInUseError: the index is searched with it.
         """
-        place = self._place(name)
+        with self._lock:
+            place = self._places.get(name)
+        if place is None:
+            raise _unknown(name, self.names)
+        if place.pinned:
+            raise ModelInUseError(
+                f"The index is searched with {name}.", hint="Models of the index stay in memory."
+            )
         with place.lock:
             shared, place.shared, place.since = place.shared, None, 0.0
-        if shared is not None:
-            self.scheduler.forget(shared.lanes())
         return shared is not None
 
     def sweep(self) -> list[str]:
@@ -163,7 +191,28 @@ class Models:
         Raises:
             ModelNotFoundError: there is none of that name here.
         """
-        return _state(name or self.names[0], self._place(name))
+        with self._lock:
+            name = name or next(iter(self._places), "")
+            place = self._places.get(name)
+        if place is None:
+            raise _unknown(name, self.names)
+        return _state(name, place)
+
+    def loaded(self) -> dict[str, SharedEncoder]:
+        """The models that are in memory, by name. Whoever looks does not count as a user."""
+        with self._lock:
+            return {name: place.shared for name, place in self._places.items() if place.shared is not None}
+
+    def loading(self) -> list[str]:
+        """Names of models that are being loaded for the first time."""
+        with self._lock:
+            return [n for n, place in self._places.items() if not place.ever and place.lock.locked()]
+
+    def _forget(self, name: str, place: _Place) -> None:
+        """A name that only a request knew, and that is no model: whoever asks for many does not fill the list."""
+        with self._lock:
+            if not place.named and self._places.get(name) is place:
+                del self._places[name]
 
     def _place(self, name: str) -> _Place:
         with self._lock:
@@ -172,7 +221,7 @@ class Models:
             if name in self._places:
                 return self._places[name]
             if self.open_to_any and name:
-                return self._places.setdefault(name, _Place(lambda: load(name)))
+                return self._places.setdefault(name, _Place(lambda: load(name), named=False))
             raise _unknown(name, self._places)
 
 

@@ -7,36 +7,45 @@ process; `bowerbird.serve.cluster` has one that asks deployments on Ray.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
-from bowerbird.errors import BowerbirdError, ModelNotFoundError
+from bowerbird.errors import BowerbirdError
 from bowerbird.hits import Hits
 from bowerbird.media.policy import DecodePolicy
-from bowerbird.models.crossencoder import CrossEncoder, Judgement
+from bowerbird.models.crossencoder import Judgement
 from bowerbird.models.vision.tower import Input
 from bowerbird.record import Record
-from bowerbird.search.report import Report
 from bowerbird.serve.batching import Batch, BusyError, Scheduler
-from bowerbird.serve.encoders import Answer, Prepared
-from bowerbird.serve.indexed import Ask, Page, ServedIndex, Stored
+from bowerbird.serve.encoders import Answer, Prepared, SharedEncoder
+from bowerbird.serve.indexed import Added, Ask, Page, ServedIndex, Stored
 from bowerbird.serve.limits import Limits
 from bowerbird.serve.models import Models, ModelState
+from bowerbird.serve.rerankers import Rerankers
+from bowerbird.serve.threads import Threads
 from bowerbird.settings import settings
 
-__all__ = ["Facts", "LocalService", "NotServedError", "Readiness", "Service", "facts_of"]
+__all__ = ["Facts", "LocalService", "NoIndexError", "NotServedError", "Readiness", "Service", "facts_of"]
 
-T = TypeVar("T")
+_LOG = logging.getLogger("bowerbird.serve")
 
 SEARCHES = 8
 """Searches at once: each waits for its query's vectors most of the time."""
 
+SEARCHES_WAITING = 1024
+CHANGES_WAITING = 16
+"""How many may wait at the most; who changes records holds their pictures meanwhile."""
+
 
 class NotServedError(BowerbirdError):
-    """The service has no index, is read-only, or does not do this."""
+    """The service is read-only, or does not do this."""
+
+
+class NoIndexError(NotServedError):
+    """The service has no index."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +88,7 @@ def facts_of(index: ServedIndex, *, writable: bool) -> Facts:
     """What is told of an index as it is searched at the moment."""
     now = index.now
     return Facts(
-        name=str(now.path).rstrip("/").rpartition("/")[2],
+        name=index.name,
         records=len(now),
         models=tuple(index.names[entry.space] for entry in now.manifest.models),
         version=now.manifest.table_version,
@@ -130,8 +139,8 @@ class Service(Protocol):
     async def facts(self) -> Facts | None:
         """What is told of the index; None: there is none."""
 
-    async def page(self, *, after: str = "", limit: int = 100, where: str = "") -> Page:
-        """Records in the order of their ids, from behind one."""
+    async def page(self, *, after: str = "", limit: int = 100, where: str = "", paths: bool = False) -> Page:
+        """Records in the order of their ids, from behind one; see `ServedIndex.page`."""
 
     async def record(self, id_: str) -> Stored | None:
         """One record; None when there is none."""
@@ -139,11 +148,21 @@ class Service(Protocol):
     async def thumbnail(self, id_: str) -> bytes | None:
         """A small JPEG of a record; None when there is none."""
 
-    async def original(self, id_: str) -> bytes | None:
-        """The picture of a record as it lies; None when there is none."""
+    async def thumbnails(self, ids: Sequence[str]) -> Mapping[str, bytes]:
+        """Small JPEGs of records, by id; those that have none are left out."""
 
-    async def add(self, records: Sequence[Record]) -> Report:
-        """Add records, or replace those of the same id.
+    async def original(self, id_: str) -> bytes | None:
+        """The picture of a record as it lies; None when there is none.
+
+        Raises:
+            InputError: it cannot be read, or is no picture any more.
+        """
+
+    async def add(self, records: Sequence[Record]) -> Added:
+        """Add records, or replace those of the same id; what was added is found as soon as this returns.
+
+        Args:
+            records: pictures are bytes; those that are not `named` are given an id by their content.
 
         Raises:
             NotServedError: the service is read-only.
@@ -182,10 +201,16 @@ class Service(Protocol):
 
         Raises:
             ModelNotFoundError: the service has no such model.
+            ModelInUseError: the index is searched with it.
         """
 
     async def ready(self) -> Readiness:
         """Run every loaded model and ask the store."""
+
+    async def tend(self) -> None:
+        """Do what has to be done from time to time, until cancelled: unload models that nobody asks, and search what
+        others have committed.
+        """
 
     async def close(self) -> None:
         """Finish what was accepted, and take nothing more."""
@@ -202,6 +227,7 @@ class LocalService:
         writable: whether records can be added and removed.
         any_model: whether requests may name any model, a download included.
         idle_seconds: after which a model that nobody asks is unloaded; 0: never.
+        tend_seconds: after which it is looked again for commits of others, and for models that nobody asks.
         watch: told about every batch.
 
     Raises:
@@ -209,7 +235,7 @@ class LocalService:
         ModelError: a model of the index cannot be loaded.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what a service is made of
         self,
         place: str = "",
         models: Sequence[str | tuple[str, str]] = (),
@@ -219,6 +245,7 @@ class LocalService:
         writable: bool = False,
         any_model: bool = False,
         idle_seconds: float = 0.0,
+        tend_seconds: float = 1.0,
         watch: Callable[[Batch], None] | None = None,
     ) -> None:
         self._limits = limits or Limits()
@@ -233,13 +260,16 @@ class LocalService:
         for one in models:
             name, source = (one, "") if isinstance(one, str) else one
             self.registry.add(name, source)
-        self.index = ServedIndex(place, self.registry) if place else None
+        self.rerankers = Rerankers(rerankers, idle_seconds=idle_seconds)
+        self.index = ServedIndex(place, self.registry, rerankers=self.rerankers) if place else None
         if not self.registry.names:
             self.registry.add(settings().model)
-        self._rerankers: dict[str, CrossEncoder | None] = dict.fromkeys(rerankers)
-        self._searches = ThreadPoolExecutor(SEARCHES, thread_name_prefix="bowerbird-search")
-        self._changes = ThreadPoolExecutor(1, thread_name_prefix="bowerbird-change")
-        self._reports = ThreadPoolExecutor(1, thread_name_prefix="bowerbird-report")
+        self.tend_seconds = tend_seconds
+        wait = self._limits.queue_seconds
+        self._searches = Threads("bowerbird-search", SEARCHES, seconds=wait, most=SEARCHES_WAITING)
+        # Who adds records waits for the disk in any case.
+        self._changes = Threads("bowerbird-change", 1, seconds=10 * wait, most=CHANGES_WAITING)
+        self._reports = Threads("bowerbird-report", 1, seconds=20 * wait, most=CHANGES_WAITING)
 
     @property
     def limits(self) -> Limits:
@@ -261,26 +291,15 @@ class LocalService:
 
     async def rerank(self, model: str, query: str, documents: Sequence[str]) -> list[Judgement]:
         """See `Service`."""
-        name = model or next(iter(self._rerankers), "")
-        if name not in self._rerankers:
-            raise ModelNotFoundError(
-                f"There is no cross-encoder {name!r} here." if name else "No cross-encoder is served.",
-                hint=f"Use one of: {', '.join(self._rerankers)}."
-                if self._rerankers
-                else "Start the service with --reranker MODEL.",
-            )
 
         def judge() -> list[Judgement]:
-            judging = self._rerankers[name]
-            if judging is None:
-                judging = self._rerankers[name] = CrossEncoder.load(name)
-            return judging.outcomes((query, document) for document in documents)
+            return self.rerankers.get(model).outcomes((query, document) for document in documents)
 
-        return await self._in(self._searches, judge)
+        return await self._searches.run(judge)
 
     async def search(self, ask: Ask) -> Hits:
         """See `Service`."""
-        return await self._in(self._searches, partial(self._indexed().search, ask))
+        return await self._searches.run(partial(self._indexed().search, ask))
 
     async def facts(self) -> Facts | None:
         """See `Service`."""
@@ -288,96 +307,111 @@ class LocalService:
             return None
         return facts_of(self.index, writable=self.writable)
 
-    async def page(self, *, after: str = "", limit: int = 100, where: str = "") -> Page:
+    async def page(self, *, after: str = "", limit: int = 100, where: str = "", paths: bool = False) -> Page:
         """See `Service`."""
         index = self._indexed()
-        return await self._in(self._searches, partial(index.page, after=after, limit=limit, where=where))
+        return await self._searches.run(
+            partial(index.page, after=after, limit=limit, where=where, paths=paths)
+        )
 
     async def record(self, id_: str) -> Stored | None:
         """See `Service`."""
-        return await self._in(self._searches, partial(self._indexed().record, id_))
+        return await self._searches.run(partial(self._indexed().record, id_))
 
     async def thumbnail(self, id_: str) -> bytes | None:
         """See `Service`."""
-        return await self._in(self._searches, partial(self._indexed().thumbnail, id_))
+        return (await self.thumbnails([id_])).get(id_)
+
+    async def thumbnails(self, ids: Sequence[str]) -> Mapping[str, bytes]:
+        """See `Service`."""
+        return await self._searches.run(partial(self._indexed().thumbnails, ids))
 
     async def original(self, id_: str) -> bytes | None:
         """See `Service`."""
         policy = DecodePolicy(max_bytes=self._limits.body_bytes)
-        return await self._in(self._searches, partial(self._indexed().original, id_, policy))
+        return await self._searches.run(partial(self._indexed().original, id_, policy))
 
-    async def add(self, records: Sequence[Record]) -> Report:
+    async def add(self, records: Sequence[Record]) -> Added:
         """See `Service`."""
-        return await self._in(self._changes, partial(self._changed().add, records))
+        return await self._changes.run(partial(self._changed().add, records))
 
     async def remove(self, ids: Sequence[str]) -> int:
         """See `Service`."""
-        return await self._in(self._changes, partial(self._changed().remove, ids))
+        return await self._changes.run(partial(self._changed().remove, ids))
 
     async def report(self, kind: str, *, model: str = "", colour: str = "") -> str:
         """See `Service`."""
         index = self._indexed()
-        return await self._in(self._reports, partial(index.report, kind, model=model, colour=colour))
+        return await self._reports.run(partial(index.report, kind, model=model, colour=colour))
 
     async def refresh(self) -> bool:
         """See `Service`."""
         if self.index is None:
             return False
-        return await self._in(self._changes, self.index.refresh)
+        # Not behind those who change it: that may take a while.
+        return await asyncio.to_thread(self.index.refresh)
 
     async def models(self) -> list[ModelState]:
         """See `Service`."""
-        return self.registry.states()
+        return [*self.registry.states(), *self.rerankers.states()]
 
     async def load(self, model: str) -> ModelState:
         """See `Service`."""
+        if model in self.rerankers.names:
+            await asyncio.to_thread(self.rerankers.get, model)
+            return self.rerankers.state(model)
         await self.registry.got(model)
         return self.registry.state(model)
 
     async def unload(self, model: str) -> bool:
         """See `Service`."""
-        return self.registry.unload(model)
+        own = self.rerankers if model in self.rerankers.names else self.registry
+        return own.unload(model)
 
     async def ready(self) -> Readiness:
         """See `Service`."""
-        checks: dict[str, str] = {}
-        for state in self.registry.states():
-            if state.loaded:
-                checks[f"model {state.id}"] = await self._checked(self._embeds(state))
+        checks = {f"model {name}": "is being loaded" for name in self.registry.loading()}
+        for name, shared in self.registry.loaded().items():
+            checks[f"model {name}"] = await self._checked(_probe(shared))
         if self.index is not None:
-            checks["index"] = await self._checked(self._asks())
+            checks["index"] = await self._checked(self.page(limit=1))
         return Readiness(all(said == "ok" for said in checks.values()), checks)
+
+    async def tend(self) -> None:
+        """See `Service`."""
+        said = ""
+        while True:
+            await asyncio.sleep(self.tend_seconds)
+            try:
+                self.registry.sweep()
+                self.rerankers.sweep()
+                await self.refresh()
+            except Exception as error:  # noqa: BLE001  it is tried again
+                # What was searched until now goes on being searched; and it is said once.
+                if str(error) != said:
+                    said = str(error)
+                    _LOG.warning("The newest commit of the index cannot be opened: %s", said)
 
     async def close(self) -> None:
         """See `Service`."""
         done = await asyncio.to_thread(self.scheduler.stop, self._limits.drain_seconds)
-        for pool in (self._searches, self._changes, self._reports):
-            pool.shutdown(wait=done, cancel_futures=True)
-
-    async def _embeds(self, state: ModelState) -> None:
-        from PIL import Image
-
-        probe: Input = "ready?" if "text" in state.modalities else Image.new("RGB", (32, 32), "white")
-        answer = await self.embed(state.id, [probe])
-        if error := answer.outcomes[0].error:
-            raise error
-
-    async def _asks(self) -> None:
-        await self.page(limit=1)
+        for threads in (self._searches, self._changes, self._reports):
+            threads.close(wait=done)
 
     @staticmethod
-    async def _checked(check: Any) -> str:
+    async def _checked(check: Awaitable[object]) -> str:
         try:
             await check
         except BusyError:
             return "ok"  # it is at work
-        except BowerbirdError as error:
-            return str(error)
+        except Exception as error:  # noqa: BLE001  whatever it is, it is what was asked
+            _LOG.warning("Not ready: %s", error)
+            return error.message if isinstance(error, BowerbirdError) else type(error).__name__
         return "ok"
 
     def _indexed(self) -> ServedIndex:
         if self.index is None:
-            raise NotServedError(
+            raise NoIndexError(
                 "No index is served here.", hint="Start the service with one: bowerbird serve photos.bower"
             )
         return self.index
@@ -390,6 +424,15 @@ class LocalService:
             )
         return index
 
-    @staticmethod
-    async def _in(pool: ThreadPoolExecutor, function: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(pool, function)
+
+async def _probe(shared: SharedEncoder) -> None:
+    """Run a model.
+
+    Raises:
+        BowerbirdError: it does not do what it should.
+    """
+    from PIL import Image
+
+    probe: Input = "ready?" if shared.card.text else Image.new("RGB", (32, 32), "white")
+    if error := (await shared.embed([probe])).outcomes[0].error:
+        raise error

@@ -27,7 +27,8 @@ from bowerbird.errors import (
     UnsupportedInputError,
 )
 from bowerbird.serve.batching import BusyError
-from bowerbird.serve.service import NotServedError
+from bowerbird.serve.models import ModelInUseError
+from bowerbird.serve.service import NoIndexError, NotServedError
 
 __all__ = ["ApiError", "error_of", "plain", "response_of"]
 
@@ -59,8 +60,10 @@ class ApiError(Exception):
 
 
 _STATUS: tuple[tuple[type[BaseException], int, str, str], ...] = (
+    (NoIndexError, 404, "invalid_request_error", "no_index"),
     (NotServedError, 403, "invalid_request_error", "not_served"),
     (ModelNotFoundError, 404, "invalid_request_error", "model_not_found"),
+    (ModelInUseError, 409, "invalid_request_error", "model_in_use"),
     (ModelFetchError, 503, "server_error", "model_unavailable"),
     (QueryError, 400, "invalid_request_error", "invalid_query"),
     (ScaleError, 400, "invalid_request_error", "invalid_query"),

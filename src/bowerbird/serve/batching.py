@@ -142,7 +142,7 @@ class Scheduler:
             BusyError: it would.
         """
         with self._changed:
-            self._check(time.monotonic(), 0)
+            self._check(time.monotonic() + SLOT_SECONDS, 0)
 
     def wait(self, works: Callable[[Call], Sequence[Work]], count: int) -> Call:
         """Ask, and wait for all results, in a thread that is no worker.

@@ -84,6 +84,7 @@ def main() -> None:
         models,
         report,
         search,
+        serve,
         verify,
     )
 

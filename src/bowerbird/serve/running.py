@@ -1,0 +1,205 @@
+"""A server at work: uvicorn's, with this project's connections, signals, and what is done beside answering."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from bowerbird.errors import BowerbirdError
+from bowerbird.serve.api.door import Door
+from bowerbird.serve.keys import Keys
+from bowerbird.serve.listening import Listening
+from bowerbird.serve.protocol import connection
+from bowerbird.serve.server import Served, in_thread
+from bowerbird.serve.service import LocalService
+
+__all__ = ["Running"]
+
+_LOG = logging.getLogger("bowerbird.serve")
+
+SWEEP_SECONDS = 10.0
+"""Between two looks at which models nobody asks any more."""
+
+
+class Running(uvicorn.Server):
+    """See the module.
+
+    Args:
+        door: in front of the application.
+        service: that answers.
+        options: of the process.
+        keys: to be read again on SIGHUP.
+        listening: where clients come.
+    """
+
+    def __init__(
+        self, door: Door, service: LocalService, options: Served, keys: Keys, listening: Listening
+    ) -> None:
+        super().__init__(_config(door, options))
+        self.door = door
+        self.service = service
+        self.options = options
+        self.keys = keys
+        self.listening = listening
+        self._beside: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
+        self._signal = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._warming: Future[None] | None = None
+        self._started: Callable[[str], None] | None = None
+
+    def until_stopped(self, warming: Future[None], started: Callable[[str], None] | None = None) -> int:
+        """Answer until a signal comes; returns it.
+
+        Args:
+            warming: done when the models are loaded.
+            started: told the address.
+
+        Raises:
+            BowerbirdError: a model cannot be loaded.
+        """
+        self._warming, self._started = warming, started
+        self.run(sockets=[self.listening.socket])
+        if self._failure is not None:
+            raise self._failure
+        return self._signal
+
+    # Beginning and end
+
+    async def startup(self, sockets: list[Any] | None = None) -> None:
+        """Accept connections, and begin what is done beside."""
+        await super().startup(sockets)
+        self._loop = asyncio.get_running_loop()
+        for action in (self._warm(), self._keep_fresh(), self._sweep()):
+            self._begin(action)
+        if self._started is not None:
+            self._started(self.listening.address("https" if self.options.certfile else "http"))
+
+    async def shutdown(self, sockets: list[Any] | None = None) -> None:
+        """Accept nothing more, finish what is here, then let go of the models."""
+        for task in self._beside:
+            task.cancel()
+        await super().shutdown(sockets)
+        await self.service.close()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM stop the server, SIGHUP renews it; uvicorn would send itself the first two again."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        handlers: dict[int, Callable[[int, FrameType | None], None]] = {
+            signal.SIGINT: self.handle_exit,
+            signal.SIGTERM: self.handle_exit,
+        }
+        if hasattr(signal, "SIGHUP"):
+            handlers[signal.SIGHUP] = self._renew
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Told to stop; told twice by Ctrl-C, wait for nothing."""
+        self._signal = self._signal or sig
+        super().handle_exit(sig, frame)
+
+    # Beside answering
+
+    def _begin(self, action: Any) -> None:
+        task = asyncio.get_running_loop().create_task(action)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+
+    def _renew(self, number: int, frame: FrameType | None) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(lambda: self._begin(self._renewed()))
+
+    async def _renewed(self) -> None:
+        try:
+            self.keys.reload()
+            _LOG.info("API keys were read again: %d.", len(self.keys))
+        except BowerbirdError as error:
+            _LOG.error("The API keys stay as they were. %s", error)
+        await self._refresh()
+
+    async def _warm(self) -> None:
+        """Without its models the service is none: it stops where one cannot be loaded."""
+        assert self._warming is not None
+        try:
+            await asyncio.wrap_future(self._warming)
+        except Exception as error:  # noqa: BLE001  raised again in `until_stopped`
+            self._failure = error
+            self.should_exit = True
+            return
+        if self.options.page:
+            in_thread("bowerbird-page", self._mount)
+
+    def _mount(self) -> None:
+        """The page takes seconds to import, so the API does not wait for it; without it, the API goes on."""
+        try:
+            from bowerbird.serve.page import mount
+
+            mount(self.door.app, self.service)
+        except Exception as error:  # noqa: BLE001  whatever is wrong with the page, the API is not
+            _LOG.warning("There is no page: %s", error)
+
+    async def _keep_fresh(self) -> None:
+        while self.options.refresh_seconds:
+            await asyncio.sleep(self.options.refresh_seconds)
+            await self._refresh()
+
+    async def _refresh(self) -> None:
+        try:
+            if await self.service.refresh():
+                _LOG.info("The newest commit of the index is served.")
+        except Exception as error:  # noqa: BLE001  what was served until now goes on being served
+            _LOG.warning("The index cannot be renewed: %s", error)
+
+    async def _sweep(self) -> None:
+        while self.options.idle_seconds:
+            await asyncio.sleep(min(SWEEP_SECONDS, self.options.idle_seconds))
+            await asyncio.to_thread(self.service.registry.sweep)
+
+
+def _config(door: Door, options: Served) -> uvicorn.Config:
+    limits = options.limits
+    _allow_files(2 * limits.connections + 256)
+    # What clients do wrong is answered, and noted by those who watch requests; it is nothing to log line by line.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    return uvicorn.Config(
+        door,
+        http=connection(limits),
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=bool(options.proxies),
+        forwarded_allow_ips=list(options.proxies),
+        timeout_keep_alive=max(1, round(limits.idle_seconds)) if limits.idle_seconds else 1 << 20,
+        timeout_graceful_shutdown=max(1, round(limits.drain_seconds)),
+        ssl_certfile=options.certfile or None,
+        ssl_keyfile=options.keyfile or None,
+    )
+
+
+def _allow_files(count: int) -> None:
+    """Each connection is an open file: as many as the limits allow must be allowed here too."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != resource.RLIM_INFINITY and soft < count:
+            most = count if hard == resource.RLIM_INFINITY else min(count, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))

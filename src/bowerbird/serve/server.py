@@ -1,0 +1,207 @@
+"""The server process: it listens at once, loads its models, adds the page when it can, stops when told.
+
+SIGTERM and Ctrl-C: nothing more is accepted, and what was accepted is finished. SIGHUP: keys are read again, and the
+newest commit of the index is served. That is looked for every few seconds anyway.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import ssl
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from bowerbird.errors import BowerbirdError, MissingExtraError
+from bowerbird.serve.keys import Keys
+from bowerbird.serve.limits import Limits
+from bowerbird.serve.listening import Listening, listen
+from bowerbird.settings import settings
+
+if TYPE_CHECKING:
+    from bowerbird.serve.service import LocalService
+
+__all__ = ["Served", "in_thread", "serve", "warnings_of"]
+
+_LOG = logging.getLogger("bowerbird.serve")
+
+NEEDED = ("fastapi", "uvicorn", "httptools", "orjson")
+"""Packages that nothing can be served without."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a server process serves, where, and to whom.
+
+    Attributes:
+        place: of the index; empty: only models are served.
+        models: names, or (name, source) pairs.
+        rerankers: names of cross-encoders.
+        host: address to listen on.
+        port: 0: any that is free.
+        uds: path of a socket file to listen on instead.
+        certfile: of TLS, PEM; empty: none.
+        keyfile: that belongs to it; empty: it is in the same file.
+        keys_file: of API keys; see `bowerbird.serve.keys`. Those of `BOWERBIRD_API_KEYS` are taken too.
+        writable: whether records can be added and removed.
+        fetch_urls: whether pictures at http(s) addresses are fetched.
+        any_model: whether requests may name any model.
+        idle_seconds: after which a model that nobody asks is unloaded; 0: never.
+        page: whether there is a page for people.
+        show_paths: whether answers tell where on this machine pictures lie.
+        cors: origins whose pages may ask; `*`: any.
+        hosts: further names that requests may know this machine by; `*`: any. Where there are none, and keys are
+            wanted or others can connect, it is any too.
+        proxies: addresses whose `X-Forwarded-For` is believed; `*`: all.
+        refresh_seconds: between two looks at whether the index has a new commit; 0: none.
+        log_format: `text` or `json`.
+        limits: of requests.
+    """
+
+    place: str = ""
+    models: Sequence[str | tuple[str, str]] = ()
+    rerankers: Sequence[str] = ()
+    host: str = "127.0.0.1"
+    port: int = 8080
+    uds: str = ""
+    certfile: str = ""
+    keyfile: str = ""
+    keys_file: str = ""
+    writable: bool = False
+    fetch_urls: bool = False
+    any_model: bool = False
+    idle_seconds: float = 0.0
+    page: bool = True
+    show_paths: bool = False
+    cors: Sequence[str] = ()
+    hosts: Sequence[str] = ()
+    proxies: Sequence[str] = ()
+    refresh_seconds: float = 5.0
+    log_format: str = "text"
+    limits: Limits = field(default_factory=Limits)
+
+
+def serve(options: Served, *, started: Callable[[str], None] | None = None) -> int:
+    """Serve until the process is told to stop.
+
+    Args:
+        options: what, where and to whom.
+        started: told the address, once requests are answered.
+
+    Returns:
+        the signal that ended it; 0: it ended by itself.
+
+    Raises:
+        MissingExtraError: the packages of a service are not installed.
+        BowerbirdError: the port is taken, keys cannot be read, the index or a model cannot be opened.
+    """
+    for name in NEEDED:
+        if importlib.util.find_spec(name) is None:
+            raise MissingExtraError(name, "serve")
+    keys = Keys(options.keys_file, settings().api_keys)
+    _check_tls(options)
+    listening = listen(options.host, options.port, options.uds)
+    try:
+        for warning in warnings_of(options, keys, listening):
+            _LOG.warning(warning)
+        from bowerbird.serve.service import LocalService
+
+        service = LocalService(
+            options.place,
+            options.models,
+            rerankers=options.rerankers,
+            limits=options.limits,
+            writable=options.writable,
+            any_model=options.any_model,
+            idle_seconds=options.idle_seconds,
+        )
+        # Weights are read while the rest is imported, which takes as long.
+        warming = in_thread("bowerbird-warm", lambda: _warmed(service))
+        from bowerbird.serve.api.app import build
+        from bowerbird.serve.running import Running
+
+        door = build(
+            service,
+            fetch_urls=options.fetch_urls,
+            show_paths=options.show_paths,
+            keys=keys,
+            cors=options.cors,
+            hosts=_hosts(options, keys, listening),
+        )
+        running = Running(door, service, options, keys, listening)
+        return running.until_stopped(warming, started)
+    finally:
+        listening.close()
+
+
+def warnings_of(options: Served, keys: Keys, listening: Listening) -> list[str]:
+    """What whoever starts it should know of who may do what."""
+    found = []
+    if not listening.is_local and not len(keys):
+        found.append(
+            f"ANYBODY who can reach {options.host or 'this machine'} may use this service: it listens beyond this "
+            "machine and wants no key. Give --api-keys FILE, or --host 127.0.0.1."
+        )
+    if options.writable and not len(keys):
+        found.append(
+            "ANYBODY who can reach this service may change and delete its records: --writable without --api-keys."
+        )
+    if "*" in options.cors:
+        found.append("Pages of ANY site may ask this service from a visitor's browser: --cors '*'.")
+    if options.fetch_urls:
+        found.append(
+            "This service fetches pictures from public addresses that requests name: --fetch-urls. What it can reach "
+            "and they cannot should not answer to it."
+        )
+    if options.any_model and not len(keys):
+        found.append(
+            "ANYBODY who can reach this service may have it download models: --any-model without --api-keys."
+        )
+    return found
+
+
+def _hosts(options: Served, keys: Keys, listening: Listening) -> Sequence[str]:
+    """Names that requests may know this machine by; none: any."""
+    if "*" in options.hosts or (
+        not options.hosts and (len(keys) or listening.path or not listening.is_local)
+    ):
+        return ()
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    return (*options.hosts, "localhost", "127.0.0.1", "[::1]", host)
+
+
+def _check_tls(options: Served) -> None:
+    if options.keyfile and not options.certfile:
+        raise BowerbirdError("A TLS key was given without its certificate.", hint="Give --certfile too.")
+    if options.certfile:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(options.certfile, options.keyfile or None)
+        except (OSError, ssl.SSLError) as error:
+            raise BowerbirdError(
+                f"The TLS certificate {options.certfile} cannot be used: {error.strerror or error}.",
+                hint="Give PEM files that belong together, with --certfile and --keyfile.",
+            ) from None
+
+
+def _warmed(service: LocalService) -> None:
+    for name in service.registry.names:
+        service.registry.get(name)
+
+
+def in_thread(name: str, action: Callable[[], None]) -> Future[None]:
+    """Do something in a thread that nobody waits for when the process ends."""
+    future: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            action()
+        except BaseException as error:  # noqa: BLE001  whoever looks at the future is told
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future

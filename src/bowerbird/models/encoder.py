@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -357,8 +358,9 @@ def unit_outcome(
     index: int, vector: NDArray[np.float32], note: str = "", *, normalize: bool = True
 ) -> Outcome:
     """Scale a raw vector to length 1, or each of its rows; a NaN or infinity becomes an error at its own place."""
-    norm = float(np.linalg.norm(vector))
-    if not np.isfinite(norm):
+    flat = vector.ravel()
+    norm = math.sqrt(flat.dot(flat))
+    if not math.isfinite(norm):
         error = InputError(
             "The network returned a value that is not a number.",
             hint="Try precision='exact', and a variant of the graph that is not reduced.",
@@ -366,6 +368,8 @@ def unit_outcome(
         return Outcome(index, error=error)
     if not normalize:
         return Outcome(index, vector, norm, note=note)
+    if vector.ndim == 1:
+        return Outcome(index, vector / np.float32(max(norm, 1e-12)), norm, note=note)
     lengths = np.linalg.norm(vector, axis=-1, keepdims=True)
     return Outcome(index, vector / np.maximum(lengths, np.float32(1e-12)), norm, note=note)
 

@@ -68,7 +68,15 @@ def build(
 
     for kind in (ApiError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, told)
-    return Door(app, service.limits, keys=keys, observers=observers, cors=cors, hosts=hosts)
+    return Door(
+        app,
+        service.limits,
+        keys=keys,
+        observers=observers,
+        cors=cors,
+        hosts=hosts,
+        direct={("POST", "/v1/embeddings"): post_embeddings},
+    )
 
 
 def _as_error(error: Exception) -> ApiError:

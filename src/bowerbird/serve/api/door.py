@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import re
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
 
 from bowerbird.serve.api.admission import Admission
 from bowerbird.serve.api.errors import ApiError, error_of, response_of
@@ -28,6 +31,7 @@ __all__ = ["Door", "Noted"]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 _LOG = logging.getLogger("bowerbird.serve")
 
@@ -143,6 +147,8 @@ class Door:
         cors: origins whose pages may ask; `*`: any.
         hosts: names that requests may know this machine by; none: any. Where no key is wanted, this is what keeps
             pages of others, whose name was made to point here, from asking.
+        direct: endpoints by method and path that are asked without the application around them, whose layers would
+            take longer than they do; forms are left to it.
 
     Attributes:
         app: what is behind it.
@@ -157,8 +163,10 @@ class Door:
         observers: Sequence[Callable[[Noted], None]] = (),
         cors: Sequence[str] = (),
         hosts: Sequence[str] = (),
+        direct: Mapping[tuple[str, str], Endpoint] | None = None,
     ) -> None:
         self.app = app
+        self._direct = dict(direct or {})
         self._limits = limits
         self._observers = tuple(observers)
         self._admission = Admission(limits, keys, cors=cors, hosts=hosts)
@@ -188,7 +196,10 @@ class Door:
         headers = dict(scope["headers"])
         id_ = headers.get(b"x-request-id", b"")
         noted = Noted(
-            id_.decode() if _ID.fullmatch(id_) else uuid.uuid4().hex, scope["method"], "", time.perf_counter()
+            id_.decode() if _ID.fullmatch(id_) else f"{random.getrandbits(128):032x}",
+            scope["method"],
+            "",
+            time.perf_counter(),
         )
         scope["bowerbird"] = noted
         passing = _Passing(noted, send)
@@ -322,7 +333,7 @@ class Door:
         timer = loop.call_later(WATCH_AFTER, lambda: watching.append(loop.create_task(watch())))
         deadline = _Deadline(loop, task, self._limits.request_seconds)
         try:
-            await self.app(scope, replay, passing.reply)
+            await self._asked(scope, replay, passing)
         except asyncio.CancelledError:
             if passing.left or not deadline.over:
                 raise
@@ -333,6 +344,17 @@ class Door:
             deadline.lift()
             for one in watching:
                 one.cancel()
+
+    async def _asked(self, scope: Message, receive: Receive, passing: _Passing) -> None:
+        endpoint = self._direct.get((scope["method"], scope["path"]))
+        if endpoint is None or any(
+            name == b"content-type" and kind[:10].lower() == b"multipart/" for name, kind in scope["headers"]
+        ):
+            await self.app(scope, receive, passing.reply)
+            return
+        passing.noted.path = scope["path"]
+        response = await endpoint(Request(scope, receive))
+        await response(scope, receive, passing.reply)
 
     async def _told(self, error: Exception, scope: Message, receive: Receive, passing: _Passing) -> None:
         """Answer with an error, if nothing was answered yet."""
@@ -368,7 +390,7 @@ class Door:
         noted = passing.noted
         if passing.left and not passing.begun:
             noted.status = 499
-        noted.path = getattr(scope.get("route"), "path", "")
+        noted.path = noted.path or getattr(scope.get("route"), "path", "")
         stages = noted.stages
         if (answer := noted.answer) is not None:
             stages["queue"], stages["model"] = answer.waited, answer.ran

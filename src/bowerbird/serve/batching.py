@@ -358,11 +358,13 @@ class Scheduler:
             if work.call.waited < 0:
                 work.call.waited = began - work.began
         whole = True
+        worked = time.thread_time()
         try:
             results = _ran(lane, payloads)
         except BaseException as error:  # noqa: BLE001  engines raise what they like
             whole = False
             results = self._one_by_one(lane, payloads, error)
+        processor = time.thread_time() - worked
         seconds = time.monotonic() - began
         cost = max(work.cost for work in works) * len(works)
         own = sum(work.cost for work in works)
@@ -378,7 +380,7 @@ class Scheduler:
         if self.watch:
             failed = sum(isinstance(result, BaseException) for result in results)
             waited = began - min(work.began for work in works)
-            batch = Batch(lane.name, len(works), cost, own, lane.budget, seconds, waited, failed)
+            batch = Batch(lane.name, len(works), cost, own, lane.budget, seconds, waited, failed, processor)
             try:
                 self.watch(batch)
             except Exception:  # noqa: BLE001  it is no part of the work

@@ -245,6 +245,8 @@ class Batch:
         seconds: of the run.
         waited: of the input that waited longest, seconds since it was ready.
         failed: how many have no result.
+        processor: seconds of a processor that the worker's own thread has spent in the run; less than `seconds` where
+            others wanted the processor too.
     """
 
     lane: str
@@ -255,6 +257,7 @@ class Batch:
     seconds: float
     waited: float
     failed: int = 0
+    processor: float = 0.0
 
 
 def _smoothed(known: float, now: float) -> float:

@@ -184,10 +184,11 @@ class ServedIndex:
         index = self._now
         with self._nameless(index):
             self._check_where(index, ask.where, paths=ask.paths)
-            if ask.query.like and self._row(index, ask.query.like, ["id"]) is None:
-                raise QueryError(
-                    f"No record {ask.query.like!r} is in the index.", hint="Give the id of an indexed record."
-                )
+            for id_ in filter(None, (ask.query.like, *ask.query.unlike)):
+                if self._row(index, id_, ["id"]) is None:
+                    raise QueryError(
+                        f"No record {id_!r} is in the index.", hint="Give the id of an indexed record."
+                    )
             return index.ask(
                 ask.query,
                 k=ask.k,

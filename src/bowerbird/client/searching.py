@@ -142,8 +142,8 @@ def _relevances(answer: Answer) -> list[Relevance]:
 def _hits(answer: Answer) -> Hits:
     said = answer.fields()
     try:
-        below = said.get("below")
-        return _listed(said["data"], said, None if below is None else _listed(below, said, None))
+        below = _listed(said["below"], said, None) if said.get("nothing_matches") else None
+        return _listed(said["data"], said, below)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise answer.misread(error) from None
 
@@ -151,7 +151,8 @@ def _hits(answer: Answer) -> Hits:
 def _listed(data: Sequence[Mapping[str, Any]], said: Mapping[str, Any], below: Hits | None) -> Hits:
     told = [{**entry.get("attributes", {}), **_beside(entry)} for entry in data]
     names = dict.fromkeys(name for one in told for name in one)
-    calibrated = all(entry.get("match") is not None for entry in data)
+    # A number that is none is null on its way.
+    calibrated = not data or any(entry.get("match") is not None for entry in data)
     return Hits(
         ids=[str(entry["id"]) for entry in data],
         scores=np.asarray([entry["score"] for entry in data], np.float32),

@@ -45,8 +45,9 @@ class Answer:
         tokens: that the model has read in all texts, special ones included.
         cut: tokens that did not fit.
         waited: seconds until the first input was begun; 0 where there was nothing to do.
-        decoded: seconds that decoding and preparing its pictures took, of all workers together.
         ran: seconds of the model that this request has taken.
+        decoded: seconds that decoding and preparing its pictures took, of all workers together.
+        pictures: that were given, readable or not.
     """
 
     outcomes: list[Outcome]
@@ -55,6 +56,7 @@ class Answer:
     waited: float = 0.0
     ran: float = 0.0
     decoded: float = 0.0
+    pictures: int = 0
 
 
 @dataclass(frozen=True)
@@ -290,6 +292,7 @@ class _Asked:
             waited=max(0.0, call.waited),
             ran=call.ran,
             decoded=call.prepared,
+            pictures=sum(not isinstance(value, str) for value in self.inputs),
         )
 
 

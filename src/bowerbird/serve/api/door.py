@@ -66,6 +66,7 @@ class Noted:
         answer: what the model said, where it was asked.
         stages: seconds by stage.
         code: of the error that it was answered with, such as `overloaded`; empty: none.
+        traceparent: of W3C, as the client gave it; empty: none.
     """
 
     id: str
@@ -78,6 +79,7 @@ class Noted:
     answer: Answer | None = None
     stages: dict[str, float] = field(default_factory=dict)
     code: str = ""
+    traceparent: str = ""
 
     def note(self, *, model: str = "", answer: Answer | None = None) -> None:
         """What the route knows of it."""
@@ -152,6 +154,7 @@ class Door:
 
     Attributes:
         app: what is behind it.
+        open: requests that are being answered.
     """
 
     def __init__(
@@ -171,6 +174,7 @@ class Door:
         self._observers = tuple(observers)
         self._admission = Admission(limits, keys, cors=cors, hosts=hosts)
         self._held = 0
+        self.open = 0
         self._entry: Any = self._through
         if cors:
             from starlette.middleware.cors import CORSMiddleware
@@ -201,7 +205,10 @@ class Door:
             "",
             time.perf_counter(),
         )
+        if traceparent := headers.get(b"traceparent"):
+            noted.traceparent = traceparent.decode("latin-1")
         scope["bowerbird"] = noted
+        self.open += 1
         passing = _Passing(noted, send)
         try:
             await self._answered(scope, headers, receive, passing)
@@ -213,6 +220,7 @@ class Door:
         except Exception as error:  # noqa: BLE001  the last place to answer anything
             await self._told(error, scope, receive, passing)
         finally:
+            self.open -= 1
             self._held -= passing.held
             if passing.allowance is not None:
                 self._admission.allowances.leave(passing.allowance)

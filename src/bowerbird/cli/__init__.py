@@ -68,6 +68,7 @@ def main() -> None:
         conditions,
         copy,
         demo,
+        deploy,
         doctor,
         drop,
         embed,

@@ -1,4 +1,4 @@
-"""Asking a deployment: what a dead replica did not answer is asked again, and its errors come out as they were raised."""
+"""Asking a deployment: what a dead replica did not answer is asked again; errors come out as they were raised."""
 
 from __future__ import annotations
 
@@ -110,4 +110,3 @@ def _take(error: Exception, method: str, number: int, again: bool) -> None:
 
 def _gone(method: str) -> UnavailableError:
     return UnavailableError(5.0, f"Every replica that was asked to {method} has died with it.")
-

@@ -20,21 +20,28 @@ from typing import Any, TypeVar, cast
 
 from ray import serve
 
-from bowerbird.errors import BowerbirdError
 from bowerbird.flow.recipe import ModelRecipe
 from bowerbird.models.crossencoder import CrossEncoder, Judgement
 from bowerbird.record import Record
 from bowerbird.serve.batching import BusyError, Scheduler
 from bowerbird.serve.cluster.packed import Packed
 from bowerbird.serve.cluster.plan import Deployed, ServedModel, options, resolved
-from bowerbird.serve.cluster.remote import RemoteModels, Towers
+from bowerbird.serve.cluster.remote import RemoteModels, RemoteRerankers, Towers
 from bowerbird.serve.encoders import SharedEncoder
 from bowerbird.serve.indexed import ServedIndex
 from bowerbird.serve.limits import Limits
 from bowerbird.serve.models import Models
+from bowerbird.serve.rerankers import Rerankers
 from bowerbird.serve.service import LocalService, facts_of
 
-__all__ = ["EncoderReplica", "IngressReplica", "RerankReplica", "SearchReplica", "WriterReplica", "application"]
+__all__ = [
+    "EncoderReplica",
+    "IngressReplica",
+    "RerankReplica",
+    "SearchReplica",
+    "WriterReplica",
+    "application",
+]
 
 _LOG = logging.getLogger("bowerbird.serve")
 
@@ -44,7 +51,7 @@ SEARCHES = 32
 """Searches of one replica at once; each waits for its query's vectors most of the time."""
 
 
-READS = ("facts", "original", "page", "record", "search", "thumbnail", "thumbnails")
+READS = ("facts", "original", "page", "record", "report", "search", "thumbnails")
 """What may be asked of an index by name."""
 
 
@@ -75,9 +82,7 @@ class EncoderReplica:
         Raises:
             BusyError: too much is waiting.
         """
-        return Packed.of(
-            await self.shared.embed(inputs, output=output, role=role, normalize=normalize)
-        )
+        return Packed.of(await self.shared.embed(inputs, output=output, role=role, normalize=normalize))
 
     async def told(self) -> dict[str, Any]:
         """What is known of a model once its tower is loaded: fields of `ModelState`."""
@@ -125,9 +130,8 @@ class RerankReplica:
         self.model = CrossEncoder.load(name)
         self.pool = ThreadPoolExecutor(1)
 
-    async def rerank(self, query: str, documents: Sequence[str]) -> list[Judgement]:
-        """How well each document answers a question, in order."""
-        pairs = [(query, document) for document in documents]
+    async def judge(self, pairs: Sequence[tuple[str, str]]) -> list[Judgement]:
+        """How well each document answers its question, in order."""
         return await asyncio.get_running_loop().run_in_executor(self.pool, self.model.outcomes, pairs)
 
 
@@ -141,11 +145,11 @@ class SearchReplica:
         place: of the index.
         towers: by name of each model of the index.
         recipes: likewise.
+        rerankers: by name, the handles of the cross-encoders.
         limits: of the service.
         poll: seconds between two looks.
         writable: whether a writer is deployed; it is told, not used.
         threads: that it may use.
-        precision: of the models.
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
@@ -153,12 +157,12 @@ class SearchReplica:
         place: str,
         towers: Mapping[str, Towers],
         recipes: Mapping[str, ModelRecipe],
+        rerankers: Mapping[str, Any],
         limits: Limits,
         poll: float,
         *,
         writable: bool = False,
         threads: int = 1,
-        precision: str = "",
     ) -> None:
         os.environ["BOWERBIRD_THREADS"] = str(threads)
         self.writable = writable
@@ -166,7 +170,10 @@ class SearchReplica:
         self.models = RemoteModels(towers, recipes, limits)
         # In a thread: what it may ask of the encoders is waited for.
         self.index = await asyncio.to_thread(
-            ServedIndex, place, cast("Models", self.models), precision=precision
+            ServedIndex,
+            place,
+            cast("Models", self.models),
+            rerankers=cast("Rerankers", RemoteRerankers(rerankers, limits)),
         )
         self.ended = threading.Event()
         threading.Thread(target=self._look, args=(poll,), name="bowerbird-look", daemon=True).start()
@@ -221,13 +228,15 @@ class SearchReplica:
         return await asyncio.get_running_loop().run_in_executor(self.pool, function)
 
     def _look(self, seconds: float) -> None:
+        said = ""
         while not self.ended.wait(seconds):
             try:
                 self.index.refresh()
-            except BowerbirdError as error:
-                _LOG.warning("The index was not renewed: %s", error)
-            except Exception:
-                _LOG.exception("The index was not renewed.")
+            except Exception as error:  # noqa: BLE001  it is tried again
+                # What was searched until now goes on being searched; and it is said once.
+                if str(error) != said:
+                    said = str(error)
+                    _LOG.warning("The newest commit of the index cannot be opened: %s", said)
 
 
 class WriterReplica:
@@ -263,7 +272,8 @@ class IngressReplica:
         args: of `Deployed`, without what only others need.
         models: that are served.
         towers: by name of each model.
-        parts: by name, the handles of `search`, `writer` and the cross-encoders, as far as there are any.
+        rerankers: by name of each cross-encoder.
+        parts: the handles of `search` and `writer`, as far as there are any.
     """
 
     def __init__(
@@ -271,15 +281,16 @@ class IngressReplica:
         args: Mapping[str, Any],
         models: Sequence[ServedModel],
         towers: Mapping[str, Towers],
+        rerankers: Mapping[str, Any],
         parts: Mapping[str, Any],
     ) -> None:
         from bowerbird.serve.cluster.service import RayService
 
         deployed = Deployed.of(args)
         self.deployed = deployed
-        self.service = RayService(models, towers, parts, deployed.caps(), writable=deployed.writable)
+        self.service = RayService(models, towers, rerankers, parts, deployed.caps())
 
-    def __serve_build_asgi_app__(self) -> Any:  # noqa: PLW3201  Serve's name
+    def __serve_build_asgi_app__(self) -> Any:
         """What `serve.ingress` serves."""
         from bowerbird.serve.cluster.front import front
 
@@ -314,9 +325,11 @@ def application(args: Mapping[str, Any]) -> Any:
         for model in models
     }
     parts: dict[str, Any] = {}
-    rerankers = [name for name in given if name.startswith("rerank-")]
-    for name, deployment in zip(deployed.rerankers, rerankers, strict=True):
-        parts[f"rerank {name}"] = bound(deployment, RerankReplica, name, threads)
+    deployments = [name for name in given if name.startswith("rerank-")]
+    rerankers = {
+        name: bound(deployment, RerankReplica, name, threads)
+        for name, deployment in zip(deployed.rerankers, deployments, strict=True)
+    }
     if deployed.index:
         parts["search"] = bound(
             "search",
@@ -324,14 +337,14 @@ def application(args: Mapping[str, Any]) -> Any:
             deployed.index,
             towers,
             {model.name: model.recipe for model in models},
+            rerankers,
             limits,
             deployed.poll_seconds,
             writable=deployed.writable,
             threads=max(1, int(deployed.search_cpus)),
-            precision=deployed.precision,
         )
         if deployed.writable:
             parts["writer"] = bound("writer", WriterReplica, deployed.index, limits, threads)
     # Without the index: another one replaces the search service, and nobody else.
     own = {name: value for name, value in deployed.to_args().items() if name != "index"}
-    return bound("ingress", serve.ingress()(IngressReplica), own, models, towers, parts)
+    return bound("ingress", serve.ingress()(IngressReplica), own, models, towers, rerankers, parts)

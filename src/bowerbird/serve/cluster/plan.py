@@ -14,10 +14,20 @@ from bowerbird.models.card import Options
 from bowerbird.models.encoder import load
 from bowerbird.search.entries import labels
 from bowerbird.search.index import Index
+from bowerbird.serve.keys import Key
 from bowerbird.serve.limits import Limits
 from bowerbird.settings import settings
 
-__all__ = ["IMPORT_PATH", "Deployed", "ServedModel", "config", "options", "resolved"]
+__all__ = [
+    "IMPORT_PATH",
+    "Deployed",
+    "ServedModel",
+    "as_yaml",
+    "config",
+    "digest_line",
+    "options",
+    "resolved",
+]
 
 IMPORT_PATH = "bowerbird.serve.cluster.deployments:application"
 """What a Serve config file names; called with the fields of `Deployed`."""
@@ -38,7 +48,7 @@ class Deployed:
 
     Attributes:
         index: path or address, which every machine of the cluster has to reach; empty: only models are served.
-        models: further ones, as `load` takes them.
+        models: further ones, as `load` takes them; `NAME=SOURCE` for one that requests call otherwise.
         rerankers: cross-encoders.
         min_replicas: of each encoder and of the search service; 0: they end when nobody asks, and begin with the next
             request.
@@ -51,8 +61,9 @@ class Deployed:
         page: whether the page for people is served at /.
         writable: whether records can be added and removed.
         fetch_urls: whether pictures at http(s) addresses are fetched.
-        api_keys: path of a file of keys, which the machines of the ingress have to reach; empty: those of the
-            environment.
+        keys: lines as of `bowerbird.serve.keys`, with the digests of keys: `sha256:... name=shop`. None: everybody
+            may ask.
+        hosts: names that requests may know the ingress by; none: any.
         show_paths: whether answers say where files lie.
         precision: models are loaded with.
         idle_seconds: after which a replica that is not needed ends.
@@ -73,7 +84,8 @@ class Deployed:
     page: bool = True
     writable: bool = False
     fetch_urls: bool = False
-    api_keys: str = ""
+    keys: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
     show_paths: bool = False
     precision: str = ""
     idle_seconds: float = 300.0
@@ -81,7 +93,7 @@ class Deployed:
     limits: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("models", "rerankers"):
+        for name in ("models", "rerankers", "keys", "hosts"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not 0 <= self.min_replicas <= self.max_replicas or not self.max_replicas:
             raise BowerbirdError(
@@ -94,7 +106,9 @@ class Deployed:
                 hint="Give 1, or a part of one.",
             )
         if self.gpus < 0 or self.idle_seconds < 0 or self.ingress < 1:
-            raise BowerbirdError("gpus and idle_seconds cannot be negative, and one ingress is needed.")
+            raise BowerbirdError(
+                "gpus and idle_seconds cannot be negative.", hint="And at least one ingress is needed."
+            )
         if self.page and self.ingress > 1:
             raise BowerbirdError(
                 "The page keeps to one process, so there cannot be several ingresses with it.",
@@ -115,7 +129,8 @@ class Deployed:
                 near = get_close_matches(name, known, 1)
                 meant = f" Did you mean {near[0]}?" if near else ""
                 raise BowerbirdError(
-                    f"The args of the application have no {name!r}.{meant}", hint=f"Known: {', '.join(known)}."
+                    f"The args of the application have no {name!r}.{meant}",
+                    hint=f"Known: {', '.join(known)}.",
                 )
         return cls(**args)
 
@@ -187,10 +202,11 @@ def resolved(deployed: Deployed) -> tuple[ServedModel, ...]:
             takes = tuple(modality for modality in ("text", "image") if entry.takes(modality))
             found.append((names[entry.space], recipe, takes))
     listed = deployed.models or (() if found else (settings().model,))
-    for name in listed:
+    for given in listed:
+        name, _, source = given.partition("=")
         if name in [known for known, _, _ in found]:
             continue
-        encoder = load(name, precision=deployed.precision)
+        encoder = load(source or name, precision=deployed.precision)
         found.append((name, ModelRecipe.of(encoder), tuple(str(m) for m in encoder.card.modalities)))
     return tuple(
         ServedModel(name, slug, recipe, takes)
@@ -213,12 +229,13 @@ def _slugs(names: list[str]) -> list[str]:
 
 def options(deployed: Deployed, models: tuple[ServedModel, ...]) -> dict[str, dict[str, Any]]:
     """By name of each deployment, the options that Serve takes for it: what the application is built with, and what a
-    config file shows, where they can be changed for each."""
+    config file shows, where they can be changed for each.
+    """
     found: dict[str, dict[str, Any]] = {"ingress": _ingress(deployed)}
     for model in models:
         for modality in model.modalities:
             found[model.deployment(modality)] = _scaled(deployed, deployed.cpus, deployed.gpus)
-    for name, slug in zip(deployed.rerankers, _slugs(list(deployed.rerankers)), strict=True):
+    for _name, slug in zip(deployed.rerankers, _slugs(list(deployed.rerankers)), strict=True):
         found[f"rerank-{slug}"] = _scaled(deployed, deployed.cpus, deployed.gpus)
     if deployed.index:
         found["search"] = {
@@ -306,3 +323,26 @@ def config(
             }
         ],
     }
+
+
+def as_yaml(deployed: Deployed, *, name: str = "bowerbird", host: str = "127.0.0.1", port: int = 8000) -> str:
+    """The Serve config file; see `config`."""
+    import yaml
+
+    head = (
+        "# Written by `bowerbird deploy --config`. Deploy it, and what is changed in it, with `serve deploy FILE`.\n"
+        "# The numbers of each deployment can be changed here; what is to be served stands under args.\n"
+    )
+    listed = config(deployed, name=name, host=host, port=port)
+    text: str = yaml.safe_dump(listed, sort_keys=False, allow_unicode=True)
+    return head + text
+
+
+def digest_line(key: Key) -> str:
+    """A key as a line of `Deployed.keys`, which does not give it away."""
+    said = [f"sha256:{key.digest.hex()}", f"name={key.name}", f"scope={key.scope}"]
+    if key.per_minute is not None:
+        said.append(f"rate={key.per_minute}")
+    if key.concurrent is not None:
+        said.append(f"concurrent={key.concurrent}")
+    return " ".join(said)

@@ -10,6 +10,7 @@ from typing import Any
 from bowerbird.errors import InputError, ModelNotFoundError, UnreadableError, UnsupportedInputError
 from bowerbird.flow.recipe import ModelRecipe
 from bowerbird.models.card import ModelCard
+from bowerbird.models.crossencoder import CrossCard, CrossEncoder, Judgement, read_cross_card
 from bowerbird.models.encoder import Encoder, Outcome
 from bowerbird.models.vision.tower import Input
 from bowerbird.serve.cluster.calls import asked_and_waited
@@ -17,7 +18,7 @@ from bowerbird.serve.cluster.packed import merged
 from bowerbird.serve.encoders import Answer, Prepared
 from bowerbird.serve.limits import Limits
 
-__all__ = ["RemoteEncoder", "RemoteModels", "Towers", "parted", "sent"]
+__all__ = ["RemoteEncoder", "RemoteModels", "RemoteRerankers", "Towers", "parted", "sent"]
 
 PIECES = {"text": 256, "image": 16}
 """Inputs that travel together: a large request is shared out among replicas, and what a dead one had is asked again."""
@@ -159,3 +160,49 @@ class RemoteModels:
     def get(self, name: str) -> RemoteEncoder:
         """The model of a name."""
         return self._known[name]
+
+
+class RemoteCrossEncoder(CrossEncoder):
+    """A cross-encoder that runs elsewhere; here is only its card.
+
+    Args:
+        card: of it.
+        handle: of its deployment.
+        seconds: that one call may take.
+    """
+
+    def __init__(self, card: CrossCard, handle: Any, seconds: float) -> None:
+        self.card = card
+        self._handle = handle
+        self._seconds = seconds
+
+    def outcomes(self, pairs: Iterable[tuple[str, str]]) -> list[Judgement]:
+        """As of `CrossEncoder`; waits for the deployment."""
+        found: list[Judgement] = asked_and_waited(self._handle, "judge", list(pairs), seconds=self._seconds)
+        return found
+
+
+class RemoteRerankers:
+    """What a `ServedIndex` takes for the cross-encoders of the service, where these are deployments.
+
+    Args:
+        handles: by name.
+        limits: of the service.
+    """
+
+    def __init__(self, handles: Mapping[str, Any], limits: Limits) -> None:
+        self._handles = handles
+        self._seconds = limits.request_seconds or 60.0
+
+    def get(self, name: str = "") -> CrossEncoder:
+        """The cross-encoder of a name.
+
+        Raises:
+            ModelNotFoundError: it was not deployed.
+        """
+        name = name or next(iter(self._handles), "")
+        if name not in self._handles:
+            raise ModelNotFoundError(
+                f"There is no cross-encoder {name!r} here.", hint="Deploy it with --reranker MODEL."
+            )
+        return RemoteCrossEncoder(read_cross_card(name), self._handles[name], self._seconds)

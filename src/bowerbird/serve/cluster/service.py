@@ -14,16 +14,15 @@ from bowerbird.media.policy import DecodePolicy
 from bowerbird.models.crossencoder import Judgement
 from bowerbird.models.vision.tower import Input
 from bowerbird.record import Record
-from bowerbird.search.report import Report
 from bowerbird.serve.cluster.calls import asked
 from bowerbird.serve.cluster.packed import Packed, merged
 from bowerbird.serve.cluster.plan import ServedModel
 from bowerbird.serve.cluster.remote import Towers, parted, sent
 from bowerbird.serve.encoders import Answer, Prepared
-from bowerbird.serve.indexed import Ask, Page, Stored
+from bowerbird.serve.indexed import Added, Ask, Page, Stored
 from bowerbird.serve.limits import Limits
 from bowerbird.serve.models import ModelState
-from bowerbird.serve.service import Facts, NotServedError, Readiness
+from bowerbird.serve.service import Facts, NoIndexError, NotServedError, Readiness
 
 __all__ = ["RayService"]
 
@@ -37,25 +36,24 @@ class RayService:
     Args:
         models: that are served, the first being the default.
         towers: by name of each model, the handles of its towers.
-        parts: the handles of `search`, `writer` and `rerank NAME`, as far as these are deployed.
+        rerankers: by name of each cross-encoder, its handle.
+        parts: the handles of `search` and `writer`, as far as these are deployed.
         limits: of the service.
-        writable: whether records can be added and removed.
     """
 
     def __init__(
         self,
         models: Sequence[ServedModel],
         towers: Mapping[str, Towers],
+        rerankers: Mapping[str, Any],
         parts: Mapping[str, Any],
         limits: Limits,
-        *,
-        writable: bool = False,
     ) -> None:
         self._models = {model.name: model for model in models}
         self._towers = towers
+        self._rerankers = rerankers
         self._parts = parts
         self._limits = limits
-        self.writable = writable
         self._seen = 0
         self._told: dict[str, dict[str, Any]] = {}
         self._since: dict[str, float] = {}
@@ -98,14 +96,16 @@ class RayService:
 
     async def rerank(self, model: str, query: str, documents: Sequence[str]) -> list[Judgement]:
         """See `Service`."""
-        names = [part.partition(" ")[2] for part in self._parts if part.startswith("rerank ")]
-        name = model or next(iter(names), "")
-        if name not in names:
+        name = model or next(iter(self._rerankers), "")
+        if name not in self._rerankers:
             raise ModelNotFoundError(
                 f"There is no cross-encoder {name!r} here." if name else "No cross-encoder is served.",
-                hint=f"Use one of: {', '.join(names)}." if names else "Deploy one with --reranker MODEL.",
+                hint=f"Use one of: {', '.join(self._rerankers)}."
+                if self._rerankers
+                else "Deploy one with --reranker MODEL.",
             )
-        found: list[Judgement] = await asked(self._parts[f"rerank {name}"], "rerank", query, documents)
+        pairs = [(query, document) for document in documents]
+        found: list[Judgement] = await asked(self._rerankers[name], "judge", pairs)
         return found
 
     async def search(self, ask: Ask) -> Hits:
@@ -120,9 +120,9 @@ class RayService:
         facts: Facts = await self._read("facts")
         return facts
 
-    async def page(self, *, after: str = "", limit: int = 100, where: str = "") -> Page:
+    async def page(self, *, after: str = "", limit: int = 100, where: str = "", paths: bool = False) -> Page:
         """See `Service`."""
-        page: Page = await self._read("page", after=after, limit=limit, where=where)
+        page: Page = await self._read("page", after=after, limit=limit, where=where, paths=paths)
         return page
 
     async def record(self, id_: str) -> Stored | None:
@@ -132,25 +132,36 @@ class RayService:
 
     async def thumbnail(self, id_: str) -> bytes | None:
         """See `Service`."""
-        data: bytes | None = await self._read("thumbnail", id_)
-        return data
+        return (await self.thumbnails([id_])).get(id_)
+
+    async def thumbnails(self, ids: Sequence[str]) -> Mapping[str, bytes]:
+        """See `Service`."""
+        found: Mapping[str, bytes] = await self._read("thumbnails", list(ids))
+        return found
 
     async def original(self, id_: str) -> bytes | None:
         """See `Service`."""
-        data: bytes | None = await self._read("original", id_, DecodePolicy(max_bytes=self._limits.body_bytes))
+        data: bytes | None = await self._read(
+            "original", id_, DecodePolicy(max_bytes=self._limits.body_bytes)
+        )
         return data
 
-    async def add(self, records: Sequence[Record]) -> Report:
+    async def add(self, records: Sequence[Record]) -> Added:
         """See `Service`. When the writer dies meanwhile it is not tried again: what it did is not known."""
-        report: Report
-        report, self._seen = await asked(self._writer(), "add", list(records), again=False)
-        return report
+        added: Added
+        added, self._seen = await asked(self._writer(), "add", list(records), again=False)
+        return added
 
     async def remove(self, ids: Sequence[str]) -> int:
         """See `Service`; likewise."""
         removed: int
         removed, self._seen = await asked(self._writer(), "remove", list(ids), again=False)
         return removed
+
+    async def report(self, kind: str, *, model: str = "", colour: str = "") -> str:
+        """See `Service`."""
+        page: str = await self._read("report", kind, model=model, colour=colour)
+        return page
 
     async def refresh(self) -> bool:
         """See `Service`. Other replicas follow with the next question that this ingress asks them."""
@@ -188,7 +199,8 @@ class RayService:
 
     async def ready(self) -> Readiness:
         """Whether every deployment can answer, as Serve says: its health checks run the model of every replica, and ask
-        the store. Nothing is woken up: what is asleep counts as ready."""
+        the store. Nothing is woken up: what is asleep counts as ready.
+        """
         status = await self._statuses()
         checks: dict[str, str] = {}
         for name, said in status.items():
@@ -197,6 +209,12 @@ class RayService:
         if not status:
             checks["deployments"] = "nothing is known of them"
         return Readiness(all(said == "ok" for said in checks.values()), checks)
+
+    async def tend(self) -> None:
+        """See `Service`. Nothing is left to do here: Serve ends what nobody asks, and the search service looks for
+        commits by itself.
+        """
+        await asyncio.get_running_loop().create_future()
 
     async def close(self) -> None:
         """See `Service`. Serve itself waits for what a replica has accepted before it ends it."""
@@ -216,7 +234,7 @@ class RayService:
     async def _read(self, method: str, *arguments: Any, **keywords: Any) -> Any:
         """What the search service says, of a version that is not older than what was seen before."""
         if "search" not in self._parts:
-            raise NotServedError(
+            raise NoIndexError(
                 "No index is served here.", hint="Deploy one: bowerbird deploy photos.bower --on ray"
             )
         found, self._seen = await asked(
@@ -242,7 +260,9 @@ class RayService:
     async def _running(self) -> Mapping[str, int]:
         """By name of the deployment, how many of its replicas run."""
         return {
-            name: sum(n for state, n in said.replica_states.items() if getattr(state, "value", state) == "RUNNING")
+            name: sum(
+                n for state, n in said.replica_states.items() if getattr(state, "value", state) == "RUNNING"
+            )
             for name, said in (await self._statuses()).items()
         }
 

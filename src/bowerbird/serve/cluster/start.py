@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import warnings
 from typing import Any
 
@@ -11,10 +13,10 @@ from bowerbird.errors import BowerbirdError, MissingExtraError
 from bowerbird.flow.cluster import LOCAL, STORE_BYTES, answering
 from bowerbird.serve.cluster.plan import Deployed
 
-__all__ = ["connect", "deploy", "stop"]
+__all__ = ["connect", "deploy", "hold", "stop"]
 
 ROOM = 64
-"""Processors that a cluster on this machine pretends to have: whoever starts one wants it to run, not to wait for room."""
+"""Processors that a cluster started here claims to have: whoever does so wants it to run, not to wait for room."""
 
 
 def connect(address: str = "") -> bool:
@@ -104,3 +106,25 @@ def stop(name: str = "bowerbird") -> None:
     if name not in serve.status().applications:
         raise BowerbirdError(f"There is no application {name!r} on this cluster.")
     serve.delete(name)
+
+
+def hold(name: str) -> None:
+    """Wait until this process is told to stop, by Ctrl-C or SIGTERM; then finish what was accepted, and end the cluster
+    that was started here.
+    """
+    import ray
+    from ray import serve
+
+    over = threading.Event()
+    before = {
+        number: signal.signal(number, lambda *_: over.set()) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        while not over.wait(1.0):
+            pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        stop(name)
+        serve.shutdown()
+        ray.shutdown()

@@ -106,3 +106,11 @@ def settings() -> Settings:
             raise BowerbirdError(f"{name}={text} is not zero or more.", hint=f"The default is {one.default}.")
         values[one.name] = value
     return Settings(**values)  # type: ignore[arg-type]
+
+
+def traces_endpoint() -> str:
+    """Where OpenTelemetry's own variables say that traces are sent; empty: nowhere."""
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return ""
+    names = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    return next(filter(None, (os.environ.get(name, "").strip() for name in names)), "")

@@ -238,7 +238,8 @@ class TestPublicOnly:
     @pytest.mark.parametrize(
         "host",
         ["127.0.0.1", "localhost", "[::1]", "10.0.0.1", "192.168.1.1", "169.254.169.254", "0.0.0.0", "[fe80::1]",
-         "[::ffff:127.0.0.1]", "2130706433", "0x7f000001", "100.64.0.1", "224.0.0.1", "[2002:7f00:1::]"],
+         "[::ffff:127.0.0.1]", "2130706433", "0x7f000001", "100.64.0.1", "224.0.0.1", "[2002:7f00:1::]", "127.1", "0177.0.0.1",
+         "[64:ff9b::7f00:1]", "[64:ff9b:1::1]", "[::7f00:1]", "[fec0::1]", "[fd00::1]", "metadata.invalid"],
     )  # fmt: skip
     def test_addresses_that_are_not_public(self, server, host):
         port = server.url.rpartition(":")[2]
@@ -283,6 +284,22 @@ class TestPublicOnly:
             WebFile(f"http://localhost:{port}/picture.png", WebLimits(public_only=True)).read(POLICY)
             == PICTURE
         )
+
+    @pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "64:ff9b::808:808", "2002:808:808::1"])
+    def test_addresses_that_are_public(self, address):
+        assert web._is_public(address)
+
+    def test_no_proxy_is_asked(self, server, monkeypatch):
+        """It would look up the name by itself, and reach what it likes."""
+        monkeypatch.setattr(web, "_is_public", lambda address: True)
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, "http://127.0.0.1:9")
+        monkeypatch.delenv("no_proxy", raising=False)
+        web._client.cache_clear()
+        try:
+            assert WebFile(f"{server.url}/picture.png", WebLimits(public_only=True)).read(POLICY) == PICTURE
+        finally:
+            web._client.cache_clear()
 
     def test_a_redirect_to_a_private_address(self, server, monkeypatch):
         allowed = []

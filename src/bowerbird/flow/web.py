@@ -42,6 +42,10 @@ KEPT = 32
 """Connections that stay open for a while after use, to all servers together. How many are used at once is up to the
 threads that read."""
 
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_UNICAST = ipaddress.ip_network("2000::/3")
+"""All of IPv6 that is given out to be reached from everywhere."""
+
 _REDIRECT = (301, 302, 303, 307, 308)
 _HTML = (b"<!doctype html", b"<html", b"<head")
 
@@ -165,6 +169,8 @@ def _client(process: int, public_only: bool) -> AsyncClient:
     client = AsyncClient(
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         follow_redirects=False,
+        # A proxy would look up and reach what this machine must not.
+        trust_env=not public_only,
         limits=Limits(max_connections=None, max_keepalive_connections=kept, keepalive_expiry=5.0),
         headers={
             "User-Agent": f"bowerbird/{version('bowerbird')}",
@@ -211,6 +217,11 @@ async def _answer(url: str, limits: WebLimits) -> AsyncIterator[Response]:
             if response.status_code in _REDIRECT and "Location" in response.headers:
                 target = target.join(response.headers["Location"])
                 continue
+            if limits.public_only and response.headers.get("Content-Encoding", "identity") != "identity":
+                # It was not asked for, and a little of it can unfold to more than there is memory.
+                raise UnreadableError(
+                    f"{_shown(url)} is compressed.", hint="Give the address of a plain file."
+                )
             if response.status_code != 200:
                 raise _StatusError(response.status_code, _asked_wait(response.headers.get("Retry-After", "")))
             yield response
@@ -247,7 +258,7 @@ async def _public_address(target: URL, url: str) -> str:
     for address in addresses:
         if not _is_public(address):
             raise UnreadableError(
-                f"{_led(url, target)} is at {address}: not a public address.",
+                f"{_led(url, target)} is not a public address.",  # what it is instead is nobody's business
                 hint="Leave it out, or allow such addresses with public_only=False.",
             )
     return addresses[0]
@@ -255,8 +266,15 @@ async def _public_address(target: URL, url: str) -> str:
 
 def _is_public(address: str) -> bool:
     parsed = ipaddress.ip_address(address.partition("%")[0])
-    inner = getattr(parsed, "ipv4_mapped", None) or getattr(parsed, "sixtofour", None)
-    return (inner or parsed).is_global and not parsed.is_multicast
+    if isinstance(parsed, ipaddress.IPv6Address):
+        # An IPv4 address in the clothes of an IPv6 one is what it is underneath.
+        inner = parsed.ipv4_mapped or parsed.sixtofour
+        if inner is None and parsed in _NAT64:
+            inner = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
+        if inner is None:
+            return parsed in _UNICAST and parsed.is_global
+        parsed = inner
+    return parsed.is_global and not parsed.is_multicast
 
 
 def _asked_wait(text: str) -> float | None:

@@ -26,9 +26,6 @@ __all__ = ["Running"]
 
 _LOG = logging.getLogger("bowerbird.serve")
 
-SWEEP_SECONDS = 10.0
-"""Between two looks at which models nobody asks any more."""
-
 
 class Running(uvicorn.Server):
     """See the module.
@@ -79,7 +76,7 @@ class Running(uvicorn.Server):
         """Accept connections, and begin what is done beside."""
         await super().startup(sockets)
         self._loop = asyncio.get_running_loop()
-        for action in (self._warm(), self._keep_fresh(), self._sweep()):
+        for action in (self._warm(), self.service.tend()):
             self._begin(action)
         if self._started is not None:
             self._started(self.listening.address("https" if self.options.certfile else "http"))
@@ -155,22 +152,12 @@ class Running(uvicorn.Server):
         except Exception as error:  # noqa: BLE001  whatever is wrong with the page, the API is not
             _LOG.warning("There is no page: %s", error)
 
-    async def _keep_fresh(self) -> None:
-        while self.options.refresh_seconds:
-            await asyncio.sleep(self.options.refresh_seconds)
-            await self._refresh()
-
     async def _refresh(self) -> None:
         try:
             if await self.service.refresh():
                 _LOG.info("The newest commit of the index is served.")
         except Exception as error:  # noqa: BLE001  what was served until now goes on being served
             _LOG.warning("The index cannot be renewed: %s", error)
-
-    async def _sweep(self) -> None:
-        while self.options.idle_seconds:
-            await asyncio.sleep(min(SWEEP_SECONDS, self.options.idle_seconds))
-            await asyncio.to_thread(self.service.registry.sweep)
 
 
 def _config(door: Door, options: Served) -> uvicorn.Config:

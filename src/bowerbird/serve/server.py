@@ -56,7 +56,7 @@ class Served:
         hosts: further names that requests may know this machine by; `*`: any. Where there are none, and keys are
             wanted or others can connect, it is any too.
         proxies: addresses whose `X-Forwarded-For` is believed; `*`: all.
-        refresh_seconds: between two looks at whether the index has a new commit; 0: none.
+        tend_seconds: between two looks at whether the index has a new commit.
         log_format: `text` or `json`.
         limits: of requests.
     """
@@ -79,7 +79,7 @@ class Served:
     cors: Sequence[str] = ()
     hosts: Sequence[str] = ()
     proxies: Sequence[str] = ()
-    refresh_seconds: float = 5.0
+    tend_seconds: float = 2.0
     log_format: str = "text"
     limits: Limits = field(default_factory=Limits)
 
@@ -117,6 +117,7 @@ def serve(options: Served, *, started: Callable[[str], None] | None = None) -> i
             writable=options.writable,
             any_model=options.any_model,
             idle_seconds=options.idle_seconds,
+            tend_seconds=options.tend_seconds,
         )
         # Weights are read while the rest is imported, which takes as long.
         warming = in_thread("bowerbird-warm", lambda: _warmed(service))
@@ -189,6 +190,8 @@ def _check_tls(options: Served) -> None:
 def _warmed(service: LocalService) -> None:
     for name in service.registry.names:
         service.registry.get(name)
+    for name in service.rerankers.names:
+        service.rerankers.get(name)
 
 
 def in_thread(name: str, action: Callable[[], None]) -> Future[None]:

@@ -6,7 +6,7 @@ models that have answered; everything else is `other`.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from prometheus_client import (
     CollectorRegistry,
@@ -17,11 +17,15 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from starlette.responses import Response
 
 from bowerbird.serve.api.door import Noted
 from bowerbird.serve.batching import Scheduler
 from bowerbird.serve.lanes import Batch
 from bowerbird.serve.service import Service
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
@@ -49,13 +53,17 @@ class _Open(Protocol):
 class Metrics:
     """What is measured of a service. `request` and `batch` are told; the rest is asked when somebody reads.
 
+    Args:
+        public: whether it is told without a key, where others need one.
+
     Attributes:
         registry: of Prometheus; others may add to it.
         scheduler: whose queues are told of; None: it is elsewhere.
         door: that knows how many requests are open; None likewise.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, public: bool = False) -> None:
+        self.public = public
         self.registry = CollectorRegistry()
         self.scheduler: Scheduler | None = None
         self.door: _Open | None = None
@@ -137,6 +145,19 @@ class Metrics:
             self._failed.labels(lane).inc(batch.failed)
 
     # Asked
+
+    def route(self, app: FastAPI, service: Service) -> None:
+        """Tell it at `/metrics`."""
+
+        async def metrics() -> Response:
+            return Response(await self.text(service), media_type=CONTENT_TYPE)
+
+        app.add_api_route(
+            "/metrics",
+            metrics,
+            methods=["GET"],
+            include_in_schema=False,
+        )
 
     async def text(self, service: Service) -> bytes:
         """All of it in Prometheus' text format; see `CONTENT_TYPE`."""

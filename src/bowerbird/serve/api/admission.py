@@ -36,17 +36,25 @@ class Admission:
         keys: that requests must show; none: everybody may ask.
         cors: origins whose pages may ask; `*`: any.
         hosts: names that requests may know this machine by; none: any.
+        free: paths that need no key, beside those of health.
 
     Attributes:
         allowances: of all callers.
     """
 
     def __init__(
-        self, limits: Limits, keys: Keys | None = None, *, cors: Sequence[str] = (), hosts: Sequence[str] = ()
+        self,
+        limits: Limits,
+        keys: Keys | None = None,
+        *,
+        cors: Sequence[str] = (),
+        hosts: Sequence[str] = (),
+        free: Sequence[str] = (),
     ) -> None:
         self.allowances = Allowances(limits.per_minute, limits.concurrent)
         self._keys = keys if keys is not None and len(keys) else None
         self._cors = frozenset(origin.encode() for origin in cors)
+        self._free = frozenset(free)
         self._hosts = frozenset(host.lower().encode() for host in hosts)
 
     def check(
@@ -66,7 +74,7 @@ class Admission:
                 "This service is not known by the name that it was asked under.",
                 code="unknown_host",
             )
-        if path.startswith("/health"):
+        if path.startswith("/health") or path in self._free:
             return
         key: Key | None = None
         ambient = True  # whatever page the request comes from, a browser would send it with the same rights

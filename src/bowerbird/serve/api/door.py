@@ -151,6 +151,7 @@ class Door:
             pages of others, whose name was made to point here, from asking.
         direct: endpoints by method and path that are asked without the application around them, whose layers would
             take longer than they do; forms are left to it.
+        free: paths that need no key, beside those of health.
 
     Attributes:
         app: what is behind it.
@@ -167,12 +168,13 @@ class Door:
         cors: Sequence[str] = (),
         hosts: Sequence[str] = (),
         direct: Mapping[tuple[str, str], Endpoint] | None = None,
+        free: Sequence[str] = (),
     ) -> None:
         self.app = app
         self._direct = dict(direct or {})
         self._limits = limits
         self._observers = tuple(observers)
-        self._admission = Admission(limits, keys, cors=cors, hosts=hosts)
+        self._admission = Admission(limits, keys, cors=cors, hosts=hosts, free=free)
         self._held = 0
         self.open = 0
         self._entry: Any = self._through

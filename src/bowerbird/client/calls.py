@@ -67,6 +67,19 @@ class Answer:
             return self
         raise refusal(self.status, self.error, self.request_id, self.content)
 
+    def refused_inputs(self, count: int) -> dict[int, Mapping[str, Any]] | None:
+        """What was wrong with each input, where all failed and the whole is refused for that; else None.
+
+        Args:
+            count: of inputs.
+        """
+        if self.status != 400 or not self.code.endswith("_input"):
+            return None
+        several = self.error.get("errors")
+        if isinstance(several, list) and len(several) == count:
+            return {int(one["index"]): one for one in several}
+        return {0: self.error} if count == 1 else None
+
     def fields(self) -> dict[str, Any]:
         """The JSON object that is expected.
 

@@ -162,7 +162,8 @@ class Client(Methods):
 
         Raises:
             QueryError: the filter cannot be understood.
-            ServiceError: the service cannot be reached, refuses, or has no index.
+            IndexNotFoundError: the service has no index.
+        ServiceError: the service cannot be reached, or refuses.
         """
         after = ""
         while True:

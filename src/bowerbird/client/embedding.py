@@ -181,13 +181,8 @@ def _entries(answer: Answer, count: int) -> dict[int, Mapping[str, Any]]:
     Raises:
         BowerbirdError: it is a refusal of the whole request.
     """
-    if answer.status == 400 and answer.code.endswith("_input"):
-        # Every input failed: then a service says so of all together.
-        several = answer.error.get("errors")
-        if isinstance(several, list) and len(several) == count:
-            return {int(one["index"]): {"error": one} for one in several}
-        if count == 1:
-            return {0: {"error": answer.error}}
+    if refused := answer.refused_inputs(count):
+        return {index: {"error": error} for index, error in refused.items()}
     said = answer.fields()
     try:
         found = {int(entry["index"]): entry for entry in said["data"]}

@@ -9,6 +9,7 @@ from bowerbird.errors import (
     BowerbirdError,
     DecodeError,
     IndexBusyError,
+    IndexNotFoundError,
     IndexReadOnlyError,
     InputError,
     InputErrors,
@@ -40,6 +41,7 @@ _CODES: Mapping[str, type[BowerbirdError]] = {
     "storage_full": StorageFullError,
     "index_busy": IndexBusyError,
     "index_unavailable": StoreError,
+    "no_index": IndexNotFoundError,
 }
 """What services call their errors; of the others `ServiceError` tells."""
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from bowerbird.client.calls import Answer, Call, Request, one, written
 from bowerbird.client.pictures import data_url, picture_bytes
-from bowerbird.errors import QueryError
+from bowerbird.client.refusals import input_error
+from bowerbird.errors import InputError, QueryError
 from bowerbird.hits import Hits
 
 __all__ = ["Relevance", "rerank", "search"]
@@ -23,11 +24,15 @@ class Relevance:
 
     Attributes:
         index: of the document in the call.
-        score: higher is better; of one model, scores can be compared.
+        score: higher is better; of one model, scores can be compared. None when there is an error.
+        error: why there is no score.
+        note: what a person should know, such as that a text was cut; usually empty.
     """
 
     index: int
-    score: float
+    score: float | None = None
+    error: InputError | None = None
+    note: str = ""
 
 
 def search(  # noqa: PLR0913  what a question may have
@@ -75,7 +80,8 @@ def search(  # noqa: PLR0913  what a question may have
     Raises:
         QueryError: it cannot be asked.
         InputError: the query picture cannot be read.
-        ServiceError: the service cannot be reached, refuses, or has no index.
+        IndexNotFoundError: the service has no index.
+        ServiceError: the service cannot be reached, or refuses.
     """
     if isinstance(text, Path):
         if image is not None:
@@ -113,7 +119,7 @@ def _searches(said: Mapping[str, Any], image: Any) -> Iterator[Request[Hits]]:
 def rerank(
     query: str, documents: Sequence[str], *, model: str = "", top: int | None = None
 ) -> Call[list[Relevance]]:
-    """How well documents answer a question, best first.
+    """How well documents answer a question, best first; those that could not be judged come last.
 
     Args:
         query: the question.
@@ -123,7 +129,7 @@ def rerank(
 
     Raises:
         ModelNotFoundError: the service has no such cross-encoder.
-        InputErrors: some documents cannot be read.
+        InputErrors: none of the documents could be judged.
         ServiceError: the service cannot be reached, or refuses.
     """
     body = {"query": query, "documents": list(documents), "model": model, "top_n": top}
@@ -134,9 +140,15 @@ def rerank(
 def _relevances(answer: Answer) -> list[Relevance]:
     said = answer.fields()
     try:
-        return [Relevance(int(entry["index"]), float(entry["relevance_score"])) for entry in said["results"]]
-    except (KeyError, TypeError, ValueError) as error:
+        return [_relevance(entry) for entry in said["results"]]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise answer.misread(error) from None
+
+
+def _relevance(entry: Mapping[str, Any]) -> Relevance:
+    if entry.get("error"):
+        return Relevance(int(entry["index"]), error=input_error(entry["error"]))
+    return Relevance(int(entry["index"]), float(entry["relevance_score"]), note=str(entry.get("note") or ""))
 
 
 def _hits(answer: Answer) -> Hits:

@@ -18,11 +18,15 @@ class ServedModel:
     Attributes:
         id: what requests call it.
         loaded: whether it is in memory.
+        kind: `embedding` or `reranker`.
+        dimensions: of its vectors; None as long as that is not known.
         details: what else the service tells of it, as it says it.
     """
 
     id: str
     loaded: bool
+    kind: str
+    dimensions: int | None
     details: Mapping[str, Any]
 
 
@@ -111,7 +115,8 @@ def index() -> Call[ServedIndex]:
     """What is told of the index.
 
     Raises:
-        ServiceError: the service cannot be reached, refuses, or has no index.
+        IndexNotFoundError: the service has no index.
+        ServiceError: the service cannot be reached, or refuses.
     """
 
     def read(answer: Answer) -> ServedIndex:
@@ -136,7 +141,8 @@ def refresh() -> Call[bool]:
     """Have the service search what was committed last. Whether there was anything new.
 
     Raises:
-        ServiceError: the service cannot be reached, refuses, or has no index.
+        IndexNotFoundError: the service has no index.
+        ServiceError: the service cannot be reached, or refuses.
     """
 
     def read(answer: Answer) -> bool:
@@ -166,6 +172,12 @@ def health() -> Call[Health]:
 
 def _model(answer: Answer, entry: Any) -> ServedModel:
     try:
-        return ServedModel(str(entry["id"]), bool(entry.get("loaded", True)), dict(entry))
+        return ServedModel(
+            str(entry["id"]),
+            bool(entry.get("loaded", True)),
+            str(entry.get("kind") or "embedding"),
+            entry.get("dimensions"),
+            dict(entry),
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise answer.misread(error) from None

@@ -55,12 +55,14 @@ class Added:
         added: how many are new.
         changed: how many took the place of others of the same id.
         unchanged: how many were there already.
-        errors: index of the record in the call -> why it was not taken.
+        ids: by index of the record in the call, what it is called; those that failed are left out.
+        errors: by index, why it was not taken.
     """
 
     added: int = 0
     changed: int = 0
     unchanged: int = 0
+    ids: dict[int, str] = field(default_factory=dict)
     errors: dict[int, InputError] = field(default_factory=dict)
 
 
@@ -74,7 +76,8 @@ def page(*, after: str = "", limit: int = 100, where: str = "") -> Call[RecordPa
 
     Raises:
         QueryError: the filter cannot be understood.
-        ServiceError: the service cannot be reached, refuses, or has no index.
+        IndexNotFoundError: the service has no index.
+        ServiceError: the service cannot be reached, or refuses.
     """
     query = {"after": after or None, "limit": limit, "where": where or None}
     return one(Request("GET", "/v1/records", _page, query=query))
@@ -84,7 +87,8 @@ def record(id: str) -> Call[StoredRecord | None]:
     """One record; None when there is none.
 
     Raises:
-        ServiceError: the service cannot be reached, refuses, or has no index.
+        IndexNotFoundError: the service has no index.
+        ServiceError: the service cannot be reached, or refuses.
     """
 
     def read(answer: Answer) -> StoredRecord | None:
@@ -102,7 +106,8 @@ def image(id: str, *, size: str = "thumbnail") -> Call[bytes | None]:
 
     Raises:
         UnreadableError: the original is not there any more.
-        ServiceError: the service cannot be reached, refuses, or has no index.
+        IndexNotFoundError: the service has no index.
+        ServiceError: the service cannot be reached, or refuses.
     """
 
     def read(answer: Answer) -> bytes | None:
@@ -178,13 +183,20 @@ class _Adding:
         )
 
     def _read(self, parcel: Parcel, answer: Answer) -> None:
+        if refused := answer.refused_inputs(len(parcel.indices)):
+            for place, error in refused.items():
+                self.report.errors[parcel.indices[place]] = input_error(error)
+            return
         said = answer.fields()
         try:
             self.report.added += int(said["added"])
             self.report.changed += int(said["changed"])
             self.report.unchanged += int(said["unchanged"])
-            for one_ in said["failed"]:
-                self.report.errors[parcel.indices[int(one_["index"])]] = input_error(one_["error"])
+            for place, id_ in enumerate(said["ids"]):
+                if id_ is not None:
+                    self.report.ids[parcel.indices[place]] = str(id_)
+            for entry in said["failed"]:
+                self.report.errors[parcel.indices[int(entry["index"])]] = input_error(entry["error"])
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise answer.misread(error) from None
 
@@ -214,7 +226,7 @@ def _said(value: Any) -> dict[str, Any]:
 
 def _is_missing(answer: Answer) -> bool:
     """Whether there is no such record; of other things that are not there, `checked` tells."""
-    return answer.status == 404 and answer.code in ("record_not_found", "image_not_found")
+    return answer.status == 404 and answer.code in ("record_not_found", "picture_not_found")
 
 
 def _page(answer: Answer) -> RecordPage:

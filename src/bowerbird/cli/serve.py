@@ -219,6 +219,28 @@ def serve(
         LogFormat,
         typer.Option("--log-format", envvar="BOWERBIRD_LOG_FORMAT", help="How each request is logged."),
     ] = LogFormat.text,
+    access_log: Annotated[
+        bool,
+        typer.Option(
+            "--access-log/--no-access-log", envvar="BOWERBIRD_ACCESS_LOG", help="A line for each request."
+        ),
+    ] = True,
+    otlp: Annotated[
+        str,
+        typer.Option(
+            envvar="BOWERBIRD_OTLP",
+            metavar="URL",
+            help="Send OpenTelemetry traces there, such as http://localhost:4318; OTEL_EXPORTER_OTLP_ENDPOINT is "
+            "read too.",
+            show_default=False,
+        ),
+    ] = "",
+    public_metrics: Annotated[
+        bool,
+        typer.Option(
+            "--public-metrics", envvar="BOWERBIRD_PUBLIC_METRICS", help="Tell /metrics without a key."
+        ),
+    ] = False,
 ) -> None:
     """Serve an index and its models: an HTTP API at /v1, a page at /, docs at /docs.
 
@@ -258,6 +280,9 @@ def serve(
         hosts=allow_host or (),
         proxies=proxy or (),
         log_format=log_format.value,
+        access_log=access_log,
+        otlp=otlp,
+        public_metrics=public_metrics,
         limits=Limits(
             body_bytes=max_body,
             bodies_bytes=max(max_body, Limits().bodies_bytes),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -19,8 +19,11 @@ from bowerbird.serve.api.door import Door
 from bowerbird.serve.keys import Keys
 from bowerbird.serve.listening import Listening
 from bowerbird.serve.protocol import connection
-from bowerbird.serve.server import Served, in_thread
+from bowerbird.serve.server import Served
 from bowerbird.serve.service import LocalService
+
+if TYPE_CHECKING:
+    from bowerbird.serve.page.site import Page
 
 __all__ = ["Running"]
 
@@ -53,6 +56,7 @@ class Running(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._warming: Future[None] | None = None
         self._started: Callable[[str], None] | None = None
+        self._page = self._mounted() if options.page else None
 
     def until_stopped(self, warming: Future[None], started: Callable[[str], None] | None = None) -> int:
         """Answer until a signal comes; returns it.
@@ -76,8 +80,7 @@ class Running(uvicorn.Server):
         """Accept connections, and begin what is done beside."""
         await super().startup(sockets)
         self._loop = asyncio.get_running_loop()
-        for action in (self._warm(), self.service.tend()):
-            self._begin(action)
+        self._begin(self._warm())
         if self._started is not None:
             self._started(self.listening.address("https" if self.options.certfile else "http"))
 
@@ -86,6 +89,9 @@ class Running(uvicorn.Server):
         for task in self._beside:
             task.cancel()
         await super().shutdown(sockets)
+        if self._page is not None:
+            with suppress(Exception):  # nobody looks at it any more
+                await self._page.close()
         await self.service.close()
 
     @contextmanager
@@ -111,6 +117,18 @@ class Running(uvicorn.Server):
         """Told to stop; told twice by Ctrl-C, wait for nothing."""
         self._signal = self._signal or sig
         super().handle_exit(sig, frame)
+
+    def _mounted(self) -> Page | None:
+        """The page, of which nothing is imported yet; it asks for keys in a way of its own."""
+        try:
+            from bowerbird.serve.page import mount
+
+            page = mount(self.door.app, self.service, keys=self.keys)
+        except Exception as error:  # noqa: BLE001  see `_show`
+            _LOG.warning("There is no page: %s", error)
+            return None
+        self.door.admission.gated = page.mine
+        return page
 
     # Beside answering
 
@@ -140,15 +158,13 @@ class Running(uvicorn.Server):
             self._failure = error
             self.should_exit = True
             return
-        if self.options.page:
-            in_thread("bowerbird-page", self._mount)
+        if self._page is not None:
+            await self._show(self._page)
 
-    def _mount(self) -> None:
+    async def _show(self, page: Page) -> None:
         """The page takes seconds to import, so the API does not wait for it; without it, the API goes on."""
         try:
-            from bowerbird.serve.page import mount
-
-            mount(self.door.app, self.service)
+            await page.start()
         except Exception as error:  # noqa: BLE001  whatever is wrong with the page, the API is not
             _LOG.warning("There is no page: %s", error)
 

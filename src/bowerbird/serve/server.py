@@ -19,16 +19,20 @@ from bowerbird.errors import BowerbirdError, MissingExtraError
 from bowerbird.serve.keys import Keys
 from bowerbird.serve.limits import Limits
 from bowerbird.serve.listening import Listening, listen
+from bowerbird.serve.logs import AccessLog, logged
+from bowerbird.serve.tracing import Tracing, tracing
 from bowerbird.settings import settings
 
 if TYPE_CHECKING:
+    from bowerbird.serve.api.door import Noted
     from bowerbird.serve.service import LocalService
+    from bowerbird.serve.tracing import Tracing
 
 __all__ = ["Served", "in_thread", "serve", "warnings_of"]
 
 _LOG = logging.getLogger("bowerbird.serve")
 
-NEEDED = ("fastapi", "uvicorn", "httptools", "orjson")
+NEEDED = ("fastapi", "uvicorn", "httptools", "orjson", "prometheus_client")
 """Packages that nothing can be served without."""
 
 
@@ -58,6 +62,9 @@ class Served:
         proxies: addresses whose `X-Forwarded-For` is believed; `*`: all.
         tend_seconds: between two looks at whether the index has a new commit.
         log_format: `text` or `json`.
+        access_log: whether each request is logged.
+        otlp: where traces are sent by OTLP over HTTP; empty: what `OTEL_EXPORTER_OTLP_ENDPOINT` says, if anything.
+        public_metrics: whether /metrics needs no key.
         limits: of requests.
     """
 
@@ -81,6 +88,9 @@ class Served:
     proxies: Sequence[str] = ()
     tend_seconds: float = 2.0
     log_format: str = "text"
+    access_log: bool = True
+    otlp: str = ""
+    public_metrics: bool = False
     limits: Limits = field(default_factory=Limits)
 
 
@@ -100,42 +110,64 @@ def serve(options: Served, *, started: Callable[[str], None] | None = None) -> i
     """
     for name in NEEDED:
         if importlib.util.find_spec(name) is None:
-            raise MissingExtraError(name, "serve")
+            raise MissingExtraError(name.replace("_", "-"), "serve")
     keys = Keys(options.keys_file, settings().api_keys)
     _check_tls(options)
     listening = listen(options.host, options.port, options.uds)
+    traces = tracing(options.otlp)
     try:
-        for warning in warnings_of(options, keys, listening):
-            _LOG.warning(warning)
-        from bowerbird.serve.service import LocalService
-
-        service = LocalService(
-            options.place,
-            options.models,
-            rerankers=options.rerankers,
-            limits=options.limits,
-            writable=options.writable,
-            any_model=options.any_model,
-            idle_seconds=options.idle_seconds,
-            tend_seconds=options.tend_seconds,
-        )
-        # Weights are read while the rest is imported, which takes as long.
-        warming = in_thread("bowerbird-warm", lambda: _warmed(service))
-        from bowerbird.serve.api.app import build
-        from bowerbird.serve.running import Running
-
-        door = build(
-            service,
-            fetch_urls=options.fetch_urls,
-            show_paths=options.show_paths,
-            keys=keys,
-            cors=options.cors,
-            hosts=_hosts(options, keys, listening),
-        )
-        running = Running(door, service, options, keys, listening)
-        return running.until_stopped(warming, started)
+        with logged(options.log_format):
+            for warning in warnings_of(options, keys, listening):
+                _LOG.warning(warning)
+            return _run(options, keys, listening, traces, started)
     finally:
         listening.close()
+        if traces is not None:
+            traces.close()
+
+
+def _run(
+    options: Served,
+    keys: Keys,
+    listening: Listening,
+    traces: Tracing | None,
+    started: Callable[[str], None] | None,
+) -> int:
+    from bowerbird.serve.metrics import Metrics
+    from bowerbird.serve.service import LocalService
+
+    metrics = Metrics(public=options.public_metrics)
+    service = LocalService(
+        options.place,
+        options.models,
+        rerankers=options.rerankers,
+        limits=options.limits,
+        writable=options.writable,
+        any_model=options.any_model,
+        idle_seconds=options.idle_seconds,
+        tend_seconds=options.tend_seconds,
+        watch=metrics.batch,
+    )
+    metrics.scheduler = service.scheduler
+    # Weights are read while the rest is imported, which takes as long.
+    warming = in_thread("bowerbird-warm", lambda: _warmed(service))
+    from bowerbird.serve.api.app import build
+    from bowerbird.serve.running import Running
+
+    observers: list[Callable[[Noted], None]] = [AccessLog()] if options.access_log else []
+    if traces is not None:
+        observers.append(traces)
+    door = build(
+        service,
+        fetch_urls=options.fetch_urls,
+        show_paths=options.show_paths,
+        keys=keys,
+        observers=observers,
+        cors=options.cors,
+        hosts=_hosts(options, keys, listening),
+        metrics=metrics,
+    )
+    return Running(door, service, options, keys, listening).until_stopped(warming, started)
 
 
 def warnings_of(options: Served, keys: Keys, listening: Listening) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Protocol
 
 from bowerbird.serve.api.errors import ApiError
@@ -40,6 +40,7 @@ class Admission:
 
     Attributes:
         allowances: of all callers.
+        gated: whether a path asks for keys in a way of its own, as that of the page does.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Admission:
         free: Sequence[str] = (),
     ) -> None:
         self.allowances = Allowances(limits.per_minute, limits.concurrent)
+        self.gated: Callable[[str], bool] = lambda path: False
         self._keys = keys if keys is not None and len(keys) else None
         self._cors = frozenset(origin.encode() for origin in cors)
         self._free = frozenset(free)
@@ -71,10 +73,13 @@ class Admission:
         if self._hosts and _host(headers.get(b"host", b"")) not in self._hosts:
             raise ApiError(
                 403,
-                "This service is not known by the name that it was asked under.",
+                "This service is not known by the name that it was asked under. Start it with --allow-host NAME "
+                "where that is right.",
                 code="unknown_host",
             )
         if path.startswith("/health") or path in self._free:
+            return
+        if not path.startswith("/v1") and self.gated(path):
             return
         key: Key | None = None
         ambient = True  # whatever page the request comes from, a browser would send it with the same rights

@@ -155,6 +155,7 @@ class Door:
 
     Attributes:
         app: what is behind it.
+        admission: decides who may come in.
         open: requests that are being answered.
     """
 
@@ -174,7 +175,7 @@ class Door:
         self._direct = dict(direct or {})
         self._limits = limits
         self._observers = tuple(observers)
-        self._admission = Admission(limits, keys, cors=cors, hosts=hosts, free=free)
+        self.admission = Admission(limits, keys, cors=cors, hosts=hosts, free=free)
         self._held = 0
         self.open = 0
         self._entry: Any = self._through
@@ -225,14 +226,14 @@ class Door:
             self.open -= 1
             self._held -= passing.held
             if passing.allowance is not None:
-                self._admission.allowances.leave(passing.allowance)
+                self.admission.allowances.leave(passing.allowance)
             self._note(scope, passing)
 
     async def _answered(
         self, scope: Message, headers: Mapping[bytes, bytes], receive: Receive, passing: _Passing
     ) -> None:
         passing.complete = b"content-length" not in headers and b"transfer-encoding" not in headers
-        self._admission.check(scope, headers, passing)
+        self.admission.check(scope, headers, passing)
         length = headers.get(b"content-length", b"")
         if length.isdigit() and int(length) > self._limits.body_bytes:
             raise _too_large(self._limits.body_bytes)

@@ -9,11 +9,14 @@ import json
 import logging
 import sys
 import time
-from typing import Any, TextIO
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
 
-from bowerbird.serve.api.door import Noted
+if TYPE_CHECKING:
+    from bowerbird.serve.api.door import Noted
 
-__all__ = ["AccessLog", "AsJson", "AsText", "log_to"]
+__all__ = ["AccessLog", "AsJson", "AsText", "facts_of", "logged"]
 
 REQUESTS = "bowerbird.serve.requests"
 """Name of the logger of requests."""
@@ -59,23 +62,26 @@ def facts_of(noted: Noted) -> dict[str, Any]:
     return facts
 
 
-def log_to(stream: TextIO | None = None, *, form: str = "text", level: int = logging.INFO) -> logging.Handler:
-    """Write what is logged under `bowerbird` to a stream, in the place of any handler that it has had.
+@contextmanager
+def logged(form: str = "text", stream: TextIO | None = None, level: int = logging.INFO) -> Iterator[None]:
+    """Write what is logged under `bowerbird` to a stream for a while, in the place of any handler that it has.
 
     Args:
-        stream: None: stderr.
         form: `text` or `json`.
+        stream: None: stderr.
         level: what is below it is left out.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(AsJson() if form == "json" else AsText())
     log = logging.getLogger("bowerbird")
-    for other in list(log.handlers):
-        log.removeHandler(other)
-    log.addHandler(handler)
+    before, level_before = list(log.handlers), log.level
+    log.handlers[:] = [handler]
     log.setLevel(level)
-    log.propagate = False
-    return handler
+    try:
+        yield
+    finally:
+        log.handlers[:] = before
+        log.setLevel(level_before)
 
 
 class AsJson(logging.Formatter):

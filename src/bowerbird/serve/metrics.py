@@ -17,15 +17,14 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from starlette.responses import Response
-
-from bowerbird.serve.api.door import Noted
-from bowerbird.serve.batching import Scheduler
-from bowerbird.serve.lanes import Batch
-from bowerbird.serve.service import Service
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+
+    from bowerbird.serve.api.door import Noted
+    from bowerbird.serve.batching import Scheduler
+    from bowerbird.serve.lanes import Batch
+    from bowerbird.serve.service import Service
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
@@ -148,8 +147,9 @@ class Metrics:
 
     def route(self, app: FastAPI, service: Service) -> None:
         """Tell it at `/metrics`."""
+        from starlette.responses import Response
 
-        async def metrics() -> Response:
+        async def metrics() -> Any:
             return Response(await self.text(service), media_type=CONTENT_TYPE)
 
         app.add_api_route(

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from bowerbird.errors import BowerbirdError
+from bowerbird.serve.api import embeddings, health, index, models, records, rerank, search
+from bowerbird.serve.api.document import Routes
 from bowerbird.serve.api.door import Door, Noted
-from bowerbird.serve.api.embeddings import embeddings
 from bowerbird.serve.api.errors import ApiError, error_of, response_of
 from bowerbird.serve.api.inputs import Pictures
-from bowerbird.serve.api.schemas import EmbeddingsRequest, EmbeddingsResponse, ErrorResponse, invalid
+from bowerbird.serve.api.schemas import invalid
 from bowerbird.serve.keys import Keys
+from bowerbird.serve.limits import Limits
 from bowerbird.serve.service import Service
 
-__all__ = ["build"]
+if TYPE_CHECKING:
+    from bowerbird.serve.metrics import Metrics
+
+__all__ = ["build", "document"]
 
 
 def build(
@@ -29,6 +38,7 @@ def build(
     observers: Sequence[Callable[[Noted], None]] = (),
     cors: Sequence[str] = (),
     hosts: Sequence[str] = (),
+    metrics: Metrics | None = None,
 ) -> Door:
     """The ASGI application of a service; `Door.app` is the FastAPI one behind the door.
 
@@ -40,43 +50,78 @@ def build(
         observers: told about every request.
         cors: origins whose pages may ask.
         hosts: names that requests may know this machine by.
+        metrics: of the service, told at `/metrics`; None: nothing is measured.
     """
-    import bowerbird
-
-    app = FastAPI(title="Bowerbird", version=bowerbird.__version__)
-    pictures = Pictures(service.limits, fetch=fetch_urls)
-
-    async def post_embeddings(request: Request) -> Response:
-        return await embeddings(request, service, pictures)
-
-    app.add_api_route(
-        "/v1/embeddings",
-        post_embeddings,
-        methods=["POST"],
-        summary="Embed texts and pictures",
-        responses={200: {"model": EmbeddingsResponse}, "4XX": {"model": ErrorResponse}},
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {"application/json": {"schema": EmbeddingsRequest.model_json_schema()}},
-            }
-        },
-    )
-
-    async def told(request: Request, error: Exception) -> Response:
-        return response_of(_as_error(error))
-
-    for kind in (ApiError, RequestValidationError, HTTPException):
-        app.add_exception_handler(kind, told)
-    return Door(
+    app, embeddings_create = _application(service, fetch_urls=fetch_urls, show_paths=show_paths)
+    if metrics is not None:
+        metrics.route(app, service)
+        observers = (*observers, metrics.request)
+    door = Door(
         app,
         service.limits,
         keys=keys,
         observers=observers,
         cors=cors,
         hosts=hosts,
-        direct={("POST", "/v1/embeddings"): post_embeddings},
+        direct={("POST", "/v1/embeddings"): embeddings_create},
+        free=("/metrics",) if metrics is not None and metrics.public else (),
     )
+    if metrics is not None:
+        metrics.door = door
+    return door
+
+
+def document() -> dict[str, Any]:
+    """The OpenAPI document, which is the same for every service."""
+    app, _ = _application(_Nobody(), fetch_urls=False, show_paths=False)  # type: ignore[arg-type]
+    return app.openapi()
+
+
+class _Nobody:
+    """Answers nothing."""
+
+    limits = Limits()
+
+
+def _application(
+    service: Service, *, fetch_urls: bool, show_paths: bool
+) -> tuple[FastAPI, embeddings.Endpoint]:
+    """The FastAPI application, and what answers for embeddings."""
+    import bowerbird
+
+    @asynccontextmanager
+    async def tended(app: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.create_task(service.tend())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    app = FastAPI(
+        title="Bowerbird",
+        version=bowerbird.__version__,
+        lifespan=tended,
+        redirect_slashes=False,
+        redoc_url=None,
+    )
+    pictures = Pictures(service.limits, fetch=fetch_urls)
+    to = Routes(app)
+    endpoint = embeddings.routes(to, service, pictures)
+    search.routes(to, service, pictures, show_paths=show_paths)
+    records.routes(to, service, pictures, show_paths=show_paths)
+    rerank.routes(to, service)
+    models.routes(to, service)
+    index.routes(to, service)
+    health.routes(to, service)
+
+    async def told(request: Request, error: Exception) -> Response:
+        return response_of(_as_error(error))
+
+    for kind in (ApiError, BowerbirdError, RequestValidationError, HTTPException, TimeoutError, Exception):
+        app.add_exception_handler(kind, told)
+    return app, endpoint
 
 
 def _as_error(error: Exception) -> ApiError:
@@ -84,5 +129,10 @@ def _as_error(error: Exception) -> ApiError:
         found: ApiError = invalid(error.errors())
         return found
     if isinstance(error, HTTPException):
-        return ApiError(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "")
+        said = {
+            404: "There is no such route. GET /openapi.json has all there are.",
+            405: "The route does not take this method.",
+        }.get(error.status_code, str(error.detail))
+        return ApiError(error.status_code, said, code=code, headers=dict(error.headers or {}))
     return error_of(error)

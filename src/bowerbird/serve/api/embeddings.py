@@ -3,35 +3,96 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import numpy as np
 import orjson
+from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
 
-from bowerbird.errors import InputError, UnsupportedInputError
+from bowerbird.errors import InputError, UnreadableError, UnsupportedInputError
 from bowerbird.models.encoder import Outcome
+from bowerbird.serve.api.bodies import field_value, form_of, is_form
+from bowerbird.serve.api.document import Answers, Routes
 from bowerbird.serve.api.errors import ApiError, error_of, plain
+from bowerbird.serve.api.examples import PICTURE
 from bowerbird.serve.api.inputs import Pictures, check_pixels, of_tensor
 from bowerbird.serve.api.schemas import (
     EmbeddingsRequest,
+    EmbeddingsResponse,
     ImageInput,
     ImageUrlInput,
     TensorInput,
     TextInput,
+    checked,
     read,
 )
 from bowerbird.serve.encoders import Answer
 from bowerbird.serve.service import Service
 
+_EXAMPLES = {
+    "texts": {"model": "", "input": ["a red dress", "deep sea fishing"]},
+    "a text and a picture": {
+        "input": [{"text": "a red square"}, {"image": PICTURE}],
+        "encoding_format": "base64",
+    },
+}
+
+_FORM = {
+    "type": "object",
+    "description": "Pictures as files, and texts, as fields `input`, in order; the other fields as in JSON.",
+    "required": ["input"],
+    "properties": {
+        "input": {"type": "array", "items": {"type": "string", "format": "binary"}},
+        "model": {"type": "string"},
+        "encoding_format": {"type": "string", "enum": ["float", "base64"], "default": "float"},
+        "dimensions": {"type": "integer", "minimum": 1},
+        "role": {"type": "string"},
+        "output": {"type": "string"},
+        "normalize": {"type": "boolean", "default": True},
+    },
+}
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def routes(to: Routes, service: Service, pictures: Pictures) -> Endpoint:
+    """Add them; the endpoint is what may be asked past the application, too."""
+
+    async def embeddings_create(request: Request) -> Response:
+        """Embed texts, pictures, or both, as OpenAI defines it: any of its clients can ask.
+
+        Pictures are data URLs in the JSON (`{"image": ...}`, or OpenAI's `image_url`), or files in a form. Each input
+        is answered at its own index: where some cannot be embedded they say why in `error`, and the others have their
+        vectors; where none can the answer is 400. Vectors of pictures and texts of one model can be compared.
+        """
+        return await embeddings(request, service, pictures)
+
+    to.add(
+        "POST",
+        "/v1/embeddings",
+        embeddings_create,
+        "embeddings_create",
+        summary="Embed texts and pictures",
+        tag="Embeddings",
+        body=EmbeddingsRequest,
+        examples=_EXAMPLES,
+        form=_FORM,
+        answers=Answers(EmbeddingsResponse, "An entry for each input, in order.", (404,)),
+    )
+    return embeddings_create
+
 
 async def embeddings(request: Request, service: Service, pictures: Pictures) -> Response:
     """An embedding for each input, as OpenAI defines it."""
-    asked: EmbeddingsRequest = read(EmbeddingsRequest, await request.body())
-    items = _listed(asked)
     limits = service.limits
+    if is_form(request):
+        asked, items = await _form(request, limits.inputs)
+    else:
+        asked = read(EmbeddingsRequest, await request.body())
+        items = _listed(asked)
     if len(items) > limits.inputs:
         raise ApiError(
             400,
@@ -53,8 +114,27 @@ async def embeddings(request: Request, service: Service, pictures: Pictures) -> 
     outcomes: list[Outcome] = [Outcome(index, error=refused.get(index)) for index in range(len(items))]
     for place, outcome in zip(places, answer.outcomes, strict=True):
         outcomes[place] = outcome
+    if not asked.model:
+        asked.model = next((one.id for one in await service.models() if one.kind == "embedding"), "")
     request.scope["bowerbird"].note(model=asked.model, answer=answer)
     return _response(asked, outcomes, answer)
+
+
+async def _form(request: Request, most: int) -> tuple[EmbeddingsRequest, Sequence[Any]]:
+    """A form as the request that JSON would be, and its inputs: texts, and the bytes of files."""
+    items: list[str | bytes] = []
+    values: dict[str, Any] = {"input": "given beside it"}
+    async with form_of(request, most) as form:
+        for name, value in form.multi_items():
+            if name == "input":
+                items.append(await value.read() if isinstance(value, UploadFile) else value)
+            elif isinstance(value, UploadFile):
+                raise ApiError(400, "Files are taken in the field 'input'.", code="invalid_form", param=name)
+            else:
+                values[name] = field_value(EmbeddingsRequest, name, value)
+    if not items:
+        raise ApiError(400, "The input is empty.", code="invalid_value", param="input")
+    return checked(EmbeddingsRequest, values), items
 
 
 def _listed(asked: EmbeddingsRequest) -> Sequence[Any]:
@@ -112,6 +192,10 @@ async def _input(item: Any, asked: EmbeddingsRequest, service: Service, pictures
             "With preprocess=none a picture is a tensor.",
             hint='Give {"tensor": {"shape": [3, h, w], "data": "<base64>"}}.',
         )
+    if isinstance(item, bytes):
+        if not item:
+            raise UnreadableError("The picture has no bytes.", hint="Send the bytes of the picture file.")
+        return item
     if isinstance(item, ImageInput):
         return await pictures.read(item.image)
     assert isinstance(item, ImageUrlInput)

@@ -1,4 +1,4 @@
-"""What requests give to be embedded: texts, and pictures by data URL, by address, as an upload or as a prepared array."""
+"""What requests give to be embedded: texts, and pictures by data URL, by address or as a prepared array."""
 
 from __future__ import annotations
 

@@ -19,9 +19,9 @@ __all__ = [
 
 
 class Strict(BaseModel):
-    """Unknown fields are refused: a misspelt one would be passed over in silence."""
+    """Unknown fields are refused: a misspelt one would be passed over in silence; and so are values of other types."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
 
 class TextInput(Strict):
@@ -101,6 +101,19 @@ class ErrorDetail(BaseModel):
     type: str
     param: str | None = None
     code: str | None = None
+    errors: list[ErrorAt] | None = Field(
+        None, description="Where all of several inputs failed, why each did."
+    )
+
+
+class ErrorAt(BaseModel):
+    """What was wrong with one of several inputs."""
+
+    index: int
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
 
 
 class ErrorResponse(BaseModel):
@@ -144,14 +157,28 @@ def read(kind: type[Any], body: bytes) -> Any:
         ApiError: it is no JSON, or not of this form; says where.
     """
     import orjson
+
+    from bowerbird.serve.api.errors import ApiError
+
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise ApiError(400, f"The body is no JSON: {error}.", code="invalid_json") from None
+    return checked(kind, value)
+
+
+def checked(kind: type[Any], value: Any) -> Any:
+    """Plain data as a model.
+
+    Raises:
+        ApiError: it is not of this form; says where.
+    """
     from pydantic import ValidationError
 
     from bowerbird.serve.api.errors import ApiError
 
     try:
-        return kind.model_validate(orjson.loads(body))
-    except orjson.JSONDecodeError as error:
-        raise ApiError(400, f"The body is no JSON: {error}.", code="invalid_json") from None
+        return kind.model_validate(value)
     except ValidationError as error:
         raise invalid(error.errors(include_url=False, include_context=False)) from None
     except RecursionError:
@@ -164,7 +191,8 @@ def invalid(faults: Any) -> Any:
 
     # Of a union pydantic tells what is wrong with each of its kinds; the longest way down came closest.
     first = max(faults, key=lambda fault: len(fault["loc"]))
-    where = ".".join(str(part) for part in first["loc"])
+    loc = first["loc"][1:] if first["loc"][:1] in (("query",), ("path",)) else first["loc"]
+    where = ".".join(map(str, loc))
     return ApiError(
         400,
         f"{where or 'The body'}: {first['msg']}.",

@@ -305,21 +305,19 @@ class ServedIndex:
         Raises:
             QueryError: the index has no such model.
         """
+        called = {self.names[entry.space]: entry.space for entry in index.manifest.models}
         found: list[str] = []
-        for name in split(models):
-            if name in ALL:
-                found.append(name)
+        # What a model is called here may hold a comma, or be another one's name before the comma.
+        given = [models] if isinstance(models, str) else models
+        for name in (piece for one in given for piece in ([one] if one in called else split(one))):
+            if name in ALL or name in called:
+                found.append(called.get(name, name))
                 continue
-            meant = [
-                entry.space
-                for entry in index.manifest.models
-                if name in (self.names[entry.space], entry.name, entry.space)
-            ]
+            meant = [entry.space for entry in index.manifest.models if name in (entry.name, entry.space)]
             if len(meant) != 1:
-                known = ", ".join(self.names[entry.space] for entry in index.manifest.models)
                 raise QueryError(
                     f"The index has {'several models' if meant else 'no model'} {name!r}.",
-                    hint=f"Use one of: {known}.",
+                    hint=f"Use one of: {', '.join(called)}.",
                 )
             found += meant
         return tuple(found)

@@ -12,7 +12,7 @@ PYTEST_ARGS ?= -n auto
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-export lint types imports audit check format bench build clean
+.PHONY: help demo test test-fast test-export lint types imports audit check format bench constraints build clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -68,6 +68,9 @@ format: $(VENV)/.dev ## let ruff format and fix
 
 bench: $(VENV)/.dev ## all benchmarks, with their peers in environments of their own (takes an hour)
 	$(BIN)/python -m benchmarks
+
+constraints: $(BIN)/python ## deploy/constraints.txt anew: the versions that the image is built with
+	$(BIN)/python tools/make_constraints.py
 
 build: $(VENV)/.dev ## wheel and sdist in dist/
 	$(PIP) build

@@ -163,7 +163,7 @@ class Client(Methods):
         Raises:
             QueryError: the filter cannot be understood.
             IndexNotFoundError: the service has no index.
-        ServiceError: the service cannot be reached, or refuses.
+            ServiceError: the service cannot be reached, or refuses.
         """
         after = ""
         while True:

@@ -73,7 +73,7 @@ def image_route(to: Routes, service: Service, record_get: Callable[[Request], Aw
 
     to.add(
         "GET",
-        "/v1/records/{id:path}/image",
+        "/v1/records/{id:anything}/image",
         record_image,
         "record_image",
         summary="Show the picture of a record",

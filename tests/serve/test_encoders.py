@@ -102,11 +102,15 @@ def test_an_answer_says_what_it_took(shared, photographs):
 
 
 def test_an_array_that_is_ready_is_taken_as_it_is(shared, model):
-    picture = Image.new("RGB", (64, 64), "teal")
-    ready = Prepared(np.asarray(model.adapted(preprocess="none").image.tower.steps.bounds[0], np.float32))
-    wrong = shared.outcomes([ready, picture])
-    assert isinstance(wrong[0].error, InputError)
-    assert_same(wrong[1:], [*model.outcomes([picture, picture])[1:]])
+    low, high = model.image.tower.steps.bounds
+    array = np.linspace(low, high, 3 * 224 * 224, dtype=np.float32).reshape(3, 224, 224)
+    inputs = [Prepared(array), Prepared(array[:, :5]), Prepared(array * 100), "a text"]
+    ready, narrow, bright, text = shared.outcomes(inputs)
+    assert isinstance(narrow.error, InputError)
+    assert isinstance(bright.error, InputError)
+    assert_same([Outcome(3, text.vector, text.norm)], [Outcome(3, model.embed(["a text"])[0], text.norm)])
+    (expected,) = model.adapted(preprocess="none").outcomes([array])
+    assert_same([ready], [expected])
 
 
 def test_lanes_are_made_once_whatever_number_asks(model, scheduler):

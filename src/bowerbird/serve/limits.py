@@ -24,7 +24,7 @@ class Limits:
         header_seconds: until the headers of a request are there.
         body_seconds: until its body is there.
         idle_seconds: that a connection is kept open between two requests.
-        queue_seconds: of work that may wait; what comes beyond is told to come back (503).
+        queue_seconds: of work that may come before a request; where more would, it is told to come back (503).
         queue_bytes: that waiting pictures may hold.
         connections: at once; beyond that, new ones are told to come back (503).
         per_minute: requests that one key, or one address where there are no keys, may make in a minute; 0: any number.

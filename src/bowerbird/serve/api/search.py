@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from bowerbird.search.page import data_uri
 from bowerbird.search.query import Query
 from bowerbird.serve.api.bodies import answer, form_of, is_form, json_of, of_fields
 from bowerbird.serve.api.document import Answers, Routes
+from bowerbird.serve.api.door import Noted
 from bowerbird.serve.api.errors import ApiError, error_of
 from bowerbird.serve.api.examples import PICTURE
 from bowerbird.serve.api.inputs import Pictures, check_pixels
@@ -140,13 +142,16 @@ def routes(to: Routes, service: Service, pictures: Pictures, *, show_paths: bool
         """
         asked, image = await _read(request)
         ask = await _ask(asked, image, service, pictures, paths=show_paths)
+        began = time.perf_counter()
         hits = await service.search(ask)
+        noted: Noted = request.scope["bowerbird"]
+        noted.stages["search"] = time.perf_counter() - began
         small: Mapping[str, bytes] = {}
         below = hits.below if hits.below is not None else hits[:0]
         if asked.thumbnails:
             small = await service.thumbnails([*hits.ids, *below.ids])
         facts = await service.facts()
-        request.scope["bowerbird"].note(model=",".join(ask.models))
+        noted.note(model=",".join(ask.models))
         return answer(
             {
                 "object": "list",

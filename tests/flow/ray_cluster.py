@@ -12,9 +12,12 @@ MIB = 1 << 20
 
 
 class Nodes:
-    """A head without processors, and nodes with two each; a node can be taken away, and another put in its place."""
+    """A head without processors, and nodes with some each; a node can be taken away, and another put in its place.
 
-    def __init__(self, count: int = 2) -> None:
+    The head alone has the resource `head`.
+    """
+
+    def __init__(self, count: int = 2, cpus: int = 2) -> None:
         from ray.cluster_utils import Cluster
 
         # A node that is silent for three seconds is dead; Ray's own choice takes a quarter of a minute.
@@ -23,9 +26,10 @@ class Nodes:
             "health_check_period_ms": 1000,
             "health_check_failure_threshold": 3,
         }
-        head = {"num_cpus": 0, "_system_config": quick, **_node()}
+        head = {"num_cpus": 0, "resources": {"head": 1}, "_system_config": quick, **_node()}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self._nodes: list[Any] = []
+        self._cpus = cpus
         for _ in range(count):
             self.add()
 
@@ -34,7 +38,7 @@ class Nodes:
         return self._cluster.address
 
     def add(self) -> None:
-        self._nodes.append(self._cluster.add_node(num_cpus=2, **_node()))
+        self._nodes.append(self._cluster.add_node(num_cpus=self._cpus, **_node()))
 
     def kill(self, node_id: str) -> None:
         """The node vanishes with everything on it, as when a machine loses power."""
@@ -51,13 +55,13 @@ def _node() -> dict[str, Any]:
 
 
 @contextmanager
-def running(count: int = 2) -> Iterator[Nodes]:
+def running(count: int = 2, cpus: int = 2) -> Iterator[Nodes]:
     """A cluster, while the block runs; this process is connected to it by whatever runs in the block."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
-    nodes = Nodes(count)
+    nodes = Nodes(count, cpus)
     try:
         yield nodes
     finally:

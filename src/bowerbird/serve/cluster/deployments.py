@@ -292,9 +292,9 @@ class IngressReplica:
 
     def __serve_build_asgi_app__(self) -> Any:
         """What `serve.ingress` serves."""
-        from bowerbird.serve.cluster.front import front
+        from bowerbird.serve.cluster.front import Front
 
-        return front(self.service, self.deployed)
+        return Front(self.service, self.deployed)
 
 
 def application(args: Mapping[str, Any]) -> Any:

@@ -283,7 +283,6 @@ def _scaled(deployed: Deployed, cpus: float, gpus: float) -> dict[str, Any]:
             "upscale_delay_s": 3.0,
             "downscale_delay_s": deployed.idle_seconds,
             "look_back_period_s": 10.0,
-            "metrics_interval_s": 2.0,
         },
         "max_ongoing_requests": places,
         "max_queued_requests": places * QUEUED,
@@ -302,7 +301,6 @@ def config(
     name: str = "bowerbird",
     host: str = "127.0.0.1",
     port: int = 8000,
-    route_prefix: str = "/",
 ) -> dict[str, Any]:
     """A Serve config file as plain data, for `serve deploy` and `serve run`.
 
@@ -316,7 +314,7 @@ def config(
         "applications": [
             {
                 "name": name,
-                "route_prefix": route_prefix,
+                "route_prefix": "/",
                 "import_path": IMPORT_PATH,
                 "args": deployed.to_args(),
                 "deployments": [{"name": each, **given} for each, given in listed.items()],

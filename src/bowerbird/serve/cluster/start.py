@@ -62,7 +62,6 @@ def deploy(
     name: str = "bowerbird",
     host: str = "127.0.0.1",
     port: int = 8000,
-    route_prefix: str = "/",
 ) -> str:
     """Deploy the application, or replace the one of that name, and wait until it answers. Returns its address.
 
@@ -72,8 +71,7 @@ def deploy(
         deployed: what is asked for.
         name: of the application.
         host: that Serve's proxies listen at; only where Serve does not run yet.
-        port: likewise; 0 has one chosen.
-        route_prefix: under which it is found.
+        port: likewise.
 
     Raises:
         StoreError: the index cannot be read.
@@ -87,12 +85,15 @@ def deploy(
     bound = application(deployed.to_args())
     serve.start(http_options={"host": host, "port": port})
     try:
-        serve.run(bound, name=name, route_prefix=route_prefix)
+        serve.run(bound, name=name, route_prefix="/")
     except RuntimeError as error:
         raise BowerbirdError(
             f"The application {name!r} could not be deployed: {error}", hint="`serve status` says more."
         ) from error
-    return f"http://{host}:{port}{route_prefix.rstrip('/')}"
+    from ray.serve.context import _get_global_client
+
+    at = _get_global_client().http_config  # Serve may run already, and listen elsewhere
+    return f"http://{at.host}:{at.port}"
 
 
 def stop(name: str = "bowerbird") -> None:

@@ -215,20 +215,23 @@ class Lane:
         return self.waiting.take(LOOKED_AT, self._chosen)
 
     def _chosen(self, works: Sequence[Work]) -> list[int]:
-        first = works[0].cost
+        costs = [work.cost for work in works]
+        first = costs[0]
+        if min(costs) == max(costs):
+            return list(range(max(1, min(len(costs), self.most, self.budget // first))))
         taken = [0]
         largest = first
+        away = [abs(cost - first) for cost in costs]
         # A stable sort: of equal ones the more urgent comes first.
-        for place in sorted(range(1, len(works)), key=lambda place: abs(works[place].cost - first)):
+        for place in sorted(range(1, len(costs)), key=away.__getitem__):
             count = len(taken)
             if count >= self.most:
                 break
-            cost = works[place].cost
-            wider = max(largest, cost)
-            if wider * (count + 1) > self.budget or wider * (count + 1) > largest * count + cost + self.alone:
-                continue
-            taken.append(place)
-            largest = wider
+            wider = max(largest, costs[place])
+            padded = wider * (count + 1)
+            if padded <= self.budget and padded <= largest * count + costs[place] + self.alone:
+                taken.append(place)
+                largest = wider
         return taken
 
 

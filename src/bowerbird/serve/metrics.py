@@ -98,8 +98,7 @@ class Metrics:
         self._held = self._gauge("queue_bytes", "Bytes that inputs hold which are accepted and not done.")
         self._open = self._gauge("requests_in_flight", "Requests that are being answered.")
         self._loaded = self._gauge("model_loaded", "Whether a model is in memory.", "model")
-        self._records = self._gauge("index_records", "Records of the index that is served.")
-        self._version = self._gauge("index_version", "Version of the index that is served.")
+        self._index: tuple[Gauge, Gauge] | None = None
         ProcessCollector(registry=self.registry)
         self._lanes: set[str] = set()
         self._models: set[str] = set()
@@ -168,8 +167,14 @@ class Metrics:
         for state in await service.models():
             self._loaded.labels(state.id).set(state.loaded)
         if (facts := await service.facts()) is not None:
-            self._records.set(facts.records)
-            self._version.set(facts.version)
+            if self._index is None:  # where there is none, none is told of
+                self._index = (
+                    self._gauge("index_records", "Records of the index that is served."),
+                    self._gauge("index_version", "Version of the index that is served."),
+                )
+            records, version = self._index
+            records.set(facts.records)
+            version.set(facts.version)
         return generate_latest(self.registry)
 
     def _ask_scheduler(self, scheduler: Scheduler) -> None:

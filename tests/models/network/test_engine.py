@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -156,6 +157,14 @@ def test_numerics_are_visible(kind):
         assert (tower["precision"], tower["drift"]) == ("fp32", pytest.approx(1, abs=1e-6))
         assert tower["reason"] == "exact was asked for"
     assert numerics["image"]["scaled"] is None
+
+
+def test_onnxruntime_sends_no_telemetry(tmp_path):
+    """Where it does, it keeps an id of the machine below the home of the user."""
+    code = "import bowerbird as bb; bb.load('mini', engine='onnxruntime').embed(['a cat'])"
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "ORT_"))}
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, env={**env, "HOME": str(tmp_path)})
+    assert [path for path in tmp_path.rglob("*") if "onnxruntime" in path.name] == []
 
 
 def test_openvino_never_loads_its_converter_nor_its_telemetry():

@@ -82,8 +82,7 @@ class OnnxRuntime:
 
     @staticmethod
     def _session_of(graph: str | bytes, weights: Path | None = None) -> Any:
-        import onnxruntime as ort
-
+        ort = _onnxruntime()
         options = ort.SessionOptions()
         # A run takes the thread that calls it and no other: batches run side by side, which is a third faster on a
         # CPU than one batch spread over all cores. `streams` threads may call, and no pool of its own is made.
@@ -98,9 +97,7 @@ class OnnxRuntime:
     @staticmethod
     def label() -> str:
         """Name and version."""
-        import onnxruntime as ort
-
-        return f"onnxruntime {ort.__version__}"
+        return f"onnxruntime {_onnxruntime().__version__}"
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """See `Engine.run`."""
@@ -376,6 +373,8 @@ def open_quantised(graph: Path, folder: Path) -> Engine:
         EngineError: the quantiser fails, as it does on graphs with operators that it does not know.
     """
     import onnx
+
+    _onnxruntime()
     from onnxruntime.quantization import QuantType, quant_pre_process, quantize_dynamic
 
     folded, path = folder / "folded.onnx", folder / "int8.onnx"
@@ -404,6 +403,14 @@ def has_native_bf16() -> bool:
     except ImportError:
         return False
     return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _onnxruntime() -> Any:
+    """ONNX Runtime, without its telemetry: later releases send usage events, and keep an id of the machine for them."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
 
 
 def _import_openvino() -> Any:

@@ -388,7 +388,7 @@ class ServedIndex:
         Raises:
             StoreError: the index cannot be read; what was searched until now stays.
         """
-        with self._renew:
+        with self._renew, self._nameless(self._now):
             manifest = manifests.read(self._now.location)
             if manifest == self._now.manifest:
                 return False

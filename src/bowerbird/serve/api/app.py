@@ -126,7 +126,8 @@ def _application(
 
 def _as_error(error: Exception) -> ApiError:
     if isinstance(error, RequestValidationError):
-        found: ApiError = invalid(error.errors())
+        # Of parameters FastAPI says first where they are.
+        found: ApiError = invalid([{**fault, "loc": fault["loc"][1:]} for fault in error.errors()])
         return found
     if isinstance(error, HTTPException):
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "")

@@ -191,8 +191,7 @@ def invalid(faults: Any) -> Any:
 
     # Of a union pydantic tells what is wrong with each of its kinds; the longest way down came closest.
     first = max(faults, key=lambda fault: len(fault["loc"]))
-    loc = first["loc"][1:] if first["loc"][:1] in (("query",), ("path",)) else first["loc"]
-    where = ".".join(map(str, loc))
+    where = ".".join(str(part) for part in first["loc"])
     return ApiError(
         400,
         f"{where or 'The body'}: {first['msg']}.",

@@ -391,6 +391,22 @@ def test_who_leaves_while_it_is_run_hurts_nobody(alone):
     assert_idle(alone)
 
 
+def test_who_leaves_while_a_picture_is_decoded_has_it_run_no_more(alone):
+    steps = Steps()
+    steps.open()
+    lane = Lane("pictures", steps, 8, 8, speed=1.0)
+    begun, go = threading.Event(), threading.Event()
+    gone = submit(
+        alone, lane, ["gone"], size=5, prepare=lambda value: (begun.set(), go.wait(SECONDS), value)[2]
+    )
+    assert begun.wait(SECONDS)
+    alone.cancel(gone.call)
+    go.set()
+    assert submit(alone, lane, ["next"]).results() == [("done", "next")]
+    assert steps.runs == [["next"]]
+    assert_idle(alone)
+
+
 def test_a_loop_that_is_closed_meanwhile_is_no_trouble(alone):
     steps = Steps()
     lane = Lane("texts", steps, 8, 8)

@@ -87,7 +87,8 @@ def error_of(error: BaseException, param: str = "") -> ApiError:
         return error
     if isinstance(error, BusyError):
         wait = {"Retry-After": str(max(1, round(error.seconds)))}
-        return ApiError(503, str(error), "server_error", "overloaded", headers=wait)
+        code = "stopping" if error.stopping else "overloaded"
+        return ApiError(503, str(error), "server_error", code, headers=wait)
     if isinstance(error, IndexBusyError):
         return ApiError(503, str(error), "server_error", "index_busy", headers={"Retry-After": "5"})
     if isinstance(error, TimeoutError):

@@ -268,7 +268,8 @@ class ServedIndex:
 
     def report(self, kind: str, *, model: str = "", colour: str = "") -> str:
         """See `reports.report`."""
-        return report(self._now, kind, model=model, colour=colour, name=self.name)
+        # With the models themselves: health looks at more of them than searching does.
+        return report(self._writer(), kind, model=model, colour=colour, name=self.name)
 
     def _records(self, index: Index, ids: Sequence[str]) -> list[Stored]:
         table = index.table

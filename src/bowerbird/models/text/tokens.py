@@ -38,6 +38,10 @@ POOLING_MASK, PROMPT_TOKENS = "pooling_mask", "prompt_tokens"
 """Inputs that only graphs with a fitted head have, which pool by themselves: where the tokens of the text are, whatever
 the network is told of that; and how many at the start of each text are not pooled."""
 
+FEW = 16
+"""Texts that are tokenised by the thread that asks. To hand them to others is no faster then, and where all cores are
+at work, as in a service, their turn may come only after milliseconds."""
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -95,7 +99,7 @@ def largest_id(tokenizer: Tokenizer) -> int:
 
 
 def tokenize(tokenizer: Tokenizer, rules: TextRules, texts: Sequence[str], prompt: str = "") -> list[Tokens]:
-    """Tokenise in parallel; one `Tokens` for each text, in order.
+    """Tokenise, many in parallel; one `Tokens` for each text, in order.
 
     Args:
         tokenizer: from `load_tokenizer`.
@@ -104,6 +108,8 @@ def tokenize(tokenizer: Tokenizer, rules: TextRules, texts: Sequence[str], promp
         prompt: put before each text, from `TextRules.prompt`.
     """
     skipped = 0 if rules.include_prompt or not prompt else _prompt_tokens(tokenizer, rules, prompt)
+    cleaned = [clean(prompt + text, rules.clean) for text in texts]
+    few = len(cleaned) <= FEW
     return [
         Tokens(
             e.ids,
@@ -111,7 +117,7 @@ def tokenize(tokenizer: Tokenizer, rules: TextRules, texts: Sequence[str], promp
             sum(len(rest.ids) - rest.special_tokens_mask.count(1) for rest in e.overflowing),
             skipped,
         )
-        for e in tokenizer.encode_batch([clean(prompt + text, rules.clean) for text in texts])
+        for e in (map(tokenizer.encode, cleaned) if few else tokenizer.encode_batch(cleaned))
     ]
 
 

@@ -361,6 +361,7 @@ def test_searches_never_fail_while_records_come_and_go(writable):
     assert kept == ["writer 0/0", "writer 1/0"]
 
 
+@pytest.mark.slow
 def test_what_another_process_commits_is_searched_without_a_failed_request(own_index, run, tmp_path):
     folder = tmp_path / "more"
     folder.mkdir()

@@ -13,7 +13,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from bowerbird.serve.api.schemas import ErrorResponse
 
@@ -150,7 +150,9 @@ class Routes:
             methods=[method],
             operation_id=name,
             name=name,
-            response_class=Response if answers.content else _Json,
+            response_class=Response
+            if answers.content
+            else JSONResponse,  # what answers are, for the document
             responses=responses,
             **options,
         )
@@ -187,12 +189,6 @@ class Routes:
             _without_fastapis_own(made)
             app.openapi_schema = made
         return app.openapi_schema
-
-
-class _Json(Response):
-    """Answers are written by hand; for the document they are JSON."""
-
-    media_type = "application/json"
 
 
 def _ok(answers: Answers) -> dict[str, Any]:

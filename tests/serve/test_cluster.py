@@ -32,7 +32,7 @@ from tests.serve.conftest import data_url, draw
 import bowerbird as bb
 from bowerbird.serve.cluster.plan import Deployed, as_yaml
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*metrics_interval_s")]
 
 SECONDS = 120
 """How long anything may take here before it counts as never: replicas take long to start where others work too."""
@@ -95,7 +95,6 @@ def site(tmp_path_factory: pytest.TempPathFactory, index_path: Path) -> Iterator
         max_replicas=2,
         cpus=0.25,
         search_cpus=0.25,
-        page=False,
         writable=True,
         poll_seconds=0.2,
     )
@@ -140,6 +139,7 @@ def changed(config: dict[str, Any]) -> dict[str, Any]:
         "target_ongoing_requests": 1,
         "downscale_delay_s": 0.5,
         "look_back_period_s": 1.0,
+        "metrics_interval_s": 0.5,
     }
     return config
 
@@ -261,6 +261,11 @@ def test_what_is_added_is_found_and_what_is_removed_is_not(site):
     assert site.asked.get("/health/ready").status_code == 200
 
 
+def test_the_page_is_made_beside_answering(site):
+    pytest.importorskip("gradio")
+    until(lambda: "gradio" in site.asked.get("/").text, "the page")
+
+
 def test_asleep_and_awake_again_and_no_more_than_may_wait(site):
     site.embed("w1", "words")
     until(lambda: not site.replicas("words-text"), "asleep")
@@ -346,9 +351,9 @@ def test_the_command_replaces_the_application(site, run):
         *("--model", f"words={site.words}", "--no-page", "--cpus", 0.25),
     )
     done = run.finish(process, seconds=SECONDS)
-    assert done.stdout.split() == [site.address]
+    assert done.out.split() == [site.address]
     expected = bb.load(str(site.words)).embed("w1")
     np.testing.assert_allclose(vectors(site.embed("w1", "words")), expected, atol=1e-5)
     assert [one["id"] for one in site.asked.get("/v1/models").json()["data"]] == ["words"]
-    assert site.search("anything").json()["error"]["code"] == "not_served"
+    assert site.search("anything").json()["error"]["code"] == "no_index"
     assert set(site.application()["deployments"]) == {"ingress", "words-text"}

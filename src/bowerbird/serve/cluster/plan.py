@@ -282,7 +282,6 @@ def _scaled(deployed: Deployed, cpus: float, gpus: float) -> dict[str, Any]:
             "target_ongoing_requests": deployed.target,
             "upscale_delay_s": 3.0,
             "downscale_delay_s": deployed.idle_seconds,
-            "look_back_period_s": 10.0,
         },
         "max_ongoing_requests": places,
         "max_queued_requests": places * QUEUED,

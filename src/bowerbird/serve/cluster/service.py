@@ -237,9 +237,10 @@ class RayService:
             raise NoIndexError(
                 "No index is served here.", hint="Deploy one: bowerbird deploy photos.bower --on ray"
             )
-        found, self._seen = await asked(
-            self._parts["search"], "read", method, arguments, keywords, self._seen
-        )
+        seen = self._seen
+        found, version = await asked(self._parts["search"], "read", method, arguments, keywords, seen)
+        # An older one than was asked for: there is none newer any more, such as after another index took its place.
+        self._seen = max(self._seen, version) if version >= seen else version
         return found
 
     def _writer(self) -> Any:

@@ -1,0 +1,117 @@
+"""What `bowerbird deploy` writes down, before any cluster is asked."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+import yaml
+
+import bowerbird as bb
+from bowerbird.errors import BowerbirdError
+from bowerbird.serve.cluster.plan import Deployed, as_yaml, config, options, resolved
+
+schema = pytest.importorskip("ray.serve.schema")
+
+
+def test_serve_takes_the_config_file_of_the_command(run, index_path):
+    text = run(
+        *(
+            "deploy",
+            index_path,
+            "--on",
+            "ray",
+            "--min",
+            0,
+            "--max",
+            8,
+            "--cpus",
+            2,
+            "--gpus",
+            1,
+            "--port",
+            9000,
+        ),
+        *("--config", "-"),
+    ).out
+    taken = schema.ServeDeploySchema.model_validate(yaml.safe_load(text))
+    (app,) = taken.applications
+    assert app.args["index"] == str(index_path)
+    assert taken.http_options.port == 9000
+    by_name = {one.name: one for one in app.deployments}
+    assert set(by_name) == {"ingress", "mini-text", "mini-image", "search"}
+    for name in ("mini-text", "mini-image"):
+        assert by_name[name].autoscaling_config["min_replicas"] == 0
+        assert by_name[name].autoscaling_config["max_replicas"] == 8
+        assert by_name[name].ray_actor_options.num_gpus == 1
+    assert not by_name["search"].ray_actor_options.model_dump(exclude_unset=True).get("num_gpus")
+
+
+def test_a_config_file_is_written_and_says_the_same_again(run, index_path, tmp_path):
+    run("deploy", index_path, "--writable", "--config", tmp_path / "photos.yaml")
+    read = yaml.safe_load((tmp_path / "photos.yaml").read_text("utf-8"))
+    deployed = Deployed.of(read["applications"][0]["args"])
+    assert deployed.writable
+    assert deployed.hosts == ("localhost", "127.0.0.1", "[::1]")
+    assert config(deployed) == read
+
+
+def test_keys_do_not_leave_the_machine(run, index_path, tmp_path):
+    (tmp_path / "keys").write_text("a-very-secret-key name=shop scope=read rate=60\n", "utf-8")
+    text = run(
+        "deploy", index_path, "--api-keys", tmp_path / "keys", "--host", "0.0.0.0", "--config", "-"
+    ).out
+    assert "secret" not in text
+    digest = hashlib.sha256(b"a-very-secret-key").hexdigest()
+    (app,) = yaml.safe_load(text)["applications"]
+    assert app["args"]["keys"] == [f"sha256:{digest} name=shop scope=read rate=60"]
+
+
+def test_open_doors_are_told(run, index_path):
+    assert "ANYBODY" in run("deploy", index_path, "--host", "0.0.0.0", "--config", "-").err
+    assert "ANYBODY" not in run("deploy", index_path, "--config", "-").err
+
+
+def test_several_models_have_deployments_of_their_own(index_path):
+    deployed = Deployed(str(index_path), models=("again/and=mini", "again-and=mini"), writable=True)
+    models = resolved(deployed)
+    assert [model.name for model in models] == ["mini", "again/and", "again-and"]
+    names = list(options(deployed, models))
+    assert names == [
+        "ingress",
+        *("mini-text", "mini-image"),
+        *("again-and-text", "again-and-image", "again-and-2-text", "again-and-2-image"),
+        *("search", "writer"),
+    ]
+    assert models[0].recipe.space == bb.load("mini").card.space
+
+
+def test_without_an_index_the_default_model_is_served():
+    deployed = Deployed()
+    assert [model.name for model in resolved(deployed)] == ["mini"]
+    assert "search" not in as_yaml(deployed)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"min_replicas": 3, "max_replicas": 2}, "3 to 2"),
+        ({"max_replicas": 0, "min_replicas": 0}, "0 to 0"),
+        ({"cpus": 0}, "more than 0"),
+        ({"ingress": 2}, "one process"),
+        ({"limits": {"inputz": 3}}, "inputz"),
+        ({"indx": "a.bower"}, "index"),
+    ],
+)
+def test_what_cannot_be_deployed_is_said_before(wrong, message):
+    with pytest.raises(BowerbirdError, match=message):
+        Deployed.of(wrong)
+
+
+def test_an_index_that_is_not_there(run, tmp_path):
+    assert "There is no index" in run("deploy", tmp_path / "none.bower", "--config", "-", code=2).err
+
+
+def test_a_cluster_that_is_not_there(run, index_path):
+    err = run("deploy", index_path, "--address", "127.0.0.1:1", code=2).err
+    assert "There is no Ray cluster" in err

@@ -7,8 +7,11 @@ import base64
 import numpy as np
 import pytest
 from tests.serve.conftest import data_url, draw
+from tests.serve.servers import served
 
 import bowerbird as bb
+from bowerbird.serve.limits import Limits
+from bowerbird.serve.service import LocalService
 
 TEXTS = ["a red dress", "deep sea", "ein Text mit Umlauten: äöü ß", "word " * 200, "x"]
 
@@ -125,6 +128,22 @@ def test_outputs_and_lengths_are_those_of_the_library(client, model):
     raw = vectors(ask(client, input=[{"image": data_url(picture)}], output="features", normalize=False))
     assert np.allclose(raw, model.embed([picture], output="features", normalize=False), atol=1e-5)
     assert abs(np.linalg.norm(raw) - 1) > 0.1
+
+
+def test_an_output_that_there_is_not_is_named(client):
+    item = {"image": data_url(draw("red", "square"))}
+    assert "nothing" in ask(client, 400, input=[item], output="nothing")["error"]["message"]
+    assert ask(client, 400, input="a", output="features")["error"]["code"] == "unsupported_input"
+
+
+def test_tokens_of_a_request_are_capped():
+    limits = Limits(tokens=50, text_chars=1000)
+    with served(LocalService("", ["mini"], limits=limits)) as small:
+        assert len(ask(small, input=["a few words"] * 8)["data"]) == 8
+        assert "tokens together" in ask(small, 400, input=["a few words"] * 80)["error"]["message"]
+        # One that is too long is refused alone.
+        body = ask(small, input=["fine", "x" * 1001])
+        assert [one["embedding"] is None for one in body["data"]] == [False, True]
 
 
 @pytest.mark.parametrize(

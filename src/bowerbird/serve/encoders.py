@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bowerbird.errors import BowerbirdError, InputError, UnsupportedInputError
+from bowerbird.errors import BowerbirdError, InputError, ModelFormatError, UnsupportedInputError
 from bowerbird.models.card import ModelCard
 from bowerbird.models.encoder import IMAGE_BATCH, Encoder, Outcome, clean, one_by_one, unit_outcome
 from bowerbird.models.text.tokens import Tokens
@@ -148,6 +148,7 @@ class SharedEncoder:
         output: str = "",
         role: str = "",
         normalize: bool = True,
+        tokens: int = 0,
     ) -> Answer:
         """An outcome for each input, in order. Cancelling it takes what has not begun out of the queue.
 
@@ -156,16 +157,18 @@ class SharedEncoder:
             output: name of a picture output; empty: the one shared with texts.
             role: name of a prompt of the model.
             normalize: scale vectors to length 1.
+            tokens: that all texts may have together, as the model counts them; 0: any number.
 
         Raises:
             BusyError: too much is waiting.
-            ModelFormatError: there is no such output.
+            UnsupportedInputError: there is no such output, or the texts have more tokens.
             ModelError: the model failed on every input.
         """
         self._scheduler.check()  # what would be refused is not tokenised first
         asked = _Asked(self, inputs, output, role)
-        if sum(len(value) for value in inputs if isinstance(value, str)) > AT_ONCE:
+        if sum(len(value) for value in inputs if isinstance(value, str)) > min(AT_ONCE, tokens or AT_ONCE):
             await asyncio.to_thread(asked.read_texts)
+            asked.check(tokens)
         call = await self._scheduler.result(asked.works, len(inputs))
         return asked.answer(call, normalize=normalize)
 
@@ -236,6 +239,19 @@ class _Asked:
         except UnsupportedInputError as error:
             self.refused.update(dict.fromkeys(indices, error))
 
+    def check(self, most: int) -> None:
+        """Refuse more tokens than are taken.
+
+        Raises:
+            UnsupportedInputError: there are more.
+        """
+        total = sum(len(one.ids) for one in (self.tokens or {}).values())
+        if most and total > most:
+            raise UnsupportedInputError(
+                f"The texts have {total:,} tokens together; {most:,} are taken at once.",
+                hint="Send them in several requests.",
+            )
+
     def works(self, call: Call) -> list[Work]:
         """What is to be done for a call."""
         if self.tokens is None:
@@ -258,7 +274,10 @@ class _Asked:
                 self.refused.update(dict.fromkeys(pictures, error))
                 return found
             output = self.output or image.tower.output
-            image.dimensions(output)  # a name that the model does not have is an error of the call
+            try:
+                image.dimensions(output)
+            except ModelFormatError as error:  # the fault of whoever asks, and of the whole call
+                raise UnsupportedInputError(error.message, hint=error.hint) from None
             for index in pictures:
                 value = self.inputs[index]
                 ready = isinstance(value, Prepared)

@@ -287,7 +287,9 @@ class LocalService:
     ) -> Answer:
         """See `Service`."""
         shared = await self.registry.got(model)
-        return await shared.embed(inputs, output=output, role=role, normalize=normalize)
+        return await shared.embed(
+            inputs, output=output, role=role, normalize=normalize, tokens=self._limits.tokens
+        )
 
     async def rerank(self, model: str, query: str, documents: Sequence[str]) -> list[Judgement]:
         """See `Service`."""

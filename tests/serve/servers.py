@@ -13,6 +13,8 @@ import httpx2
 import uvicorn
 
 from bowerbird.serve.api.app import build
+from bowerbird.serve.limits import Limits
+from bowerbird.serve.protocol import connection
 from bowerbird.serve.service import Service
 
 SECONDS = 30
@@ -20,11 +22,16 @@ SECONDS = 30
 
 
 @contextmanager
-def serving(app: Any) -> Iterator[str]:
-    """An ASGI application at an address."""
+def serving(app: Any, limits: Limits | None = None) -> Iterator[str]:
+    """An ASGI application at an address, behind the connections of `bowerbird serve`."""
     listening = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, ws="none", timeout_graceful_shutdown=SECONDS
+        app,
+        http=connection(limits or Limits()),
+        log_level="warning",
+        access_log=False,
+        ws="none",
+        timeout_graceful_shutdown=SECONDS,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
@@ -43,7 +50,7 @@ def served(service: Service, **options: Any) -> Iterator[httpx2.Client]:
     """A client of a service behind a real server; the service is closed in the end."""
     try:
         with (
-            serving(build(service, **options)) as address,
+            serving(build(service, **options), service.limits) as address,
             httpx2.Client(base_url=address, timeout=SECONDS) as client,
         ):
             yield client

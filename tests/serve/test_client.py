@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -367,3 +369,25 @@ def test_how_long_to_wait():
     assert retry_after({"retry-after": "7"}) == 7
     assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
     assert retry_after({"retry-after": "soon"}) is None
+
+
+def test_asking_loads_nothing_of_the_service():
+    heavy = (
+        "fastapi",
+        "starlette",
+        "pydantic",
+        "uvicorn",
+        "onnxruntime",
+        "openvino",
+        "lance",
+        "pyarrow",
+        "tokenizers",
+    )
+    code = (
+        f"import sys, bowerbird as bb; bb.Client('http://localhost:9').close(); "
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"

@@ -97,9 +97,24 @@ def test_what_the_docs_show_of_the_command_line_exists(run) -> None:
 def test_the_settings_table_is_complete() -> None:
     named = set(re.findall(r"`BOWERBIRD_([A-Z_]+)`", README))
     assert {field.name.upper() for field in fields(Settings)} <= named
-    for name in named - {"TOP", "DEBUG", "MIN_MATCH"}:  # of the command line alone
+    of_verbs = {"TOP", "DEBUG", "MIN_MATCH", "PORT", "MODEL_TTL", "API_KEYS_FILE"}
+    for name in named - of_verbs:
         assert hasattr(Settings, name.lower()), name
     assert PREFIX == "BOWERBIRD_"
+
+
+def test_every_option_of_the_service_has_the_twin_that_the_readme_says() -> None:
+    import inspect
+
+    from bowerbird.cli.serve import serve
+
+    twins = {}
+    for parameter in inspect.signature(serve, eval_str=True).parameters.values():
+        for given in getattr(parameter.annotation, "__metadata__", ()):
+            twins[parameter.name] = given.envvar
+    assert twins.pop("api_keys") == "BOWERBIRD_API_KEYS_FILE"
+    assert len(twins) > 20
+    assert twins == {name: f"BOWERBIRD_{name.upper()}" for name in twins}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-ALL = ("text", "pictures", "search", "cold", "memory", "flow", "parity", "mixed", "fit")
+ALL = ("text", "pictures", "search", "cold", "memory", "flow", "parity", "mixed", "fit", "serve")
 
 failed = [
     name

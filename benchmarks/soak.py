@@ -55,6 +55,7 @@ def soaked(seconds: float) -> str:
         with Server("bowerbird serve", ours(str(index))) as server:
             mixture = folder / "mixture.jsonl"
             mixture.write_text("".join(json.dumps(kind) + "\n" for kind in _mixture(names)), "utf-8")
+            server.settle()
             told, sizes = _mixed(server, mixture, seconds)
             files = written(
                 folder,
@@ -76,11 +77,11 @@ def _index(folder: Path) -> tuple[Path, list[str]]:
     pictures = photographs.medium(RECORDS)
     captions = sentences(RECORDS)
     index = folder / "soak.bower"
-    with bb.Index.open(index, MODEL) as made:
-        made.add(
-            bb.Record(f"record {number}", image=path, texts=(text,))
-            for number, (path, text) in enumerate(zip(pictures, captions, strict=True))
-        )
+    records = [
+        bb.Record(f"record {number}", image=path, texts=(text,))
+        for number, (path, text) in enumerate(zip(pictures, captions, strict=True))
+    ]
+    bb.Collection.from_items(records).embed(bb.load(MODEL)).write(index)
     return index, [f"record {number}" for number in range(RECORDS)]
 
 
@@ -207,7 +208,7 @@ def _of_mixture(told: dict[str, Any], sizes: list[float], seconds: float) -> str
 
 def _storm(server: Server, bodies: Path) -> str:
     """Many more requests than can be answered, and how long a single one waits afterwards."""
-    capacity = closed(server.url, bodies, seconds=5).rate
+    capacity = closed(server.url, bodies, connections=CONNECTIONS, seconds=5).rate
     single = statistics.median(_probe(server)[1] for _ in range(10))
     found: list[Load] = []
 

@@ -5,6 +5,7 @@ Nothing is answered with 5xx, and every answer is what the document says: its st
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,8 +56,9 @@ def fuzz(index: Path, folder: Path, *, phases: str, examples: int, seconds: int,
             check=False,
         )
     assert done.returncode == 0, f"{done.stdout[-20_000:]}\n{done.stderr[-5000:]}"
-    assert "API Operations" in done.stdout
-    assert "0 selected" not in done.stdout
+    tested = re.search(r"Tested: (\d+)", done.stdout)
+    assert tested is not None
+    assert int(tested[1]) > 10
 
 
 def test_requests_that_the_document_allows_and_some_that_it_does_not(own_index, tmp_path):

@@ -209,7 +209,7 @@ def latencies(given: argparse.Namespace, texts: Sequence[str], folder: Path, mos
     with bowerbird() as server:
         server.settle()
         for size in SIZES:
-            closed(server.url, files[size], seconds=2).good()
+            closed(server.url, files[size], connections=given.connections, seconds=2).good()
             for arrivals in ("even", "random"):
                 rows: list[tuple[float, float, float]] = []
                 for _ in range(given.rounds):
@@ -279,7 +279,11 @@ def main() -> None:
                 with bowerbird() as server:
                     files = bodies(folder, texts)
                     most = {
-                        size: closed(server.url, files[size], seconds=given.seconds).good().rate
+                        size: closed(
+                            server.url, files[size], connections=given.connections, seconds=given.seconds
+                        )
+                        .good()
+                        .rate
                         for size in SIZES
                     }
             parts.append(latencies(given, texts, folder, most))

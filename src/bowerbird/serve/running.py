@@ -88,6 +88,8 @@ class Running(uvicorn.Server):
         """Accept nothing more, finish what is here, then let go of the models."""
         for task in self._beside:
             task.cancel()
+        if self._page is not None:
+            self._page.leave()
         await super().shutdown(sockets)
         if self._page is not None:
             with suppress(Exception):  # nobody looks at it any more

@@ -143,5 +143,10 @@ class Asked:
             return replace(self, options=replace(self.options, where=""))
         if piece == "unlike":
             return replace(self, unlike=tuple(other for other in self.unlike if other != id_))
-        left = replace(self, **{piece: ""}) if piece in ("text", "picture", "like") else self
+        left = replace(
+            self,
+            text="" if piece == "text" else self.text,
+            picture="" if piece == "picture" else self.picture,
+            like="" if piece == "like" else self.like,
+        )
         return left if left.anything else replace(left, unlike=())

@@ -1,35 +1,20 @@
-"""The page in Gradio's terms: what is where, and what leads to what. The only module that imports Gradio."""
+"""Gradio's application. Only this module and `layout` import Gradio, which takes seconds."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bowerbird.errors import MissingExtraError
-from bowerbird.search.page import escaped
-from bowerbird.serve.page.asked import AMONG, FUSIONS, Options
-from bowerbird.serve.page.cards import filter_help
-from bowerbird.serve.page.conversation import Answered, Conversation, Shown, Sides
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from bowerbird.serve.page.site import Page
     from bowerbird.serve.service import Facts
 
 __all__ = ["application"]
-
-AT_ONCE = 32
-"""Questions of the page that are worked on at once; the service has its own bounds."""
-
-WAITING = 256
-"""Beyond so many, visitors are told that it is busy."""
-
-REMEMBERED = 3600
-"""Seconds after which what a visitor saw is forgotten."""
-
-_PRESS = "element.addEventListener('click', (event) => bower.press(event, trigger));"
-_GIVE = "bower.give(element, trigger);"
-_BUSY = "(...given) => { bower.busy(); return given; }"
 
 
 def application(page: Page, facts: Facts | None) -> tuple[Any, Callable[[], Any]]:
@@ -46,10 +31,22 @@ def application(page: Page, facts: Facts | None) -> tuple[Any, Callable[[], Any]
         import gradio as gr
     except ImportError as error:
         raise MissingExtraError("gradio", "serve") from error
-    from fastapi import FastAPI
+    import fastapi
 
-    blocks = _Layout(gr, page, facts).blocks
-    holder = FastAPI()
+    from bowerbird.serve.page.layout import Layout
+
+    holder = fastapi.FastAPI()
+
+    async def made() -> None:
+        _mount(gr, holder, Layout(page, facts).blocks)
+
+    # Gradio gives a thread without a loop new ones, to make locks with, and leaves them open.
+    asyncio.run(made())
+    return holder.router.routes[-1].app, lambda: holder.router.lifespan_context(holder)  # type: ignore[attr-defined]
+
+
+def _mount(gr: Any, holder: FastAPI, blocks: Any) -> None:
+    """Without anything of Gradio's that shares, counts, serves files or leads elsewhere."""
     gr.mount_gradio_app(
         holder,
         blocks,
@@ -66,7 +63,6 @@ def application(page: Page, facts: Facts | None) -> tuple[Any, Callable[[], Any]
         mcp_server=False,
         pwa=False,
     )
-    return holder.router.routes[-1].app, lambda: holder.router.lifespan_context(holder)  # type: ignore[attr-defined]
 
 
 def _theme(gr: Any) -> Any:
@@ -77,9 +73,25 @@ def _theme(gr: Any) -> Any:
         *("#f3f6fd", "#e8edfa", "#cdd8f5", "#a9bdf0", "#93b1ff", "#5d80dd"),
         *("#2c4fae", "#27469b", "#1d2742", "#182038", "#11172a"),
     )
-    theme = gr.themes.Base(primary_hue=blue, secondary_hue=blue, neutral_hue="slate", font=sans, font_mono=mono)
-    light = {"page": "#fbfbfc", "mat": "#ffffff", "line": "#dfe2e8", "ink": "#181b22", "soft": "#5a6270", "accent": "#2c4fae"}
-    dark = {"page": "#111318", "mat": "#1b1e25", "line": "#2b303a", "ink": "#e8eaf0", "soft": "#9da5b4", "accent": "#93b1ff"}
+    theme = gr.themes.Base(
+        primary_hue=blue, secondary_hue=blue, neutral_hue="slate", font=sans, font_mono=mono
+    )
+    light = {
+        "page": "#fbfbfc",
+        "mat": "#ffffff",
+        "line": "#dfe2e8",
+        "ink": "#181b22",
+        "soft": "#5a6270",
+        "accent": "#2c4fae",
+    }
+    dark = {
+        "page": "#111318",
+        "mat": "#1b1e25",
+        "line": "#2b303a",
+        "ink": "#e8eaf0",
+        "soft": "#9da5b4",
+        "accent": "#93b1ff",
+    }
     roles = {
         "body_background_fill": "page",
         "background_fill_primary": "page",
@@ -101,261 +113,10 @@ def _theme(gr: Any) -> Any:
     }
     found = {name: light[role] for name, role in roles.items()}
     found |= {f"{name}_dark": dark[role] for name, role in roles.items()}
-    return theme.set(**found, color_accent=light["accent"], block_border_width="0px", block_shadow="none", block_padding="0px")
-
-
-class _Layout:
-    """Components, and what happens when they are used."""
-
-    def __init__(self, gr: Any, page: Page, facts: Facts | None) -> None:
-        self.gr = gr
-        self.facts = facts
-        self.signed = page.sessions.needed
-        self.conversation = Conversation(page.service, page.pictures)
-        self.models = list(facts.models) if facts else []
-        with gr.Blocks(title="Bowerbird", analytics_enabled=False, fill_width=True, elem_id="bower") as self.blocks:
-            self.shown = gr.State(Shown(), time_to_live=REMEMBERED)
-            self._html(self._header(), elem_id="head", )
-            self._bar()
-            self._options()
-            self.chips = self._html("", elem_id="asked", js_on_load=_PRESS)
-            self._tabs()
-            self._events()
-        self.blocks.queue(max_size=WAITING, default_concurrency_limit=AT_ONCE, api_open=False)
-
-    def _html(self, html: str, **options: Any) -> Any:
-        return self.gr.HTML(html, apply_default_css=False, **options)
-
-    # What is where
-
-    def _header(self) -> str:
-        facts = self.facts
-        told = f"{escaped(facts.name)}, {facts.records:,} record{'' if facts.records == 1 else 's'}" if facts else ""
-        out = (
-            '<form method="post" action="page/sign-out"><button type="submit" class="plain">Sign out</button></form>'
-            if self.signed
-            else ""
-        )
-        return (
-            '<header><h1><svg viewBox="0 0 24 24" aria-hidden="true"><path d="M4 20C3.5 13 5.5 6.5 10.5 3M7.5 20C7 '
-            '14.5 8 9 11.5 5M20 20c.5-7-1.5-13.5-6.5-17M16.5 20c.5-5.5-.5-11-4-15"/><circle cx="12" cy="17.5" '
-            f'r="2.5"/></svg>Bowerbird</h1><p dir="auto">{told}</p>{out}</header>'
-        )
-
-    def _bar(self) -> None:
-        gr = self.gr
-        with gr.Row(elem_id="bar"):
-            self.words = gr.Textbox(
-                label="Search by words",
-                placeholder="Describe what you are looking for",
-                lines=1,
-                max_lines=1,
-                elem_id="words",
-                show_label=False,
-                container=False,
-                autofocus=True,
-                html_attributes=gr.InputHTMLAttributes(autocomplete="off", spellcheck=False, enterkeyhint="search")
-                if hasattr(gr, "InputHTMLAttributes")
-                else None,
-                max_length=10_000,
-            )
-            self.picture = self._html(_PICTURE, elem_id="picture", js_on_load=_GIVE)
-            self.go = gr.Button("Search", variant="primary", elem_id="go", scale=0, min_width=0)
-        self.blend = gr.Slider(
-            0, 100, 50, step=5, label="Words or picture", info="Left: the words count alone. Right: the picture alone.",
-            visible=False, elem_id="blend", buttons=[],
-        )
-
-    def _options(self) -> None:
-        gr = self.gr
-        with gr.Accordion("Options", open=False, elem_id="options"):
-            with gr.Row(elem_classes="row"):
-                self.model = gr.Dropdown(
-                    self.models, value=self.models[:1], multiselect=True, label="Models", elem_id="models",
-                    visible=len(self.models) > 1,
-                )
-                self.among = gr.Dropdown(list(AMONG), value=next(iter(AMONG)), label="Search in", elem_id="among")
-                self.k = gr.Slider(6, 96, 24, step=6, label="Results at a time", elem_id="k", buttons=[])
-                self.least = gr.Slider(0, 100, 0, step=5, label="Least match, in percent", elem_id="least", buttons=[])
-            with gr.Row(elem_classes="row"):
-                with gr.Column(min_width=220):
-                    self.where = gr.Textbox(
-                        label="Only records where", placeholder="price < 20 and brand = 'acme'", elem_id="where",
-                        lines=1, max_lines=1, max_length=10_000,
-                    )
-                    self._html(filter_help(self.facts))
-                self.fusion = gr.Dropdown(list(FUSIONS), value=next(iter(FUSIONS)), label="Put in order", elem_id="fusion")
-
-    def _tabs(self) -> None:
-        gr = self.gr
-        with gr.Tabs(elem_id="tabs") as self.tabs:
-            with gr.Tab("Results", id="results") as self.tab_results:
-                self.board = self._html("", elem_id="board", js_on_load=_PRESS)
-                self.further = gr.Button("More results", visible=False, elem_id="further")
-            with gr.Tab("Compare", id="compare") as self.tab_compare:
-                self._compare()
-            with gr.Tab("Map", id="map") as self.tab_map:
-                with gr.Row(elem_classes="row"):
-                    self.map_model = gr.Dropdown(
-                        self.models, value=(self.models or [None])[0], label="Model", visible=len(self.models) > 1
-                    )
-                    colours = ["nothing", *(self.facts.attributes if self.facts else ())]
-                    self.colour = gr.Dropdown(colours, value="nothing", label="Colour by", visible=len(colours) > 1)
-                self.map = self._html("", elem_id="map", elem_classes="drawing")
-            with gr.Tab("Gap", id="gap") as self.tab_gap:
-                self.gap = self._html("", elem_classes="drawing")
-            with gr.Tab("Health", id="health") as self.tab_health:
-                self.health = self._html("", elem_classes="drawing")
-
-    def _compare(self) -> None:
-        gr = self.gr
-        self.sides: list[Any] = []
-        self.lists: list[Any] = []
-        parts = list(AMONG)
-        same = len(self.models) < 2
-        self._html('<p class="lead">The same question, asked twice: under two models, or among other parts of the records.</p>')
-        self.common = self._html("", elem_id="common")
-        with gr.Row(elem_id="sides"):
-            for place, name in enumerate(("Left", "Right")):
-                with gr.Column(min_width=0, elem_classes="side"):
-                    with gr.Row(elem_classes="row"):
-                        model = gr.Dropdown(
-                            self.models, value=self.models[min(place, len(self.models) - 1)] if self.models else None,
-                            label=f"{name}: model", visible=not same, min_width=0,
-                        )
-                        part = gr.Dropdown(
-                            parts, value=parts[1 + place] if same else parts[0], label=f"{name}: search in", min_width=0
-                        )
-                    self.sides += [model, part]
-                    self.lists.append(self._html("", js_on_load=_PRESS, elem_classes="list"))
-
-    # What leads to what
-
-    def _events(self) -> None:
-        gr = self.gr
-        controls = [self.words, self.blend, self.model, self.among, self.k, self.least, self.where, self.fusion]
-        asking = [self.shown, *controls, *self.sides]
-        told = [
-            *(self.shown, self.words, self.where, self.blend, self.tabs, self.chips, self.board, self.further),
-            *(*self.lists, self.common),
-        ]
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": True}
-
-        async def ask(shown: Shown, *given: Any) -> list[Any]:
-            self._take(shown, given)
-            if shown.view not in ("results", "compare"):
-                shown.view = "results"
-            return await self._answered(shown, given)
-
-        async def change(shown: Shown, *given: Any) -> list[Any]:
-            self._take(shown, given, words=False)
-            return await self._answered(shown, given)
-
-        async def press(event: gr.EventData, shown: Shown, *given: Any) -> list[Any]:
-            data = event._data if isinstance(event._data, dict) else {}
-            self._take(shown, given, words=data.get("do") == "picture")
-            if await self.conversation.press(shown, data) and shown.view not in ("results", "compare"):
-                shown.view = "results"
-            return await self._answered(shown, given)
-
-        press.__annotations__["event"] = gr.EventData  # Gradio looks at it, and names of this module are strings
-
-        async def more(shown: Shown, *given: Any) -> list[Any]:
-            return self._told(shown, await self.conversation.more(shown))
-
-        async def begin(request: gr.Request) -> Any:
-            return await self.conversation.begin()
-
-        begin.__annotations__["request"] = gr.Request
-        gr.on([self.words.submit, self.go.click, self.where.submit], ask, asking, told, js=_BUSY, **quiet)
-        changes = [self.blend.release, self.k.release, self.least.release, self.model.input, self.among.input]
-        gr.on([*changes, self.fusion.input, *(one.input for one in self.sides)], change, asking, told, js=_BUSY, **quiet)
-        pressed = [self.chips, self.board, self.picture, *self.lists]
-        gr.on([one.click for one in pressed], press, asking, told, **quiet)
-        self.further.click(more, asking, told, js=_BUSY, **quiet)
-        self.blocks.load(begin, None, self.board, **quiet)
-        self._views(asking, told, quiet)
-
-    def _views(self, asking: list[Any], told: list[Any], quiet: dict[str, Any]) -> None:
-        """What tabs show when they are opened."""
-
-        def viewing(view: str) -> Callable[..., Any]:
-            async def look(shown: Shown, *given: Any) -> list[Any]:
-                before, shown.view = shown.view, view
-                if view == before or (view == "results" and shown.cards) or not shown.asked.anything:
-                    return [shown, *[self.gr.skip()] * (len(told) - 1)]
-                return await self._answered(shown, given)
-
-            return look
-
-        self.tab_results.select(viewing("results"), asking, told, **quiet)
-        self.tab_compare.select(viewing("compare"), asking, told, **quiet)
-
-        def drawn(kind: str, title: str) -> Callable[..., Any]:
-            def look(shown: Shown, model: str | None = None, colour: str = "nothing") -> Any:
-                shown.view = kind
-                colour = "" if colour == "nothing" else colour
-                return shown, _frame(kind, title, model or "", colour)
-
-            return look
-
-        looks = drawn("map", "Map of the collection")
-        which = [self.shown, self.map_model, self.colour]
-        self.tab_map.select(looks, which, [self.shown, self.map], **quiet)
-        self.gr.on([self.map_model.input, self.colour.input], looks, which, [self.shown, self.map], **quiet)
-        self.tab_gap.select(drawn("gap", "Modality gap"), self.shown, [self.shown, self.gap], **quiet)
-        self.tab_health.select(drawn("health", "Health of the index"), self.shown, [self.shown, self.health], **quiet)
-
-    def _take(self, shown: Shown, given: tuple[Any, ...], *, words: bool = True) -> None:
-        """What the controls say."""
-        text, blend, models, among, k, least, where, fusion = given[:8]
-        options = Options(
-            models=tuple(models or ()),
-            among=AMONG.get(among, ""),
-            k=int(min(96, max(1, k))),
-            min_match=min(100.0, max(0.0, float(least))) / 100,
-            where=(where or "").strip() if words else shown.asked.options.where,
-            fusion=FUSIONS.get(fusion, "calibrated"),
-        )
-        share = min(100.0, max(0.0, float(blend))) / 100
-        text = (text or "").strip() if words else shown.asked.text
-        shown.asked = replace(shown.asked, text=text, share=share, options=options)
-
-    async def _answered(self, shown: Shown, given: tuple[Any, ...]) -> list[Any]:
-        left, right = ((given[at] or "", AMONG.get(given[at + 1], "")) for at in (8, 10))
-        return self._told(shown, await self.conversation.answer(shown, Sides(left, right)))
-
-    def _told(self, shown: Shown, answered: Answered) -> list[Any]:
-        gr = self.gr
-        compare = shown.view == "compare"
-        return [
-            shown,
-            shown.asked.text,
-            shown.asked.options.where,
-            gr.update(visible=shown.asked.blended),
-            gr.update(selected=shown.view),
-            answered.chips,
-            gr.skip() if compare and shown.asked.anything else answered.board,
-            gr.update(visible=answered.more),
-            answered.left,
-            answered.right,
-            answered.sum,
-        ]
-
-
-def _frame(kind: str, title: str, model: str, colour: str) -> str:
-    from urllib.parse import urlencode
-
-    address = escaped("page/drawing?" + urlencode({"kind": kind, "model": model, "colour": colour}))
-    return f'<iframe class="{kind}" src="{address}" title="{title}" sandbox="allow-scripts"></iframe>'
-
-
-_PICTURE = """<button type="button" class="open" aria-haspopup="dialog" aria-label="Search by picture" title="Search by picture"><svg class="icon" viewBox="0 0 24 24" aria-hidden="true"><path d="M4 8.5A1.5 1.5 0 0 1 5.500 7h2l1.200-2h6.600l1.200 2h2A1.500 1.500 0 0 1 20 8.500v9a1.500 1.500 0 0 1-1.500 1.500h-13A1.500 1.500 0 0 1 4 17.500z"/><circle cx="12" cy="12.700" r="3.300"/></svg></button>
-<dialog class="giving" aria-label="Search by picture"><p class="title">Search by picture</p>
-<div class="ways"><button type="button" class="choose">Choose a file</button><button type="button" class="camera">Use the camera</button></div>
-<video playsinline muted hidden></video>
-<div class="ways shooting" hidden><button type="button" class="shoot">Take the picture</button><button type="button" class="stop">Back</button></div>
-<p class="hint">You can also drop a picture anywhere on this page, or paste one.</p>
-<p class="fault" role="alert"></p>
-<button type="button" class="plain close">Close</button>
-<input type="file" accept="image/*" hidden aria-label="Picture file" tabindex="-1"></dialog>"""
+    return theme.set(
+        **found,
+        color_accent=light["accent"],
+        block_border_width="0px",
+        block_shadow="none",
+        block_padding="0px",
+    )

@@ -18,7 +18,20 @@ from bowerbird.serve.indexed import Stored
 from bowerbird.serve.page.asked import LIKELY, Asked
 from bowerbird.serve.service import Facts
 
-__all__ = ["cards", "chips", "collection", "filter_help", "handle", "id_of", "message", "picture_address", "side", "status", "unsure", "welcome"]
+__all__ = [
+    "cards",
+    "chips",
+    "collection",
+    "filter_help",
+    "handle",
+    "id_of",
+    "message",
+    "picture_address",
+    "side",
+    "status",
+    "unsure",
+    "welcome",
+]
 
 TEXT = 400
 """Characters of a text that a card has."""
@@ -85,7 +98,9 @@ def chips(asked: Asked, names: Mapping[str, str]) -> str:
         else ""
     )
     said = '<span class="lead">Looking for</span>' if asked.anything else ""
-    return f'<div class="chips" role="group" aria-label="What is asked for">{said}{"".join(pieces)}{again}</div>'
+    return (
+        f'<div class="chips" role="group" aria-label="What is asked for">{said}{"".join(pieces)}{again}</div>'
+    )
 
 
 def _record_chip(piece: str, id_: str, names: Mapping[str, str], words: str) -> str:
@@ -110,7 +125,14 @@ def _chip(piece: str, id_: str, shown: str, said: str) -> str:
 # Results
 
 
-def cards(hits: Hits, *, first: int = 0, faded: bool = False, models: bool = False, other: Sequence[str] | None = None) -> str:
+def cards(
+    hits: Hits,
+    *,
+    first: int = 0,
+    faded: bool = False,
+    models: bool = False,
+    other: Sequence[str] | None = None,
+) -> str:
     """Results as cards, items of a list.
 
     Args:
@@ -121,8 +143,7 @@ def cards(hits: Hits, *, first: int = 0, faded: bool = False, models: bool = Fal
         other: ids of the results beside, best first, where two lists are compared.
     """
     return "".join(
-        _card(hit, rank, faded=faded, models=models, other=other)
-        for rank, hit in enumerate(hits, first + 1)
+        _card(hit, rank, faded=faded, models=models, other=other) for rank, hit in enumerate(hits, first + 1)
     )
 
 
@@ -160,7 +181,8 @@ def _match(hit: Hit) -> str:
     level = "sure" if hit.match >= 0.75 else "likely" if hit.match >= 0.5 else "weak"
     return (
         f'<p class="match {level}" title="Match: how surely this is what was asked for. {raw}">'
-        f'<svg viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true"><rect class="of" width="100" height="4"/>'
+        f'<svg viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true">'
+        '<rect class="of" width="100" height="4"/>'
         f'<rect class="got" width="{share}" height="4"/></svg>'
         f'<span class="figure"><span class="vh">match </span>{share} %</span></p>'
     )
@@ -170,10 +192,10 @@ def _buttons(id_: str, name: str) -> str:
     shown = _cut(name, 80)
     return (
         '<p class="do">'
-        f'<button type="button" data-do="like" data-id="{handle(id_)}" aria-label="{attribute(f"More like this: {shown}")}"'
-        f' title="More like this">{_icon("more")}<span>More</span></button>'
-        f'<button type="button" data-do="unlike" data-id="{handle(id_)}" aria-label="{attribute(f"Less like this: {shown}")}"'
-        f' title="Less like this">{_icon("less")}<span>Less</span></button></p>'
+        f'<button type="button" data-do="like" data-id="{handle(id_)}" aria-label="'
+        f'{attribute(f"More like this: {shown}")}" title="More like this">{_icon("more")}<span>More</span></button>'
+        f'<button type="button" data-do="unlike" data-id="{handle(id_)}" aria-label="'
+        f'{attribute(f"Less like this: {shown}")}" title="Less like this">{_icon("less")}<span>Less</span></button></p>'
     )
 
 
@@ -185,7 +207,9 @@ def _details(hit: Hit, name: str, text: str) -> str:
     return _template(hit.id, name, text, hit.attributes, rows)
 
 
-def _template(id_: str, name: str, text: str, attributes: Mapping[str, Any], rows: Sequence[tuple[str, str]]) -> str:
+def _template(
+    id_: str, name: str, text: str, attributes: Mapping[str, Any], rows: Sequence[tuple[str, str]]
+) -> str:
     own = [(key, _value(value)) for key, value in attributes.items() if key not in (*FACTS, *_HIDDEN)]
     facts = [(key.replace("_", " "), _value(attributes.get(key))) for key in FACTS]
     told = [*rows, *own, *facts, ("id", id_)]
@@ -196,9 +220,7 @@ def _template(id_: str, name: str, text: str, attributes: Mapping[str, Any], row
     )
     image = ""
     if _has_picture(attributes):
-        image = (
-            f'<img src="{attribute(picture_address(id_, "original"))}" alt="{attribute(_cut(text or name, 200))}">'
-        )
+        image = f'<img src="{attribute(picture_address(id_, "original"))}" alt="{attribute(_cut(text or name, 200))}">'
     first, _, rest = (text or name).partition("\n")
     heading = f'<h2 dir="auto">{escaped(first)}</h2>'
     words = f'<p class="text" dir="auto">{escaped(rest)}</p>' if rest else ""
@@ -216,7 +238,9 @@ def side(name: str, hits: Hits, other: Sequence[str]) -> str:
     """One of two lists that are compared."""
     listed = cards(hits if hits or hits.below is None else hits.below, other=other, faded=not hits)
     nothing = "" if hits else _nothing(hits, 0.0)
-    return f'<h2 class="vh"><bdi>{escaped(name)}</bdi></h2>{nothing}<ol class="cards" role="list">{listed}</ol>'
+    return (
+        f'<h2 class="vh"><bdi>{escaped(name)}</bdi></h2>{nothing}<ol class="cards" role="list">{listed}</ol>'
+    )
 
 
 def status(hits: Hits, asked: Asked, shown: int, least: float) -> str:
@@ -262,9 +286,13 @@ def welcome(facts: Facts | None, examples: Sequence[str]) -> str:
             "<code>bowerbird serve photos.bower</code></p></div>"
         )
     if not facts.records:
-        return '<div class="welcome"><p class="big">This index is empty.</p><p>Add records, and search them here.</p></div>'
+        return (
+            '<div class="welcome"><p class="big">This index is empty.</p>'
+            "<p>Add records, and search them here.</p></div>"
+        )
     tried = "".join(
-        f'<button type="button" class="try" data-do="ask" data-text="{attribute(text)}" dir="auto">{escaped(text)}</button>'
+        f'<button type="button" class="try" data-do="ask" data-text="{attribute(text)}" dir="auto">'
+        f"{escaped(text)}</button>"
         for text in examples
     )
     return (
@@ -285,7 +313,7 @@ def collection(records: Sequence[Stored]) -> str:
         f"{escaped(_cut(one.text or _name(one.id, one.attributes), TEXT))}</p>"
         f'<p class="do"><button type="button" data-do="like" data-id="{handle(one.id)}" aria-label="'
         f'{attribute(f"More like this: {_cut(_name(one.id, one.attributes), 80)}")}">'
-        f'{_icon("more")}<span>More like this</span></button></p></div>'
+        f"{_icon('more')}<span>More like this</span></button></p></div>"
         f"{_template(one.id, _name(one.id, one.attributes), one.text, one.attributes, ())}</li>"
         for one in records
     )

@@ -105,14 +105,18 @@ class Conversation:
         records = list(page.records)
         drawn = random.Random(facts.version).sample(records, min(FIRST, len(records)))
         texts = {one.text.strip() for one in records}
-        short = sorted(text for text in texts if 3 <= len(text) <= 40 and text.isprintable() and text[0].isalnum())
+        short = sorted(
+            text for text in texts if 3 <= len(text) <= 40 and text.isprintable() and text[0].isalnum()
+        )
         examples = random.Random(facts.version).sample(short, min(5, len(short))) or EXAMPLES
         return welcome(facts, examples) + collection(drawn)
 
     async def answer(self, shown: Shown, sides: Sides) -> Answered:
         """Ask anew."""
         shown.cards, shown.count = "", 0
-        shown.names = {id_: shown.names.get(id_, id_) for id_ in (shown.asked.like, *shown.asked.unlike) if id_}
+        shown.names = {
+            id_: shown.names.get(id_, id_) for id_ in (shown.asked.like, *shown.asked.unlike) if id_
+        }
         head = chips(shown.asked, shown.names)
         if not shown.asked.anything:
             return Answered(head, await self.begin())
@@ -142,7 +146,7 @@ class Conversation:
         first = shown.count == 0
         found = hits if hits or hits.below is None else hits.below
         weak = first and not hits
-        kept = _leave_out(found, (*asked.unlike, ))
+        kept = _leave_out(found, (*asked.unlike,))
         shown.cards += cards(kept, first=shown.count, faded=not hits or unsure(hits), models=several)
         shown.count += len(found)
         if first:

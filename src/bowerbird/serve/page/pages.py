@@ -26,7 +26,11 @@ _UNWANTED = re.compile(
 _RESIZER = re.compile(r"<script>\s*\(\(\) => \{\s*const root = .*?</script>", re.DOTALL)
 _SCRIPT = re.compile(r"<script(?![^>]*\bsrc=)")
 
-_NAMES = {"map": "The map is being drawn", "gap": "The gap is being measured", "health": "The index is being looked at"}
+_NAMES = {
+    "map": "The map is being drawn",
+    "gap": "The gap is being measured",
+    "health": "The index is being looked at",
+}
 
 
 def rewritten(text: str, nonce: str) -> str:
@@ -66,13 +70,22 @@ def note(title: str, said: str, hint: str) -> str:
 
 
 def _waiting(title: str, said: str) -> str:
-    body = f'<main class="wrap gate" role="status"><p class="going" aria-hidden="true"><i></i><i></i><i></i></p><p>{escaped(said)}</p></main>'
+    body = (
+        '<main class="wrap gate" role="status"><p class="going" aria-hidden="true"><i></i><i></i><i></i></p>'
+        f"<p>{escaped(said)}</p></main>"
+    )
     return _plain(title, body).replace("<head>", '<head>\n<meta http-equiv="refresh" content="1">', 1)
 
 
 def _plain(title: str, body: str, policy: str = "form-action 'none'") -> str:
     style = style_with(("bowerbird.serve.page", "gate.css"))
     text = document(title, body, style=style)
-    return text.replace("form-action 'none'", policy, 1).replace(
-        '<link rel="icon" href="data:,">', '<link rel="icon" href="../favicon.ico" type="image/svg+xml">', 1
-    ).replace("img-src data:", "img-src 'self' data:", 1)
+    return (
+        text.replace("form-action 'none'", policy, 1)
+        .replace(
+            '<link rel="icon" href="data:,">',
+            '<link rel="icon" href="../favicon.ico" type="image/svg+xml">',
+            1,
+        )
+        .replace("img-src data:", "img-src 'self' data:", 1)
+    )

@@ -88,6 +88,7 @@ class Page:
         self.drawings = Drawings(service)
         self._gradio: Any = None
         self._running = contextlib.AsyncExitStack()
+        self._over = asyncio.Event()
 
     async def start(self) -> None:
         """Import Gradio, which takes seconds and happens beside the loop, and show the page from now on.
@@ -102,8 +103,13 @@ class Page:
         await self._running.enter_async_context(lifespan())
         self._gradio = gradio
 
+    def leave(self) -> None:
+        """Let go of visitors, so that a server which stops has nobody to wait for."""
+        self._over.set()
+
     async def close(self) -> None:
         """Show it no more."""
+        self.leave()
         self._gradio = None
         self.drawings.stop()
         await self._running.aclose()
@@ -128,14 +134,14 @@ class Page:
         if answer is not None:
             await answer(scope, receive, reply)
         else:
-            await self._gradio(scope, _capped(receive, ASKED), reply)
+            await self._gradio(scope, _capped(receive, ASKED, self._over), reply)
 
     def _refused(self, request: Request) -> Response | None:
         """What is said to those who may not come in, or come from another site."""
         origin = request.headers.get("origin")
-        if request.method not in ("GET", "HEAD") and origin is not None:
-            if urlsplit(origin).netloc != request.headers.get("host"):
-                return Response("This came from another site.", 403)
+        foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+        if foreign and request.method not in ("GET", "HEAD"):
+            return Response("This came from another site.", 403)
         path = request.scope["path"]
         if path in _OPEN or self.sessions.counts(_token(request)):
             return None
@@ -146,27 +152,28 @@ class Page:
     async def _answered(self, request: Request, nonce: str) -> Response | None:
         """The answer; None: Gradio's."""
         path = request.scope["path"]
-        route = _ROUTES.get(path)
-        if route is not None:
-            methods, answer = route
-            if request.method not in methods:
-                return Response("", 405, {"Allow": ", ".join(methods)})
-            try:
-                return await answer(self, request)
-            except NotServedError as error:
-                return Response(str(error), 404)
-            except InputError as error:
-                return Response(str(error), 422)
-            except BowerbirdError as error:
-                _LOG.info("The page could not show %s: %s", path, error)
-                return Response(str(error), 503)
+        if path in _ROUTES:
+            return await self._own(request)
         if path.startswith("/page/"):
             return Response("There is nothing here.", 404)
         if self._gradio is None:
             return Response(waiting(), 200, {"Retry-After": "1", "Cache-Control": "no-store"}, "text/html")
-        if path == "/":
-            return await self._first(request, nonce)
-        return None
+        return await self._first(request, nonce) if path == "/" else None
+
+    async def _own(self, request: Request) -> Response:
+        path = request.scope["path"]
+        methods, answer = _ROUTES[path]
+        if request.method not in methods:
+            return Response("", 405, {"Allow": ", ".join(methods)})
+        try:
+            return await answer(self, request)
+        except BowerbirdError as error:
+            status = (
+                404 if isinstance(error, NotServedError) else 422 if isinstance(error, InputError) else 503
+            )
+            if status == 503:
+                _LOG.warning("The page could not show %s: %s", path, error)
+            return Response(str(error), status, media_type="text/plain")
 
     async def _first(self, request: Request, nonce: str) -> Response:
         """Gradio's document without what it would ask other sites for."""
@@ -258,7 +265,9 @@ class Page:
 
     async def _drawing(self, request: Request) -> Response:
         asked = request.query_params
-        text = await self.drawings.page(asked.get("kind", ""), asked.get("model", ""), asked.get("colour", ""))
+        text = await self.drawings.page(
+            asked.get("kind", ""), asked.get("model", ""), asked.get("colour", "")
+        )
         headers = {"Cache-Control": "no-store", "Content-Security-Policy": "sandbox allow-scripts"}
         return Response(text, 200, headers, "text/html; charset=utf-8")
 
@@ -335,18 +344,26 @@ async def _body(request: Request, most: int) -> bytes | None:
     return b"".join(pieces)
 
 
-def _capped(receive: Receive, most: int) -> Receive:
-    """As `receive`, but what comes beyond so many bytes is cut off, which leaves no JSON."""
+def _capped(receive: Receive, most: int, over: asyncio.Event) -> Receive:
+    """As `receive`, but what comes beyond so many bytes is cut off, which leaves no JSON; and visitors leave at the end.
+
+    Gradio keeps a stream open for every visitor, which a server that stops would wait for.
+    """
     size = 0
 
     async def capped() -> Message:
         nonlocal size
-        message = await receive()
-        if message["type"] == "http.request":
-            size += len(message.get("body", b""))
-            if size > most:
-                return {"type": "http.request", "body": b"", "more_body": False}
-        return message
+        waiting = [asyncio.ensure_future(receive()), asyncio.ensure_future(over.wait())]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if not waiting[0].done():
+                return {"type": "http.disconnect"}
+            message: Message = waiting[0].result()  # type: ignore[assignment]
+        finally:
+            for one in waiting:
+                one.cancel()
+        size += len(message.get("body", b""))
+        return {"type": "http.request", "body": b"", "more_body": False} if size > most else message
 
     return capped
 

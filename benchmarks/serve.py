@@ -8,6 +8,7 @@ process, ours with 8 sentences a request, ours with one, each of the others with
 from __future__ import annotations
 
 import argparse
+import signal
 import statistics
 import struct
 import sys
@@ -263,6 +264,7 @@ def main() -> None:
         "--soak", type=float, nargs="?", const=600.0, default=0.0, metavar="SECONDS", help="of mixed load"
     )
     given = arguments.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no server outlives this process
     if given.soak:
         report(soak.soaked(given.soak))
         return

@@ -69,8 +69,9 @@ class Site:
         return found
 
     def replicas(self, name: str) -> list[dict[str, Any]]:
-        replicas = self.application()["deployments"][name]["replicas"]
-        return [one for one in replicas if one["state"] == "RUNNING"]
+        # While a new version is looked at, none is listed.
+        known = self.application()["deployments"].get(name, {"replicas": []})
+        return [one for one in known["replicas"] if one["state"] == "RUNNING"]
 
     def deploy(self, config: dict[str, Any]) -> None:
         """What `serve deploy` asks of the controller."""
@@ -132,7 +133,6 @@ def changed(config: dict[str, Any]) -> dict[str, Any]:
     by_name["ingress"]["ray_actor_options"] = {"num_cpus": 0, "resources": {"head": 0.01}}
     for name in ("mini-text", "search"):
         by_name[name]["autoscaling_config"] |= {"min_replicas": 2, "max_replicas": 2}
-        by_name[name]["max_replicas_per_node"] = 1
     by_name["words-text"] |= {"max_ongoing_requests": 1, "max_queued_requests": 2}
     by_name["words-text"]["autoscaling_config"] |= {
         "max_replicas": 1,

@@ -153,7 +153,8 @@ class Connection(HttpToolsProtocol):
             # Of requests sent one behind the other, the last.
             (self.pipeline[0][0] if self.pipeline else self.cycle).keep_alive = False
         elif not self._in_headers:
-            self.loop.call_later(FAREWELL, self._close_if_idle)
+            # Timers that are late come before what was received meanwhile, so this one is not the last word.
+            self.loop.call_later(FAREWELL, self.loop.call_later, FAREWELL / 5, self._close_if_idle)
 
     def _close_if_idle(self) -> None:
         if self._is_idle() and not self._in_headers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import selectors
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from bowerbird.serve.page.site import Page
 
 __all__ = ["Running"]
+
+LET_IN = 400
+"""Looks for clients that still come in when the server stops, 5 ms apart; more than that come for ever."""
 
 _LOG = logging.getLogger("bowerbird.serve")
 
@@ -88,6 +92,7 @@ class Running(uvicorn.Server):
         """Accept nothing more, finish what is here, then let go of the models."""
         for task in self._beside:
             task.cancel()
+        await self._let_in()
         if self._page is not None:
             self._page.leave()
         await super().shutdown(sockets)
@@ -95,6 +100,15 @@ class Running(uvicorn.Server):
             with suppress(Exception):  # nobody looks at it any more
                 await self._page.close()
         await self.service.close()
+
+    async def _let_in(self) -> None:
+        """Those who are connected as far as they know: the system has taken them in, and nobody has looked yet."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.listening.socket, selectors.EVENT_READ)
+            for _ in range(LET_IN):
+                if not selector.select(0):
+                    return
+                await asyncio.sleep(0.005)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -200,14 +200,14 @@ def _buttons(id_: str, name: str) -> str:
 
 
 def _details(hit: Hit, name: str, text: str) -> str:
-    """What a closer look shows, in a template until then."""
+    """What a closer look shows; hidden until then."""
     rows = [("Match", "" if math.isnan(hit.match) else f"{100 * hit.match:.1f} %")]
     rows += [("Score", f"{hit.score:.4f}" if math.isfinite(hit.score) else "")]
     rows += [("Found", PARTS.get(hit.part, "")), ("Model", hit.model)]
-    return _template(hit.id, name, text, hit.attributes, rows)
+    return _closely(hit.id, name, text, hit.attributes, rows)
 
 
-def _template(
+def _closely(
     id_: str, name: str, text: str, attributes: Mapping[str, Any], rows: Sequence[tuple[str, str]]
 ) -> str:
     own = [(key, _value(value)) for key, value in attributes.items() if key not in (*FACTS, *_HIDDEN)]
@@ -220,11 +220,12 @@ def _template(
     )
     image = ""
     if _has_picture(attributes):
-        image = f'<img src="{attribute(picture_address(id_, "original"))}" alt="{attribute(_cut(text or name, 200))}">'
+        address, said = attribute(picture_address(id_, "original")), attribute(_cut(text or name, 200))
+        image = f'<img data-src="{address}" alt="{said}">'
     first, _, rest = (text or name).partition("\n")
     heading = f'<h2 dir="auto">{escaped(first)}</h2>'
     words = f'<p class="text" dir="auto">{escaped(rest)}</p>' if rest else ""
-    return f"<template>{image}<div>{heading}{words}<dl>{listed}</dl></div></template>"
+    return f'<div class="closely" hidden>{image}<div>{heading}{words}<dl>{listed}</dl></div></div>'
 
 
 def _beside(id_: str, other: Sequence[str]) -> str:
@@ -314,7 +315,7 @@ def collection(records: Sequence[Stored]) -> str:
         f'<p class="do"><button type="button" data-do="like" data-id="{handle(one.id)}" aria-label="'
         f'{attribute(f"More like this: {_cut(_name(one.id, one.attributes), 80)}")}">'
         f"{_icon('more')}<span>More like this</span></button></p></div>"
-        f"{_template(one.id, _name(one.id, one.attributes), one.text, one.attributes, ())}</li>"
+        f"{_closely(one.id, _name(one.id, one.attributes), one.text, one.attributes, ())}</li>"
         for one in records
     )
     return f'<h2 class="of">From the collection</h2><ol class="cards" role="list">{listed}</ol>'

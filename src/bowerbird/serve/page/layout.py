@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,8 @@ class Layout:
             self._tabs()
             self._events()
         self.blocks.queue(max_size=WAITING, default_concurrency_limit=AT_ONCE, api_open=False)
+        # Else every question ends with a summary of the last ones, made with pandas, which nobody sees.
+        self.blocks._queue.ANAYLTICS_CACHE_FREQUENCY = sys.maxsize  # spelled so in Gradio
 
     def _html(self, html: str, **options: Any) -> Any:
         return gr.HTML(html, apply_default_css=False, **options)

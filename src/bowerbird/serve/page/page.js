@@ -45,7 +45,8 @@ const bower = (() => {
     dialog.setAttribute("aria-label", "A closer look");
     const shut = document.createElement("button");
     shut.type = "button"; shut.className = "shut"; shut.textContent = "Close";
-    dialog.append(shut, find("template", card).content.cloneNode(true));
+    dialog.append(shut, ...[...find(".closely", card).children].map((one) => one.cloneNode(true)));
+    for (const image of dialog.querySelectorAll("img[data-src]")) image.src = image.dataset.src;
     dialog.addEventListener("click", (event) => { if (event.target === dialog || event.target === shut) dialog.close(); });
     dialog.addEventListener("close", () => { dialog.remove(); find(".shown", card)?.focus(); });
     (find(".gradio-container") || document.body).append(dialog);

@@ -138,9 +138,7 @@ class Page:
 
     def _refused(self, request: Request) -> Response | None:
         """What is said to those who may not come in, or come from another site."""
-        origin = request.headers.get("origin")
-        foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
-        if foreign and request.method not in ("GET", "HEAD"):
+        if request.method not in ("GET", "HEAD") and _foreign(request):
             return Response("This came from another site.", 403)
         path = request.scope["path"]
         if path in _OPEN or self.sessions.counts(_token(request)):
@@ -328,6 +326,15 @@ def _secure(request: Request) -> bool:
     return request.scope.get("scheme") == "https"
 
 
+def _foreign(request: Request) -> bool:
+    """Whether a browser says that it asks on behalf of a page of another site."""
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        return site not in ("same-origin", "none")
+    origin = request.headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+
+
 def _token(request: Request) -> str:
     return request.cookies.get(COOKIE, "")
 
@@ -345,7 +352,7 @@ async def _body(request: Request, most: int) -> bytes | None:
 
 
 def _capped(receive: Receive, most: int, over: asyncio.Event) -> Receive:
-    """As `receive`, but what comes beyond so many bytes is cut off, which leaves no JSON; and visitors leave at the end.
+    """As `receive`, but what comes beyond so many bytes is cut off, which leaves no JSON; in the end visitors leave.
 
     Gradio keeps a stream open for every visitor, which a server that stops would wait for.
     """

@@ -67,6 +67,37 @@ def test_keys_do_not_leave_the_machine(run, index_path, tmp_path):
     assert app["args"]["keys"] == [f"sha256:{digest} name=shop scope=read rate=60"]
 
 
+def test_what_the_service_may_be_told_is_told_it_on_a_cluster_too(run, index_path):
+    text = run(
+        *("deploy", index_path, "--show-paths", "--public-metrics", "--cors", "https://shop.example"),
+        *("--allow-host", "search.example", "--rate", 60, "--max-inputs", 16, "--drain-seconds", 5),
+        *("--config", "-"),
+    ).out
+    (app,) = yaml.safe_load(text)["applications"]
+    deployed = Deployed.of(app["args"])
+    assert (deployed.show_paths, deployed.public_metrics) == (True, True)
+    assert deployed.cors == ("https://shop.example",)
+    assert deployed.hosts == ("search.example", "localhost", "127.0.0.1", "[::1]")
+    assert app["args"]["limits"] == {"per_minute": 60, "inputs": 16, "drain_seconds": 5.0}
+    assert all(one["graceful_shutdown_timeout_s"] == 5 for one in app["deployments"])
+
+
+def test_serve_and_deploy_have_one_word_for_one_thing():
+    from typer.main import get_command
+
+    from bowerbird.cli import app, deploy, serve
+
+    assert deploy, serve
+    verbs = get_command(app).commands
+    told = [
+        {word: one.envvar for one in verbs[verb].params for word in one.opts if one.envvar}
+        for verb in ("serve", "deploy")
+    ]
+    both = set(told[0]) & set(told[1])
+    assert len(both) > 20
+    assert {word: told[0][word] for word in both} == {word: told[1][word] for word in both}
+
+
 def test_open_doors_are_told(run, index_path):
     assert "ANYBODY" in run("deploy", index_path, "--host", "0.0.0.0", "--config", "-").err
     assert "ANYBODY" not in run("deploy", index_path, "--config", "-").err

@@ -2,45 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bowerbird.cli import app
 from bowerbird.cli.records import Address
 from bowerbird.cli.screen import result, say
+from bowerbird.cli.served import (
+    USUAL,
+    AllowHost,
+    Concurrent,
+    Connections,
+    Cors,
+    DrainSeconds,
+    FetchUrls,
+    ForPeople,
+    IndexPlace,
+    KeysFile,
+    MaxBody,
+    MaxInputs,
+    Models,
+    PublicMetrics,
+    QueueSeconds,
+    Rate,
+    RequestSeconds,
+    Rerankers,
+    ShowPaths,
+    Writable,
+    limited,
+    place_of,
+)
 
 if TYPE_CHECKING:
     from bowerbird.serve.cluster.plan import Deployed
 
+LOCAL = ("127.0.0.1", "localhost", "::1")
+
 
 @app.command()
 def deploy(
-    index: Annotated[
-        str,
-        typer.Argument(
-            metavar="INDEX",
-            help="Directory or address of the index, which every machine of the cluster reaches; none: only models.",
-            show_default=False,
-        ),
-    ] = "",
+    context: typer.Context,
+    index: IndexPlace = "",
     on: Annotated[str, typer.Option("--on", metavar="WHERE", help="ray: the only one so far.")] = "ray",
-    models: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model", envvar="BOWERBIRD_MODEL", help="A further model; may be repeated.", show_default=False
-        ),
-    ] = None,
-    rerankers: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--reranker",
-            envvar="BOWERBIRD_RERANKER",
-            help="A cross-encoder; may be repeated.",
-            show_default=False,
-        ),
-    ] = None,
+    models: Models = None,
+    rerankers: Rerankers = None,
     least: Annotated[
         int,
         typer.Option(
@@ -83,29 +91,22 @@ def deploy(
             "--ingress", min=1, help="Replicas of the ingress at the most; several only with --no-page."
         ),
     ] = 1,
-    page: Annotated[
-        bool, typer.Option("--page/--no-page", help="Whether there is a page for people.")
-    ] = True,
-    writable: Annotated[
-        bool,
-        typer.Option("--writable", envvar="BOWERBIRD_WRITABLE", help="Let requests add and remove records."),
-    ] = False,
-    fetch_urls: Annotated[
-        bool,
-        typer.Option(
-            "--fetch-urls", envvar="BOWERBIRD_FETCH_URLS", help="Fetch pictures at public addresses."
-        ),
-    ] = False,
-    api_keys: Annotated[
-        str,
-        typer.Option(
-            "--api-keys",
-            metavar="FILE",
-            envvar="BOWERBIRD_API_KEYS_FILE",
-            help="API keys, one on a line. Only their digests leave this machine.",
-            show_default=False,
-        ),
-    ] = "",
+    writable: Writable = False,
+    show_paths: ShowPaths = False,
+    page: ForPeople = True,
+    api_keys: KeysFile = "",
+    cors: Cors = None,
+    allow_host: AllowHost = None,
+    fetch_urls: FetchUrls = False,
+    rate: Rate = USUAL.per_minute,
+    concurrent: Concurrent = USUAL.concurrent,
+    queue_seconds: QueueSeconds = USUAL.queue_seconds,
+    max_body: MaxBody = USUAL.body_bytes,
+    max_inputs: MaxInputs = USUAL.inputs,
+    connections: Connections = USUAL.connections,
+    request_seconds: RequestSeconds = USUAL.request_seconds,
+    drain_seconds: DrainSeconds = USUAL.drain_seconds,
+    public_metrics: PublicMetrics = False,
     address: Address = "",
     host: Annotated[
         str, typer.Option("--host", envvar="BOWERBIRD_HOST", help="Address that the proxies listen on.")
@@ -128,7 +129,8 @@ def deploy(
 
     bowerbird deploy photos.bower --config photos.yaml && serve deploy photos.yaml
 
-    Without a cluster, one is started on this machine, which ends with Ctrl-C.
+    Without a cluster, one is started on this machine, which ends with Ctrl-C. Only digests of keys leave this
+    machine.
     """
     from bowerbird.errors import BowerbirdError
     from bowerbird.serve.cluster.plan import Deployed
@@ -136,9 +138,8 @@ def deploy(
     if on != "ray":
         raise BowerbirdError(f"There is no deploying on {on!r}.", hint="Use --on ray.")
     keys = _keys(api_keys)
-    local = host in ("127.0.0.1", "localhost", "::1")
     deployed = Deployed(
-        index=_there(index),
+        index=place_of(context, index, models),
         models=tuple(models or ()),
         rerankers=tuple(rerankers or ()),
         min_replicas=least,
@@ -151,11 +152,26 @@ def deploy(
         ingress=ingress,
         page=page,
         writable=writable,
+        show_paths=show_paths,
         fetch_urls=fetch_urls,
+        public_metrics=public_metrics,
         keys=keys,
-        hosts=("localhost", "127.0.0.1", "[::1]") if local and not keys else (),
+        cors=tuple(cors or ()),
+        hosts=_hosts(tuple(allow_host or ()), host, keys),
+        limits=_unusual(
+            limited(
+                rate=rate,
+                concurrent=concurrent,
+                queue_seconds=queue_seconds,
+                max_body=max_body,
+                max_inputs=max_inputs,
+                connections=connections,
+                request_seconds=request_seconds,
+                drain_seconds=drain_seconds,
+            )
+        ),
     )
-    if not keys and not local:
+    if not keys and host not in LOCAL:
         say(f"ANYBODY who can reach {host}:{port} may use this service: --host without --api-keys.")
     if config:
         _write(config, deployed, name, host, port)
@@ -163,13 +179,16 @@ def deploy(
     _run(deployed, name, host, port, address)
 
 
-def _there(index: str) -> str:
-    """The index as other machines name it."""
-    if not index:
-        return ""
-    from bowerbird.store.location import Location
+def _hosts(allowed: tuple[str, ...], host: str, keys: tuple[str, ...]) -> tuple[str, ...]:
+    """Names that requests may know the ingress by; none: any."""
+    if "*" in allowed or (not allowed and (keys or host not in LOCAL)):
+        return ()
+    return (*allowed, "localhost", "127.0.0.1", "[::1]")
 
-    return str(Location.of(index))
+
+def _unusual(limits: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Limits that are not the usual ones: what has to be written down."""
+    return {name: value for name, value in limits.items() if value != getattr(USUAL, name)} or None
 
 
 def _keys(file: str) -> tuple[str, ...]:

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from enum import Enum
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from bowerbird.cli import app
 from bowerbird.cli.screen import say
+from bowerbird.cli.served import (
+    USUAL,
+    AllowHost,
+    Concurrent,
+    Connections,
+    Cors,
+    DrainSeconds,
+    FetchUrls,
+    ForPeople,
+    IndexPlace,
+    KeysFile,
+    MaxBody,
+    MaxInputs,
+    Models,
+    PublicMetrics,
+    QueueSeconds,
+    Rate,
+    RequestSeconds,
+    Rerankers,
+    ShowPaths,
+    Writable,
+    limited,
+    place_of,
+)
 
 
 class LogFormat(str, Enum):
@@ -21,51 +43,12 @@ class LogFormat(str, Enum):
     json = "json"
 
 
-def _limit(help: str, name: str) -> Any:
-    """An option for a limit; its default is that of `Limits`."""
-    return typer.Option(
-        f"--{name}",
-        min=0,
-        envvar=f"BOWERBIRD_{name.replace('-', '_').upper()}",
-        help=help,
-        rich_help_panel="Limits",
-    )
-
-
 @app.command()
 def serve(
     context: typer.Context,
-    index: Annotated[
-        str,
-        typer.Argument(
-            metavar="[INDEX]",
-            envvar="BOWERBIRD_INDEX",
-            help="An index, its address, or an indexed folder. Without it: that of the current folder, or only "
-            "models where --model is given.",
-            show_default=False,
-        ),
-    ] = "",
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model",
-            envvar="BOWERBIRD_MODEL",
-            metavar="NAME|NAME=SOURCE",
-            help="A model to serve, beside those of the index; may be repeated. With NAME=SOURCE requests call it "
-            "NAME.",
-            show_default=False,
-        ),
-    ] = None,
-    reranker: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--reranker",
-            envvar="BOWERBIRD_RERANKER",
-            metavar="MODEL",
-            help="A cross-encoder for /v1/rerank; may be repeated.",
-            show_default=False,
-        ),
-    ] = None,
+    index: IndexPlace = "",
+    models: Models = None,
+    rerankers: Rerankers = None,
     any_model: Annotated[
         bool,
         typer.Option(
@@ -82,19 +65,9 @@ def serve(
             help="Unload models that nobody asked for so long; 0: never.",
         ),
     ] = 0.0,
-    writable: Annotated[
-        bool,
-        typer.Option("--writable", envvar="BOWERBIRD_WRITABLE", help="Records can be added and deleted."),
-    ] = False,
-    show_paths: Annotated[
-        bool,
-        typer.Option(
-            "--show-paths", envvar="BOWERBIRD_SHOW_PATHS", help="Tell where on this machine pictures lie."
-        ),
-    ] = False,
-    page: Annotated[
-        bool, typer.Option("--page/--no-page", envvar="BOWERBIRD_PAGE", help="A page for people at /.")
-    ] = True,
+    writable: Writable = False,
+    show_paths: ShowPaths = False,
+    page: ForPeople = True,
     host: Annotated[
         str,
         typer.Option(
@@ -154,67 +127,18 @@ def serve(
             rich_help_panel="Where",
         ),
     ] = None,
-    api_keys: Annotated[
-        str,
-        typer.Option(
-            "--api-keys",
-            envvar="BOWERBIRD_API_KEYS_FILE",
-            metavar="FILE",
-            help="Requests must show a key of this file: one on each line, and behind it, if you like, name=, "
-            "scope=read|write|admin, rate= and concurrent=. Keys of BOWERBIRD_API_KEYS are taken too. Read again on "
-            "SIGHUP.",
-            show_default=False,
-            rich_help_panel="Who",
-        ),
-    ] = "",
-    cors: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--cors",
-            envvar="BOWERBIRD_CORS",
-            metavar="ORIGIN",
-            help="Pages of this origin may ask, such as https://shop.example; may be repeated.",
-            show_default=False,
-            rich_help_panel="Who",
-        ),
-    ] = None,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--allow-host",
-            envvar="BOWERBIRD_ALLOW_HOST",
-            metavar="NAME",
-            help="A name that requests may know this machine by, such as behind a proxy; may be repeated.",
-            show_default=False,
-            rich_help_panel="Who",
-        ),
-    ] = None,
-    fetch_urls: Annotated[
-        bool,
-        typer.Option(
-            "--fetch-urls",
-            envvar="BOWERBIRD_FETCH_URLS",
-            help="Fetch pictures from public http(s) addresses that requests name.",
-            rich_help_panel="Who",
-        ),
-    ] = False,
-    rate: Annotated[int, _limit("Requests a minute of one key, or one address; 0: any number.", "rate")] = 0,
-    concurrent: Annotated[
-        int, _limit("Requests at once of one key, or one address; 0: any number.", "concurrent")
-    ] = 0,
-    queue_seconds: Annotated[
-        float,
-        _limit("Seconds of work that may wait; what comes beyond is told to come back.", "queue-seconds"),
-    ] = 3.0,
-    max_body: Annotated[int, _limit("Bytes of one request.", "max-body")] = 64 << 20,
-    max_inputs: Annotated[int, _limit("Texts and pictures of one request.", "max-inputs")] = 2048,
-    connections: Annotated[int, _limit("Connections at once.", "connections")] = 1000,
-    request_seconds: Annotated[
-        float, _limit("Seconds that a request may take once it is here.", "request-seconds")
-    ] = 60.0,
-    drain_seconds: Annotated[
-        float, _limit("Seconds to finish what was accepted when told to stop.", "drain-seconds")
-    ] = 30.0,
+    api_keys: KeysFile = "",
+    cors: Cors = None,
+    allow_host: AllowHost = None,
+    fetch_urls: FetchUrls = False,
+    rate: Rate = USUAL.per_minute,
+    concurrent: Concurrent = USUAL.concurrent,
+    queue_seconds: QueueSeconds = USUAL.queue_seconds,
+    max_body: MaxBody = USUAL.body_bytes,
+    max_inputs: MaxInputs = USUAL.inputs,
+    connections: Connections = USUAL.connections,
+    request_seconds: RequestSeconds = USUAL.request_seconds,
+    drain_seconds: DrainSeconds = USUAL.drain_seconds,
     log_format: Annotated[
         LogFormat,
         typer.Option("--log-format", envvar="BOWERBIRD_LOG_FORMAT", help="How each request is logged."),
@@ -235,12 +159,7 @@ def serve(
             show_default=False,
         ),
     ] = "",
-    public_metrics: Annotated[
-        bool,
-        typer.Option(
-            "--public-metrics", envvar="BOWERBIRD_PUBLIC_METRICS", help="Tell /metrics without a key."
-        ),
-    ] = False,
+    public_metrics: PublicMetrics = False,
 ) -> None:
     """Serve an index and its models: an HTTP API at /v1, a page at /, docs at /docs.
 
@@ -258,12 +177,10 @@ def serve(
     from bowerbird.serve.server import Served
     from bowerbird.serve.server import serve as run
 
-    source = context.get_parameter_source("model")
-    named = source is not None and source.name == "COMMANDLINE"
     options = Served(
-        place=_place(index, model or [], only_models=named),
-        models=[_named(name) for name in model or []],
-        rerankers=reranker or (),
+        place=place_of(context, index, models),
+        models=[_named(name) for name in models or []],
+        rerankers=rerankers or (),
         host=host,
         port=port,
         uds=uds,
@@ -284,22 +201,23 @@ def serve(
         otlp=otlp,
         public_metrics=public_metrics,
         limits=Limits(
-            body_bytes=max_body,
-            bodies_bytes=max(max_body, Limits().bodies_bytes),
-            inputs=max_inputs,
-            connections=connections,
-            per_minute=rate,
-            concurrent=concurrent,
-            queue_seconds=queue_seconds,
-            request_seconds=request_seconds,
-            drain_seconds=drain_seconds,
+            **limited(
+                rate=rate,
+                concurrent=concurrent,
+                queue_seconds=queue_seconds,
+                max_body=max_body,
+                max_inputs=max_inputs,
+                connections=connections,
+                request_seconds=request_seconds,
+                drain_seconds=drain_seconds,
+            )
         ),
     )
 
     def started(address: str) -> None:
         further = f"  page {address}/" if page else ""
         say(
-            f"Serving {options.place or ', '.join(model or [])} at {address}/v1  docs {address}/docs{further}"
+            f"Serving {options.place or ', '.join(models or [])} at {address}/v1  docs {address}/docs{further}"
         )
 
     if run(options, started=started) == signal.SIGINT:
@@ -310,26 +228,3 @@ def _named(given: str) -> str | tuple[str, str]:
     """`NAME=SOURCE`, or a name that is its own source."""
     name, equals, source = given.partition("=")
     return (name, source) if equals and name and source else given
-
-
-def _place(given: str, models: list[str], *, only_models: bool) -> str:
-    """The index to serve; empty: only models."""
-    from bowerbird.errors import IndexNotFoundError
-    from bowerbird.search.places import resolve
-    from bowerbird.store import manifest as manifests
-
-    if not given:
-        if only_models:
-            return ""
-        try:
-            return str(resolve("", Path.cwd()))
-        except IndexNotFoundError as error:
-            if models:
-                return ""
-            raise IndexNotFoundError(
-                error.message, hint=f"{error.hint}  Or serve a model alone: bowerbird serve --model mini"
-            ) from None
-    folder = Path(os.path.expanduser(given))
-    if folder.is_dir() and not manifests.exists(folder.absolute()):
-        return str(resolve("", folder.absolute()))
-    return str(resolve(given, Path.cwd()))

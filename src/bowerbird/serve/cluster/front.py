@@ -43,8 +43,9 @@ class Front:
             fetch_urls=deployed.fetch_urls,
             show_paths=deployed.show_paths,
             keys=keys,
+            cors=deployed.cors,
             hosts=deployed.hosts,
-            metrics=Metrics(),
+            metrics=Metrics(public=deployed.public_metrics),
         )
         self._page: Page | None = None
         self._starting: asyncio.Task[None] | None = None

@@ -63,8 +63,10 @@ class Deployed:
         fetch_urls: whether pictures at http(s) addresses are fetched.
         keys: lines as of `bowerbird.serve.keys`, with the digests of keys: `sha256:... name=shop`. None: everybody
             may ask.
+        cors: origins whose pages may ask; `*`: any.
         hosts: names that requests may know the ingress by; none: any.
         show_paths: whether answers say where files lie.
+        public_metrics: whether /metrics is told without a key.
         precision: models are loaded with.
         idle_seconds: after which a replica that is not needed ends.
         poll_seconds: a commit to the index is searched after so many.
@@ -85,15 +87,17 @@ class Deployed:
     writable: bool = False
     fetch_urls: bool = False
     keys: tuple[str, ...] = ()
+    cors: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     show_paths: bool = False
+    public_metrics: bool = False
     precision: str = ""
     idle_seconds: float = 300.0
     poll_seconds: float = 2.0
     limits: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("models", "rerankers", "keys", "hosts"):
+        for name in ("models", "rerankers", "keys", "cors", "hosts"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not 0 <= self.min_replicas <= self.max_replicas or not self.max_replicas:
             raise BowerbirdError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -220,9 +221,15 @@ class Models:
                 return next(iter(self._places.values()))
             if name in self._places:
                 return self._places[name]
-            if self.open_to_any and name:
+            if self.open_to_any and name and not _may_be_path(name):
                 return self._places.setdefault(name, _Place(lambda: load(name), named=False))
             raise _unknown(name, self._places)
+
+
+def _may_be_path(name: str) -> bool:
+    """Whether a name could be read as a place on this machine, of which requests are told nothing."""
+    parts = name.replace("\\", "/").split("/")
+    return len(parts) > 2 or any(part[:1] in ("", ".", "~") for part in parts) or os.path.exists(name)
 
 
 def _unknown(name: str, known: Iterable[str]) -> ModelNotFoundError:

@@ -16,8 +16,9 @@ import pytest
 
 pytest.importorskip("fastapi")
 pytest.importorskip("gradio")
-sync_api = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("playwright.sync_api")
 
+from playwright import sync_api
 from tests.serve.servers import SECONDS, serving
 
 import bowerbird as bb
@@ -333,9 +334,7 @@ def test_what_strangers_wrote_is_text(visit: Visit) -> None:
     dialog.wait_for()
     assert "<u>acme</u>" in dialog.inner_text()
     assert '<i onmouseover="window.evil=6">/../a b%?#"' in dialog.inner_text()
-    tab.wait_for_function(
-        "document.querySelector('dialog.closer img').complete && document.querySelector('dialog.closer img').naturalWidth > 0"
-    )
+    tab.wait_for_function("document.querySelector('dialog.closer img').naturalWidth > 0")
     dialog.get_by_role("button", name="Close").click()
     card.get_by_role("button", name="More like this").click()
     tab.locator(".chip.like").wait_for()
@@ -488,6 +487,25 @@ def test_pages_of_other_sites_cannot_ask(plain: httpx2.Client, drawn: Callable[.
     elsewhere = {"origin": "https://example.com"}
     assert plain.post("/page/given", content=drawn("red", "circle"), headers=elsewhere).status_code == 403
     assert plain.post("/gradio_api/queue/join", json={}, headers=elsewhere).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "place", [lambda file: {"data": [file]}, lambda file: {"event_data": {"a": [[file]]}, "data": []}]
+)
+@pytest.mark.parametrize("path", ["https://192.0.2.1/a.png", "/etc/passwd"])
+def test_gradio_is_given_no_files_to_open_or_fetch(
+    plain: httpx2.Client, place: Callable[[Any], Any], path: str
+) -> None:
+    asked = {"fn_index": 0, "session_hash": "a", **place("words")}
+    assert plain.post("/gradio_api/queue/join", json=asked).status_code == 200
+    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    refused = plain.post("/gradio_api/queue/join", json={**asked, **place(file)})
+    assert refused.status_code == 422
+
+
+def test_questions_that_are_none(plain: httpx2.Client) -> None:
+    for body, status in ((b"{", 422), (b"[" * 100_000, 422), (b" " * (2 << 20), 413)):
+        assert plain.post("/gradio_api/queue/join", content=body).status_code == status
 
 
 def test_pictures_that_are_given(plain: httpx2.Client, drawn: Callable[..., bytes]) -> None:

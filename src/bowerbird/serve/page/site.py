@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -23,6 +23,7 @@ from bowerbird.search.page import resource
 from bowerbird.serve.page.drawing import Drawings
 from bowerbird.serve.page.pages import rewritten, sign_in, waiting
 from bowerbird.serve.page.pictures import Pictures
+from bowerbird.serve.page.questions import ASKED, Message, Receive, refusal, replayed, until
 from bowerbird.serve.page.session import COOKIE, HOURS, FindsKeys, Sessions
 from bowerbird.serve.service import NotServedError, Service
 
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Page", "mount"]
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 _LOG = logging.getLogger("bowerbird.serve")
@@ -52,9 +51,6 @@ _GRADIO = (
 
 _OPEN = ("/page/sign-in", "/page/page.css", "/favicon.ico")
 """What is shown to those who have not signed in."""
-
-ASKED = 1 << 20
-"""Bytes that a question to Gradio may have; pictures are sent by a way of their own."""
 
 KEY = 4096
 """Bytes that the form with the key may have."""
@@ -134,7 +130,18 @@ class Page:
         if answer is not None:
             await answer(scope, receive, reply)
         else:
-            await self._gradio(scope, _capped(receive, ASKED, self._over), reply)
+            await self._asked(request, reply)
+
+    async def _asked(self, request: Request, send: Send) -> None:
+        """What Gradio answers, once it is known to be a question that Gradio may see."""
+        receive = request.receive
+        if request.method not in ("GET", "HEAD"):
+            body = await _body(request, ASKED)
+            if refused := refusal(body):
+                await refused(request.scope, request.receive, send)
+                return
+            receive = replayed(body or b"", receive)
+        await self._gradio(request.scope, until(self._over, receive), send)
 
     def _refused(self, request: Request) -> Response | None:
         """What is said to those who may not come in, or come from another site."""
@@ -349,30 +356,6 @@ async def _body(request: Request, most: int) -> bytes | None:
             return None
         pieces.append(piece)
     return b"".join(pieces)
-
-
-def _capped(receive: Receive, most: int, over: asyncio.Event) -> Receive:
-    """As `receive`, but what comes beyond so many bytes is cut off, which leaves no JSON; in the end visitors leave.
-
-    Gradio keeps a stream open for every visitor, which a server that stops would wait for.
-    """
-    size = 0
-
-    async def capped() -> Message:
-        nonlocal size
-        waiting = [asyncio.ensure_future(receive()), asyncio.ensure_future(over.wait())]
-        try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if not waiting[0].done():
-                return {"type": "http.disconnect"}
-            message: Message = waiting[0].result()  # type: ignore[assignment]
-        finally:
-            for one in waiting:
-                one.cancel()
-        size += len(message.get("body", b""))
-        return {"type": "http.request", "body": b"", "more_body": False} if size > most else message
-
-    return capped
 
 
 def _shown_by_browsers(data: bytes) -> str:

@@ -15,6 +15,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 from tests.deploy.processes import started, until_ok
+from tests.serve.command import options, refused
+
+from bowerbird.settings import Settings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -83,13 +86,11 @@ def test_what_is_copied_exists_and_reaches_the_builder():
     assert all((ROOT / one).exists() for one in copied)
 
 
-def test_what_it_sets_are_settings_of_the_service(run):
-    text = run("serve", "--help", env={"COLUMNS": "200"}).out
-    from bowerbird.settings import Settings
-
+def test_what_it_sets_are_settings_of_the_service():
+    known = options("serve").values()
     for name in VARIABLES:
         if name.startswith("BOWERBIRD_"):
-            assert name in text or hasattr(Settings, name.removeprefix("BOWERBIRD_").lower()), name
+            assert name in known or hasattr(Settings, name.removeprefix("BOWERBIRD_").lower()), name
     assert said("EXPOSE") == [VARIABLES["BOWERBIRD_PORT"]]
     assert said("ENTRYPOINT") == ['["bowerbird", "serve"]']
     for place in json.loads(said("VOLUME")[0]):
@@ -139,9 +140,7 @@ def test_its_entry_point_and_its_check_of_health_run(index_path: Path, tmp_path:
         assert subprocess.run(asked, env=env, capture_output=True, timeout=60, check=False).returncode != 0
 
 
-def test_without_keys_it_does_not_start(tmp_path: Path, run):
-    keys = tmp_path / "none-here"
-    refused = run(
-        "serve", "--model", "mini", "--port", "0", code=2, env={"BOWERBIRD_API_KEYS_FILE": str(keys)}
-    )
-    assert f"The API keys in {keys} cannot be read" in refused.err
+def test_without_keys_it_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("BOWERBIRD_API_KEYS_FILE", str(tmp_path / "none-here"))
+    why = refused("serve", "--model", "mini", "--port", 0)
+    assert f"The API keys in {tmp_path / 'none-here'} cannot be read" in why

@@ -6,6 +6,8 @@ import hashlib
 
 import pytest
 import yaml
+from tests.serve.command import options as options_of
+from tests.serve.command import refused, told
 
 import bowerbird as bb
 from bowerbird.errors import BowerbirdError
@@ -14,26 +16,11 @@ from bowerbird.serve.cluster.plan import Deployed, as_yaml, config, options, res
 schema = pytest.importorskip("ray.serve.schema")
 
 
-def test_serve_takes_the_config_file_of_the_command(run, index_path):
-    text = run(
-        *(
-            "deploy",
-            index_path,
-            "--on",
-            "ray",
-            "--min",
-            0,
-            "--max",
-            8,
-            "--cpus",
-            2,
-            "--gpus",
-            1,
-            "--port",
-            9000,
-        ),
-        *("--config", "-"),
-    ).out
+def test_serve_takes_the_config_file_of_the_command(index_path):
+    text, _ = told(
+        *("deploy", index_path, "--on", "ray", "--min", 0, "--max", 8, "--cpus", 2, "--gpus", 1),
+        *("--port", 9000, "--config", "-"),
+    )
     taken = schema.ServeDeploySchema.model_validate(yaml.safe_load(text))
     (app,) = taken.applications
     assert app.args["index"] == str(index_path)
@@ -56,23 +43,24 @@ def test_a_config_file_is_written_and_says_the_same_again(run, index_path, tmp_p
     assert config(deployed) == read
 
 
-def test_keys_do_not_leave_the_machine(run, index_path, tmp_path):
+def test_keys_do_not_leave_the_machine(index_path, tmp_path):
     (tmp_path / "keys").write_text("a-very-secret-key name=shop scope=read rate=60\n", "utf-8")
-    text = run(
-        "deploy", index_path, "--api-keys", tmp_path / "keys", "--host", "0.0.0.0", "--config", "-"
-    ).out
+    text, said = told(
+        *("deploy", index_path, "--api-keys", tmp_path / "keys", "--host", "0.0.0.0", "--config", "-")
+    )
+    assert "ANYBODY" not in said
     assert "secret" not in text
     digest = hashlib.sha256(b"a-very-secret-key").hexdigest()
     (app,) = yaml.safe_load(text)["applications"]
     assert app["args"]["keys"] == [f"sha256:{digest} name=shop scope=read rate=60"]
 
 
-def test_what_the_service_may_be_told_is_told_it_on_a_cluster_too(run, index_path):
-    text = run(
+def test_what_the_service_may_be_told_is_told_it_on_a_cluster_too(index_path):
+    text, _ = told(
         *("deploy", index_path, "--show-paths", "--public-metrics", "--cors", "https://shop.example"),
         *("--allow-host", "search.example", "--rate", 60, "--max-inputs", 16, "--drain-seconds", 5),
         *("--config", "-"),
-    ).out
+    )
     (app,) = yaml.safe_load(text)["applications"]
     deployed = Deployed.of(app["args"])
     assert (deployed.show_paths, deployed.public_metrics) == (True, True)
@@ -83,24 +71,15 @@ def test_what_the_service_may_be_told_is_told_it_on_a_cluster_too(run, index_pat
 
 
 def test_serve_and_deploy_have_one_word_for_one_thing():
-    from typer.main import get_command
-
-    from bowerbird.cli import app, deploy, serve
-
-    assert deploy, serve
-    verbs = get_command(app).commands
-    told = [
-        {word: one.envvar for one in verbs[verb].params for word in one.opts if one.envvar}
-        for verb in ("serve", "deploy")
-    ]
-    both = set(told[0]) & set(told[1])
+    served, deployed = options_of("serve"), options_of("deploy")
+    both = set(served) & set(deployed)
     assert len(both) > 20
-    assert {word: told[0][word] for word in both} == {word: told[1][word] for word in both}
+    assert {word: served[word] for word in both} == {word: deployed[word] for word in both}
 
 
-def test_open_doors_are_told(run, index_path):
-    assert "ANYBODY" in run("deploy", index_path, "--host", "0.0.0.0", "--config", "-").err
-    assert "ANYBODY" not in run("deploy", index_path, "--config", "-").err
+def test_open_doors_are_told(index_path):
+    assert "ANYBODY" in told("deploy", index_path, "--host", "0.0.0.0", "--config", "-")[1]
+    assert "ANYBODY" not in told("deploy", index_path, "--config", "-")[1]
 
 
 def test_several_models_have_deployments_of_their_own(index_path):
@@ -139,8 +118,8 @@ def test_what_cannot_be_deployed_is_said_before(wrong, message):
         Deployed.of(wrong)
 
 
-def test_an_index_that_is_not_there(run, tmp_path):
-    assert "There is no index" in run("deploy", tmp_path / "none.bower", "--config", "-", code=2).err
+def test_an_index_that_is_not_there(tmp_path):
+    assert "There is no index" in refused("deploy", tmp_path / "none.bower", "--config", "-")
 
 
 def test_a_cluster_that_is_not_there(run, index_path):

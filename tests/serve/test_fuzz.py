@@ -62,9 +62,9 @@ def fuzz(index: Path, folder: Path, *, phases: str, examples: int, seconds: int,
 
 
 def test_requests_that_the_document_allows_and_some_that_it_does_not(own_index, tmp_path):
-    fuzz(own_index, tmp_path, phases="examples,fuzzing", examples=6, seconds=30, seed=7)
+    fuzz(own_index, tmp_path, phases="examples,fuzzing", examples=4, seconds=15, seed=7)
 
 
 @pytest.mark.slow
 def test_many_requests(own_index, tmp_path):
-    fuzz(own_index, tmp_path, phases="examples,coverage,fuzzing,stateful", examples=60, seconds=240, seed=11)
+    fuzz(own_index, tmp_path, phases="examples,coverage,fuzzing,stateful", examples=40, seconds=75, seed=11)

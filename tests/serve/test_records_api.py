@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from pathlib import Path
 from urllib.parse import quote
@@ -264,6 +265,14 @@ def test_pictures_are_uploaded(writable):
     assert uneven.json()["error"]["param"] == "id"
 
 
+@pytest.fixture(scope="module")
+def refusing(index_path, tmp_path_factory):
+    """A client of a server that would take records, and is given none that it can."""
+    place = shutil.copytree(index_path, tmp_path_factory.mktemp("refusing") / index_path.name)
+    with served(LocalService(str(place), ["mini"], writable=True)) as client:
+        yield client
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -279,10 +288,11 @@ def test_pictures_are_uploaded(writable):
     ],
     ids=lambda body: str(body)[:60],
 )
-def test_what_is_no_record_is_refused(writable, body):
-    answer = writable.post("/v1/records", json=body)
+def test_what_is_no_record_is_refused(refusing, body):
+    answer = refusing.post("/v1/records", json=body)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"].startswith("records")
+    assert refusing.get("/v1/index").json()["records"] == RECORDS
 
 
 def test_who_serves_read_only_changes_nothing(client):

@@ -84,12 +84,6 @@ def test_under_load_nobody_is_left_without_an_answer() -> None:
     assert answered[0] >= 40
 
 
-def test_ctrl_c() -> None:
-    with running("--model", "mini") as process:
-        process.signal(signal.SIGINT)
-        assert process.ended() == 130
-
-
 def test_killed_and_started_again(own_index: Path) -> None:
     """Nothing has to be tidied up: the port is free again, and the index is as it was."""
     with running(str(own_index)) as first:
@@ -109,7 +103,7 @@ def test_killed_and_started_again(own_index: Path) -> None:
         assert second.ended() == 0
 
 
-def test_keys_are_read_again(tmp_path: Path) -> None:
+def test_keys_are_read_again_until_ctrl_c(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("the-first-of-the-keys\n")
 
@@ -129,6 +123,8 @@ def test_keys_are_read_again(tmp_path: Path) -> None:
         process.until("stay as they were")
         assert status("the-second-of-the-keys") == 200
         assert "of-the-keys" not in "".join(process.lines)
+        process.signal(signal.SIGINT)
+        assert process.ended() == 130
 
 
 def test_a_socket_file(tmp_path: Path) -> None:

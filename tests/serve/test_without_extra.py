@@ -42,7 +42,7 @@ def without(code: str, blocked: tuple[str, ...] = WEB) -> subprocess.CompletedPr
     )
 
 
-@pytest.mark.parametrize("blocked", [WEB, ("uvicorn",), ("prometheus_client",)], ids=str)
+@pytest.mark.parametrize("blocked", [WEB, ("prometheus_client",)], ids=str)
 def test_the_command_names_what_to_install(blocked):
     code = "sys.argv = ['bowerbird', 'serve', '--model', 'mini', '--port', '0']; from bowerbird.cli import main; main()"
     done = without(code, blocked)

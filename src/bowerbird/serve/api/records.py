@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Union
 
@@ -19,7 +20,7 @@ from bowerbird.serve.api.examples import PICTURE
 from bowerbird.serve.api.images import image_route
 from bowerbird.serve.api.inputs import Pictures, check_pixels
 from bowerbird.serve.api.paths import ID, id_of, not_found
-from bowerbird.serve.api.schemas import ErrorDetail, Strict, checked
+from bowerbird.serve.api.schemas import ErrorDetail, Many, Strict, checked
 from bowerbird.serve.api.shown import image_address, shown_attributes, shown_uri
 from bowerbird.serve.indexed import Stored
 from bowerbird.serve.service import Service
@@ -29,6 +30,9 @@ MOST_LISTED = 1000
 
 MOST_ATTRIBUTES = 256
 """Of one record: each is a column of the index."""
+
+MOST_COLUMNS = 1000
+"""Attributes of all records together that requests may bring an index to."""
 
 Value = Union[str, int, float, bool, None]  # noqa: UP007  pydantic reads it at run time
 
@@ -48,7 +52,7 @@ class RecordInput(Strict):
         examples=[PICTURE],
     )
     text: str | None = Field(None, description="What the picture shows, or the record is about.")
-    texts: list[str] | None = Field(None, description="Several of these.")
+    texts: Many[str] | None = Field(None, description="Several of these.")
     attributes: dict[Annotated[str, Field(min_length=1, max_length=256)], Value] = Field(
         default_factory=dict,
         max_length=MOST_ATTRIBUTES,
@@ -60,15 +64,15 @@ class RecordInput(Strict):
 class RecordsRequest(Strict):
     """Records to add."""
 
-    records: list[RecordInput] = Field(min_length=1)
+    records: Many[RecordInput] = Field(min_length=1)
 
 
 class RecordFields(Strict):
     """The fields of a form beside its files."""
 
-    id: list[str] = Field(default_factory=list)
-    text: list[str] = Field(default_factory=list)
-    attributes: list[dict[str, Value]] = Field(default_factory=list)
+    id: Many[str] = Field(default_factory=list)
+    text: Many[str] = Field(default_factory=list)
+    attributes: Many[dict[str, Value]] = Field(default_factory=list)
 
 
 class RecordFailure(BaseModel):
@@ -281,18 +285,21 @@ def _check_number(given: int, most: int) -> None:
 async def _add(
     asked: Sequence[RecordInput], files: Sequence[bytes], service: Service, pictures: Pictures
 ) -> Response:
+    await _check_columns(asked, service)
     images: list[bytes | None] = list(files) or [None] * len(asked)
     failed: dict[int, InputError] = {}
+    had = 0
     for index, one in enumerate(asked):
         try:
             _check_texts(one, service.limits.text_chars)
             if one.image is not None:
-                images[index] = await pictures.read(one.image)
+                images[index] = given = await pictures.read(one.image, had)
+                had += len(given)
             if images[index] is None and not _texts(one):
                 raise UnsupportedInputError("The record has neither a picture nor a text.", hint="Give one.")
         except InputError as error:
             failed[index] = error
-    failed = {**check_pixels(images, service.limits), **failed}
+    failed = {**await asyncio.to_thread(check_pixels, images, service.limits), **failed}
     places = [index for index in range(len(asked)) if index not in failed]
     # Asked even with nothing to add: whoever may not add is told so in any case.
     added = await service.add(
@@ -327,6 +334,21 @@ async def _add(
             ],
         }
     )
+
+
+async def _check_columns(asked: Sequence[RecordInput], service: Service) -> None:
+    """Nobody gets rid of a column again, so requests cannot make any number of them."""
+    facts = await service.facts()
+    known = set(facts.attributes) if facts is not None else set()
+    new = {name for one in asked for name in one.attributes} - known
+    if new and len(known) + len(new) > MOST_COLUMNS:
+        raise ApiError(
+            400,
+            f"The index has {len(known)} attributes, and the request has {len(new)} that are new; {MOST_COLUMNS} are "
+            "taken in all.",
+            code="too_many_attributes",
+            param="records",
+        )
 
 
 def _texts(one: RecordInput) -> tuple[str, ...]:

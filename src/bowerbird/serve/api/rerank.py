@@ -13,7 +13,7 @@ from bowerbird.models.crossencoder import Judgement
 from bowerbird.serve.api.bodies import answer, json_of
 from bowerbird.serve.api.document import Answers, Routes
 from bowerbird.serve.api.errors import ApiError, error_of, plain
-from bowerbird.serve.api.schemas import ErrorDetail, Strict
+from bowerbird.serve.api.schemas import ErrorDetail, Many, Strict
 from bowerbird.serve.service import Service
 
 
@@ -28,7 +28,7 @@ class RerankRequest(Strict):
 
     model: str = Field("", description="A reranker of GET /v1/models; empty takes the first.")
     query: str = Field(min_length=1)
-    documents: list[Union[str, DocumentText]] = Field(min_length=1)  # noqa: UP007  pydantic reads it at run time
+    documents: Many[Union[str, DocumentText]] = Field(min_length=1)  # noqa: UP007  pydantic reads it at run time
     top_n: int | None = Field(None, ge=1, description="Give only so many; none: all.")
     return_documents: bool = Field(False, description="Give the texts, too.")
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, TypeVar, Union
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 __all__ = [
     "Embedding",
@@ -13,9 +13,35 @@ __all__ = [
     "ErrorResponse",
     "ImageInput",
     "ImageUrlInput",
+    "Many",
     "TensorInput",
     "TextInput",
 ]
+
+LARGE = 64 << 10
+"""Bytes of a body whose form is looked at before it is checked: what is wrong with a smaller one is soon told."""
+
+MARKS = 1_000_000
+"""Commas and brackets of a body: each may stand for a value, which takes up to a hundred times its place in memory."""
+
+NAMES = 1024
+"""Names in one object of a body; no request has as many."""
+
+WHERE = 1 << 16
+"""Characters of a filter: a longer one takes seconds to be read."""
+
+T = TypeVar("T")
+
+
+class _FirstFault(FailFast):
+    """As part of a type, which is hashed."""
+
+    def __hash__(self) -> int:
+        return hash(self.fail_fast)
+
+
+Many = Annotated[list[T], _FirstFault()]
+"""A list of which the first fault is told: of a million faults each would have to be written down."""
 
 
 class Strict(BaseModel):
@@ -55,7 +81,7 @@ class ImageUrlInput(Strict):
 class Tensor(Strict):
     """float32 values, little-endian, in C order, as base64."""
 
-    shape: list[int] = Field(examples=[[3, 224, 224]], min_length=3, max_length=3)
+    shape: Many[int] = Field(examples=[[3, 224, 224]], min_length=3, max_length=3)
     data: str
 
 
@@ -73,7 +99,7 @@ class EmbeddingsRequest(Strict):
     """OpenAI's request, extended to pictures."""
 
     model: str = Field("", description="A model of GET /v1/models; empty takes the first.", examples=["mini"])
-    input: Item | list[Item] | list[int] | list[list[int]] = Field(
+    input: Item | Many[Item] | Many[int] | Many[Many[int]] = Field(
         description="A text, a picture, or a list of them. Arrays of tokens are refused: they are of another "
         "tokeniser.",
         examples=["a red dress", ["a red dress", {"image": "data:image/jpeg;base64,/9j/4AAQ..."}]],
@@ -160,11 +186,29 @@ def read(kind: type[Any], body: bytes) -> Any:
 
     from bowerbird.serve.api.errors import ApiError
 
+    large = len(body) > LARGE
+    if large and sum(map(body.count, (b",", b"[", b"{"))) > MARKS:
+        raise ApiError(413, "The body has too many values. Send less at once.", code="body_too_large")
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise ApiError(400, f"The body is no JSON: {error}.", code="invalid_json") from None
+    if large:
+        _check_objects(value)
     return checked(kind, value)
+
+
+def _check_objects(value: Any) -> None:
+    """Pydantic writes down every name that it does not know; this is much faster."""
+    from bowerbird.serve.api.errors import ApiError
+
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict) and len(one) > NAMES:
+            raise ApiError(400, f"An object has {len(one):,} fields.", code="invalid_value")
+        inside = one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+        left += [each for each in inside if isinstance(each, (dict, list))]
 
 
 def checked(kind: type[Any], value: Any) -> Any:

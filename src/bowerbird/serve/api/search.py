@@ -20,7 +20,7 @@ from bowerbird.serve.api.door import Noted
 from bowerbird.serve.api.errors import ApiError, error_of
 from bowerbird.serve.api.examples import PICTURE
 from bowerbird.serve.api.inputs import Pictures, check_pixels
-from bowerbird.serve.api.schemas import Strict
+from bowerbird.serve.api.schemas import WHERE, Many, Strict
 from bowerbird.serve.api.shown import image_address, shown_attributes, shown_uri
 from bowerbird.serve.indexed import Ask
 from bowerbird.serve.service import Service
@@ -35,19 +35,19 @@ TEXTS = 64
 class SearchRequest(Strict):
     """A question: words, a picture, a record to be like, or a blend of these."""
 
-    text: str | list[str] | None = Field(
+    text: str | Many[str] | None = Field(
         None, description="Words to look for; several texts are blended.", examples=["a red dress"]
     )
-    texts: list[str] | None = Field(None, description="Another name for `text`.")
+    texts: Many[str] | None = Field(None, description="Another name for `text`.")
     image: str | None = Field(
         None,
         description="A picture to look for: a data URL, base64, or an address where the service fetches them.",
     )
     like: str | None = Field(None, description="Id of a record: its neighbours.")
-    weights: list[float] | None = Field(
+    weights: Many[float] | None = Field(
         None, description="One for each text, then one for the picture or the record; equal by default."
     )
-    without: str | list[str] | None = Field(None, description="Words to move away from.")
+    without: str | Many[str] | None = Field(None, description="Words to move away from.")
     among: str = Field(
         "",
         description="What is searched: `image`, `text`, `words` (BM25), or several with commas between; empty: "
@@ -55,8 +55,10 @@ class SearchRequest(Strict):
     )
     k: int = Field(10, ge=1, description="At most so many results.")
     offset: int = Field(0, ge=0, description="So many are left out first.")
-    where: str = Field("", description="A filter over the attributes.", examples=["price < 100"])
-    models: list[str] | None = Field(
+    where: str = Field(
+        "", max_length=WHERE, description="A filter over the attributes.", examples=["price < 100"]
+    )
+    models: Many[str] | None = Field(
         None, description="Models of the index that are asked; none: the first; `all`: every one."
     )
     fusion: Literal["calibrated", "rank", "weighted", "raw"] = Field(

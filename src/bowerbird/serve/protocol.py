@@ -40,6 +40,7 @@ class Connection(HttpToolsProtocol):
 
     limits: Limits = Limits()
     _late: asyncio.TimerHandle | None = None
+    _taking: asyncio.TimerHandle | None = None
     _in_headers = False
     _header_bytes = 0
     _stopping = False
@@ -62,6 +63,9 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
         self._headers_came()
+        if self._taking is not None:
+            self._taking.cancel()
+            self._taking = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -77,6 +81,33 @@ class Connection(HttpToolsProtocol):
 
     def _is_idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
+
+    # What a client takes
+
+    def pause_writing(self) -> None:
+        """It takes less than it is sent."""
+        super().pause_writing()
+        self._expect_taking()
+
+    def resume_writing(self) -> None:
+        """It has taken nearly all of it."""
+        super().resume_writing()
+        if self._taking is not None:
+            self._taking.cancel()
+            self._taking = None
+
+    def _expect_taking(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        if self._taking is None:
+            self._taking = self.loop.call_later(self.limits.idle_seconds or 30.0, self._look_at_taking, left)
+
+    def _look_at_taking(self, before: int) -> None:
+        """Who takes nothing for so long must not hold its answer in memory."""
+        self._taking = None
+        if self.transport.is_closing() or self.transport.get_write_buffer_size() >= before:
+            self.transport.abort()
+        else:
+            self._expect_taking()
 
     # Headers
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -109,7 +110,7 @@ class _Deadline:
 class _Passing:
     """One request on its way through the door."""
 
-    __slots__ = ("allowance", "begun", "complete", "extra", "held", "left", "noted", "send")
+    __slots__ = ("allowance", "begun", "complete", "extra", "held", "hold", "left", "noted", "send")
 
     def __init__(self, noted: Noted, send: Send) -> None:
         self.noted = noted
@@ -119,6 +120,7 @@ class _Passing:
         self.begun = False  # its answer
         self.complete = False  # its body
         self.held = 0
+        self.hold: Callable[[int], None] | None = None  # counts what its answer holds, too
         self.left = False  # its client
 
     async def reply(self, message: Message) -> None:
@@ -135,7 +137,14 @@ class _Passing:
             if any(name == b"content-type" and value.startswith(b"text/html") for name, value in headers):
                 headers += _HTML
             message["headers"] = headers
-        await self.send(message)
+        size = len(message.get("body", b""))
+        if self.hold is None or size <= SMALL or message.get("more_body"):
+            await self.send(message)
+            return
+        # Only before a further piece does the server wait for the client to take what there is; so long it is counted.
+        self.hold(size)
+        await self.send({**message, "more_body": True})
+        await self.send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class Door:
@@ -240,6 +249,9 @@ class Door:
         if not scope["path"].startswith("/v1"):
             await self.app(scope, self._capped(receive, passing), passing.reply)
             return
+        if self._held > self._limits.bodies_bytes:
+            raise _full()
+        passing.hold = partial(self._hold, passing)
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task is not None
@@ -280,20 +292,17 @@ class Door:
             passing.left = True
             raise asyncio.CancelledError
         piece: bytes = message.get("body", b"")
-        passing.held += len(piece)
-        self._held += len(piece)
+        self._hold(passing, len(piece))
         if passing.held > self._limits.body_bytes:
             raise _too_large(self._limits.body_bytes)
         if self._held > self._limits.bodies_bytes and self._held > passing.held:
-            raise ApiError(
-                503,
-                "More is being sent than can be kept in memory. Try again in 1 s.",
-                "server_error",
-                "overloaded",
-                headers={"Retry-After": "1"},
-            )
+            raise _full()
         passing.complete = not message.get("more_body")
         return piece
+
+    def _hold(self, passing: _Passing, size: int) -> None:
+        passing.held += size
+        self._held += size
 
     def _capped(self, receive: Receive, passing: _Passing) -> Receive:
         """For what reads bodies by itself: the cap holds there too."""
@@ -422,6 +431,16 @@ def _uncancel(task: asyncio.Task[Any]) -> None:
     """The cancelling was ours, and is over; Python 3.10 does not count them."""
     if hasattr(task, "uncancel"):
         task.uncancel()
+
+
+def _full() -> ApiError:
+    return ApiError(
+        503,
+        "More is being sent than can be kept in memory. Try again in 1 s.",
+        "server_error",
+        "overloaded",
+        headers={"Retry-After": "1"},
+    )
 
 
 def _too_large(cap: int) -> ApiError:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Annotated, Any, Literal
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Literal
 
 from fastapi import Query as Parameter
 from starlette.requests import Request
@@ -15,7 +15,6 @@ from bowerbird.record import content_id
 from bowerbird.serve.api.document import Answers, Routes
 from bowerbird.serve.api.errors import ApiError
 from bowerbird.serve.api.paths import ID, id_of, is_image, not_found
-from bowerbird.serve.batching import BusyError
 from bowerbird.serve.service import Service
 
 __all__ = ["MEDIA_TYPES", "image_route"]
@@ -50,7 +49,6 @@ def image_route(to: Routes, service: Service, record_get: Callable[[Request], Aw
         service: that answers.
         record_get: answers for a record whose id ends as the path of a picture does.
     """
-    held = _Held(service.limits.queue_bytes)
 
     async def record_image(
         request: Request,
@@ -69,7 +67,7 @@ def image_route(to: Routes, service: Service, record_get: Callable[[Request], Aw
         data = await (service.thumbnail(id_) if size == "thumbnail" else _original(service, id_))
         if not data:
             raise await _nothing(service, id_, size)
-        return _sent(request, data, held)
+        return _sent(request, data)
 
     to.add(
         "GET",
@@ -108,7 +106,7 @@ async def _nothing(service: Service, id_: str, size: str) -> ApiError:
     )
 
 
-def _sent(request: Request, data: bytes, held: _Held) -> Response:
+def _sent(request: Request, data: bytes) -> Response:
     kind = MEDIA_TYPES.get(sniff(data).format)
     if kind is None:
         raise ApiError(404, "What is there is no picture.", code="picture_not_found", param="id")
@@ -122,36 +120,4 @@ def _sent(request: Request, data: bytes, held: _Held) -> Response:
     known = request.headers.get("if-none-match", "")
     if known.strip() == "*" or tag in (one.strip().removeprefix("W/") for one in known.split(",")):
         return Response(status_code=304, headers=headers)
-    return _Picture(data, held, headers=headers, media_type=kind)
-
-
-class _Held:
-    """What the pictures hold that are being sent: a client that reads slowly keeps its picture in memory.
-
-    Args:
-        most: bytes; what comes beyond is refused, unless nothing is held.
-    """
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.bytes = 0
-
-    def take(self, size: int) -> None:
-        if self.bytes and self.bytes + size > self.most:
-            raise BusyError(1.0)
-        self.bytes += size
-
-
-class _Picture(Response):
-    """A picture, counted as long as it is sent."""
-
-    def __init__(self, data: bytes, held: _Held, **options: Any) -> None:
-        super().__init__(data, **options)
-        held.take(len(data))
-        self._held = held
-
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._held.bytes -= len(self.body)
+    return Response(data, headers=headers, media_type=kind)

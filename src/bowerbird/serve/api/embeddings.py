@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -159,18 +160,20 @@ async def _inputs(
     """By index: what the model is given, or why that cannot be."""
     found: dict[int, Any] = {}
     refused: dict[int, InputError] = {}
+    had = 0
     for index, item in enumerate(items):
         try:
-            found[index] = await _input(item, asked, service, pictures)
+            found[index] = given = await _input(item, asked, service, pictures, had)
+            had += len(given) if isinstance(given, bytes) else 0
         except InputError as error:
             refused[index] = error
     if any(isinstance(value, bytes) for value in found.values()):
-        too_large = check_pixels([found.get(index) for index in range(len(items))], service.limits)
-        refused.update(too_large)
+        given = [found.get(index) for index in range(len(items))]
+        refused.update(await asyncio.to_thread(check_pixels, given, service.limits))
     return found, refused
 
 
-async def _input(item: Any, asked: EmbeddingsRequest, service: Service, pictures: Pictures) -> Any:
+async def _input(item: Any, asked: EmbeddingsRequest, service: Service, pictures: Pictures, had: int) -> Any:
     text = item if isinstance(item, str) else item.text if isinstance(item, TextInput) else None
     if text is not None:
         if not text:
@@ -197,9 +200,10 @@ async def _input(item: Any, asked: EmbeddingsRequest, service: Service, pictures
             raise UnreadableError("The picture has no bytes.", hint="Send the bytes of the picture file.")
         return item
     if isinstance(item, ImageInput):
-        return await pictures.read(item.image)
+        return await pictures.read(item.image, had)
     assert isinstance(item, ImageUrlInput)
-    return await pictures.read(item.image_url if isinstance(item.image_url, str) else item.image_url.url)
+    url = item.image_url if isinstance(item.image_url, str) else item.image_url.url
+    return await pictures.read(url, had)
 
 
 def _response(asked: EmbeddingsRequest, outcomes: Sequence[Outcome], answer: Answer) -> Response:

@@ -7,6 +7,7 @@ import base64
 import binascii
 import io
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -27,16 +28,20 @@ class Pictures:
     """
 
     def __init__(self, limits: Limits, *, fetch: bool = False) -> None:
-        self.fetch = fetch
         self._limits = limits
         self._web = WebLimits(
             max_bytes=limits.fetch_bytes, seconds=limits.fetch_seconds, retries=0, public_only=True
         )
         self._policy = DecodePolicy(max_bytes=limits.fetch_bytes, seconds=limits.fetch_seconds)
-        self._free = asyncio.Semaphore(max(1, limits.fetches))
+        # Threads of their own: strangers' servers may be slow, and nothing else should wait for them.
+        self._threads = ThreadPoolExecutor(max(1, limits.fetches), "bowerbird-fetch") if fetch else None
 
-    async def read(self, source: str) -> bytes:
+    async def read(self, source: str, had: int = 0) -> bytes:
         """The bytes of a picture that is given as a data URL, as plain base64, or by its address.
+
+        Args:
+            source: what the request says.
+            had: bytes of the request's other pictures so far; all may have as many as a body.
 
         Raises:
             InputError: it is none of these, addresses are not fetched here, or it cannot be had.
@@ -45,7 +50,7 @@ class Pictures:
         if head.startswith("data:"):
             return of_data_url(source)
         if head.startswith(("http://", "https://")):
-            return await self._fetched(source)
+            return await self._fetched(source, had)
         if "://" in source[:20]:
             raise UnsupportedInputError(
                 f"Pictures at {source.partition('://')[0][:20]}:// addresses are not read.",
@@ -53,14 +58,21 @@ class Pictures:
             )
         return of_base64(source)
 
-    async def _fetched(self, address: str) -> bytes:
-        if not self.fetch:
+    async def _fetched(self, address: str, had: int) -> bytes:
+        if self._threads is None:
             raise UnsupportedInputError(
                 "This service does not fetch pictures from addresses.",
                 hint="Send the picture itself as a data URL, or start the service with --fetch-urls.",
             )
-        async with self._free:
-            return await asyncio.to_thread(WebFile(address, self._web).read, self._policy)
+        file = WebFile(address, self._web)
+        if had < self._limits.body_bytes:
+            found = await asyncio.get_running_loop().run_in_executor(self._threads, file.read, self._policy)
+            if had + len(found) <= self._limits.body_bytes:
+                return found
+        raise UnsupportedInputError(
+            f"The pictures of this request have more than {self._limits.body_bytes:,} bytes together.",
+            hint="Send fewer at once.",
+        )
 
 
 def of_data_url(source: str) -> bytes:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bowerbird.errors import ModelNotFoundError
-from bowerbird.models.crossencoder import CrossEncoder
+from bowerbird.models.crossencoder import CrossEncoder, Judgement
 from bowerbird.serve.models import ModelState
 
 __all__ = ["Rerankers"]
+
+TOGETHER = 128
+"""Texts that are judged at once: after so many it is seen whether anybody still waits."""
 
 
 @dataclass(eq=False)
@@ -57,6 +60,24 @@ class Rerankers:
                 place.model = CrossEncoder.load(place.source)
                 place.since = time.time()
             return place.model
+
+    def judged(
+        self, name: str, query: str, documents: Sequence[str], left: threading.Event
+    ) -> list[Judgement]:
+        """How well each document answers a question, in order; of who has left, only those judged until then.
+
+        Raises:
+            ModelNotFoundError: there is none of that name here.
+            ModelError: it cannot be loaded, or fails.
+        """
+        model = self.get(name)
+        found: list[Judgement] = []
+        for start in range(0, len(documents), TOGETHER):
+            if left.is_set():
+                break
+            few = model.outcomes((query, document) for document in documents[start : start + TOGETHER])
+            found += (replace(one, index=start + one.index) for one in few)
+        return found
 
     def unload(self, name: str) -> bool:
         """Take one out of memory; requests that have begun with it are finished. Whether it was there.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,6 +35,9 @@ _LOG = logging.getLogger("bowerbird.serve")
 
 SEARCHES = 8
 """Searches at once: each waits for its query's vectors most of the time."""
+
+RERANKS = 2
+"""Questions at once whose texts are judged, which takes every core."""
 
 SEARCHES_WAITING = 1024
 CHANGES_WAITING = 16
@@ -267,6 +271,7 @@ class LocalService:
         self.tend_seconds = tend_seconds
         wait = self._limits.queue_seconds
         self._searches = Threads("bowerbird-search", SEARCHES, seconds=wait, most=SEARCHES_WAITING)
+        self._reranks = Threads("bowerbird-rerank", RERANKS, seconds=wait, most=SEARCHES_WAITING)
         # Who adds records waits for the disk in any case.
         self._changes = Threads("bowerbird-change", 1, seconds=10 * wait, most=CHANGES_WAITING)
         self._reports = Threads("bowerbird-report", 1, seconds=20 * wait, most=CHANGES_WAITING)
@@ -293,11 +298,11 @@ class LocalService:
 
     async def rerank(self, model: str, query: str, documents: Sequence[str]) -> list[Judgement]:
         """See `Service`."""
-
-        def judge() -> list[Judgement]:
-            return self.rerankers.get(model).outcomes((query, document) for document in documents)
-
-        return await self._searches.run(judge)
+        left = threading.Event()
+        try:
+            return await self._reranks.run(partial(self.rerankers.judged, model, query, documents, left))
+        finally:
+            left.set()
 
     async def search(self, ask: Ask) -> Hits:
         """See `Service`."""
@@ -368,7 +373,8 @@ class LocalService:
     async def unload(self, model: str) -> bool:
         """See `Service`."""
         own = self.rerankers if model in self.rerankers.names else self.registry
-        return own.unload(model)
+        # One that is being loaded is waited for, which may take minutes.
+        return await asyncio.to_thread(own.unload, model)
 
     async def ready(self) -> Readiness:
         """See `Service`."""
@@ -385,8 +391,8 @@ class LocalService:
         while True:
             await asyncio.sleep(self.tend_seconds)
             try:
-                self.registry.sweep()
-                self.rerankers.sweep()
+                await asyncio.to_thread(self.registry.sweep)
+                await asyncio.to_thread(self.rerankers.sweep)
                 await self.refresh()
             except Exception as error:  # noqa: BLE001  it is tried again
                 # What was searched until now goes on being searched; and it is said once.
@@ -397,7 +403,7 @@ class LocalService:
     async def close(self) -> None:
         """See `Service`."""
         done = await asyncio.to_thread(self.scheduler.stop, self._limits.drain_seconds)
-        for threads in (self._searches, self._changes, self._reports):
+        for threads in (self._searches, self._reranks, self._changes, self._reports):
             threads.close(wait=done)
 
     @staticmethod

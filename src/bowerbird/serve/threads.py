@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from bowerbird.serve.batching import BusyError
 
@@ -33,6 +34,7 @@ class Threads:
         self.seconds = seconds
         self.most = most
         self._pool = ThreadPoolExecutor(count, thread_name_prefix=name)
+        self._lock = threading.Lock()
         self._inside = 0
         self._each = 0.0
 
@@ -49,15 +51,23 @@ class Threads:
         waiting = self.waiting_seconds()
         if waiting > self.seconds or self._inside - self.count >= self.most:
             raise BusyError(max(1.0, waiting))
-        self._inside += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, self._timed, function)
-        finally:
-            self._inside -= 1
+            future = self._pool.submit(self._timed, function)
+        except RuntimeError:  # it was closed
+            raise BusyError(1.0, stopping=True) from None
+        with self._lock:
+            self._inside += 1
+        # Of who leaves, what has begun goes on, and takes its thread until it is done.
+        future.add_done_callback(self._left)
+        return await asyncio.wrap_future(future)
 
     def close(self, *, wait: bool) -> None:
         """Take nothing more, and leave out what has not begun."""
         self._pool.shutdown(wait=wait, cancel_futures=True)
+
+    def _left(self, future: Future[Any]) -> None:
+        with self._lock:
+            self._inside -= 1
 
     def _timed(self, function: Callable[[], T]) -> T:
         began = time.monotonic()

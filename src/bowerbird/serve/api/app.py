@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from bowerbird.serve.metrics import Metrics
 
 __all__ = ["build", "document"]
+
+_LOG = logging.getLogger("bowerbird.serve")
 
 
 def build(
@@ -117,7 +120,15 @@ def _application(
     health.routes(to, service)
 
     async def told(request: Request, error: Exception) -> Response:
-        return response_of(_as_error(error))
+        found = _as_error(error)
+        noted: Noted | None = request.scope.get("bowerbird")
+        if noted is not None:
+            noted.code = found.code
+            if found.status == 500 and isinstance(
+                error, BowerbirdError
+            ):  # others reach the door, which logs them
+                _LOG.error("Request %s failed.", noted.id, exc_info=error)
+        return response_of(found)
 
     for kind in (ApiError, BowerbirdError, RequestValidationError, HTTPException, TimeoutError, Exception):
         app.add_exception_handler(kind, told)

@@ -19,6 +19,9 @@ from bowerbird.serve.service import Readiness, Service
 FRESH_SECONDS = 1.0
 """What was found out is told again for so long: who asks often keeps no model busy."""
 
+LONGEST = 20.0
+"""Seconds that finding out may take: what hangs is not ready."""
+
 
 class Live(BaseModel):
     """It lives."""
@@ -52,7 +55,7 @@ def routes(to: Routes, service: Service) -> None:
         """Whether requests should be sent here: runs every model that is in memory, and reads the index."""
         async with asking:
             if not known or time.monotonic() - known[0][0] > FRESH_SECONDS:
-                found = await service.ready()
+                found = await _found(service)
                 known[:] = [(time.monotonic(), found)]
             found = known[0][1]
         body = {"ready": found.ready, "checks": dict(found.checks)}
@@ -84,3 +87,10 @@ def routes(to: Routes, service: Service) -> None:
         ),
         public=True,
     )
+
+
+async def _found(service: Service) -> Readiness:
+    try:
+        return await asyncio.wait_for(service.ready(), LONGEST)
+    except asyncio.TimeoutError:
+        return Readiness(False, {"service": f"has said nothing for {LONGEST:g} s"})

@@ -106,9 +106,7 @@ class Layout:
                 autofocus=True,
                 html_attributes=gr.InputHTMLAttributes(
                     autocomplete="off", spellcheck=False, enterkeyhint="search"
-                )
-                if hasattr(gr, "InputHTMLAttributes")
-                else None,
+                ),
                 max_length=10_000,
             )
             self.picture = self._html(

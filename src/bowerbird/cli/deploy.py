@@ -8,33 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bowerbird.cli import app
+from bowerbird.cli import app, served
 from bowerbird.cli.records import Address
 from bowerbird.cli.screen import result, say
-from bowerbird.cli.served import (
-    USUAL,
-    AllowHost,
-    Concurrent,
-    Connections,
-    Cors,
-    DrainSeconds,
-    FetchUrls,
-    ForPeople,
-    IndexPlace,
-    KeysFile,
-    MaxBody,
-    MaxInputs,
-    Models,
-    PublicMetrics,
-    QueueSeconds,
-    Rate,
-    RequestSeconds,
-    Rerankers,
-    ShowPaths,
-    Writable,
-    limited,
-    place_of,
-)
 
 if TYPE_CHECKING:
     from bowerbird.serve.cluster.plan import Deployed
@@ -45,10 +21,10 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 @app.command()
 def deploy(
     context: typer.Context,
-    index: IndexPlace = "",
+    index: served.IndexPlace = "",
     on: Annotated[str, typer.Option("--on", metavar="WHERE", help="ray: the only one so far.")] = "ray",
-    models: Models = None,
-    rerankers: Rerankers = None,
+    models: served.Models = None,
+    rerankers: served.Rerankers = None,
     least: Annotated[
         int,
         typer.Option(
@@ -91,22 +67,22 @@ def deploy(
             "--ingress", min=1, help="Replicas of the ingress at the most; several only with --no-page."
         ),
     ] = 1,
-    writable: Writable = False,
-    show_paths: ShowPaths = False,
-    page: ForPeople = True,
-    api_keys: KeysFile = "",
-    cors: Cors = None,
-    allow_host: AllowHost = None,
-    fetch_urls: FetchUrls = False,
-    rate: Rate = USUAL.per_minute,
-    concurrent: Concurrent = USUAL.concurrent,
-    queue_seconds: QueueSeconds = USUAL.queue_seconds,
-    max_body: MaxBody = USUAL.body_bytes,
-    max_inputs: MaxInputs = USUAL.inputs,
-    connections: Connections = USUAL.connections,
-    request_seconds: RequestSeconds = USUAL.request_seconds,
-    drain_seconds: DrainSeconds = USUAL.drain_seconds,
-    public_metrics: PublicMetrics = False,
+    writable: served.Writable = False,
+    show_paths: served.ShowPaths = False,
+    page: served.ForPeople = True,
+    api_keys: served.KeysFile = "",
+    cors: served.Cors = None,
+    allow_host: served.AllowHost = None,
+    fetch_urls: served.FetchUrls = False,
+    rate: served.Rate = served.USUAL.per_minute,
+    concurrent: served.Concurrent = served.USUAL.concurrent,
+    queue_seconds: served.QueueSeconds = served.USUAL.queue_seconds,
+    max_body: served.MaxBody = served.USUAL.body_bytes,
+    max_inputs: served.MaxInputs = served.USUAL.inputs,
+    connections: served.Connections = served.USUAL.connections,
+    request_seconds: served.RequestSeconds = served.USUAL.request_seconds,
+    drain_seconds: served.DrainSeconds = served.USUAL.drain_seconds,
+    public_metrics: served.PublicMetrics = False,
     address: Address = "",
     host: Annotated[
         str, typer.Option("--host", envvar="BOWERBIRD_HOST", help="Address that the proxies listen on.")
@@ -139,7 +115,7 @@ def deploy(
         raise BowerbirdError(f"There is no deploying on {on!r}.", hint="Use --on ray.")
     keys = _keys(api_keys)
     deployed = Deployed(
-        index=place_of(context, index, models),
+        index=served.place_of(context, index, models),
         models=tuple(models or ()),
         rerankers=tuple(rerankers or ()),
         min_replicas=least,
@@ -159,7 +135,7 @@ def deploy(
         cors=tuple(cors or ()),
         hosts=_hosts(tuple(allow_host or ()), host, keys),
         limits=_unusual(
-            limited(
+            served.limited(
                 rate=rate,
                 concurrent=concurrent,
                 queue_seconds=queue_seconds,
@@ -188,7 +164,7 @@ def _hosts(allowed: tuple[str, ...], host: str, keys: tuple[str, ...]) -> tuple[
 
 def _unusual(limits: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Limits that are not the usual ones: what has to be written down."""
-    return {name: value for name, value in limits.items() if value != getattr(USUAL, name)} or None
+    return {name: value for name, value in limits.items() if value != getattr(served.USUAL, name)} or None
 
 
 def _keys(file: str) -> tuple[str, ...]:

@@ -8,32 +8,8 @@ from typing import Annotated
 
 import typer
 
-from bowerbird.cli import app
+from bowerbird.cli import app, served
 from bowerbird.cli.screen import say
-from bowerbird.cli.served import (
-    USUAL,
-    AllowHost,
-    Concurrent,
-    Connections,
-    Cors,
-    DrainSeconds,
-    FetchUrls,
-    ForPeople,
-    IndexPlace,
-    KeysFile,
-    MaxBody,
-    MaxInputs,
-    Models,
-    PublicMetrics,
-    QueueSeconds,
-    Rate,
-    RequestSeconds,
-    Rerankers,
-    ShowPaths,
-    Writable,
-    limited,
-    place_of,
-)
 
 
 class LogFormat(str, Enum):
@@ -46,9 +22,9 @@ class LogFormat(str, Enum):
 @app.command()
 def serve(
     context: typer.Context,
-    index: IndexPlace = "",
-    models: Models = None,
-    rerankers: Rerankers = None,
+    index: served.IndexPlace = "",
+    models: served.Models = None,
+    rerankers: served.Rerankers = None,
     any_model: Annotated[
         bool,
         typer.Option(
@@ -65,9 +41,9 @@ def serve(
             help="Unload models that nobody asked for so long; 0: never.",
         ),
     ] = 0.0,
-    writable: Writable = False,
-    show_paths: ShowPaths = False,
-    page: ForPeople = True,
+    writable: served.Writable = False,
+    show_paths: served.ShowPaths = False,
+    page: served.ForPeople = True,
     host: Annotated[
         str,
         typer.Option(
@@ -127,18 +103,18 @@ def serve(
             rich_help_panel="Where",
         ),
     ] = None,
-    api_keys: KeysFile = "",
-    cors: Cors = None,
-    allow_host: AllowHost = None,
-    fetch_urls: FetchUrls = False,
-    rate: Rate = USUAL.per_minute,
-    concurrent: Concurrent = USUAL.concurrent,
-    queue_seconds: QueueSeconds = USUAL.queue_seconds,
-    max_body: MaxBody = USUAL.body_bytes,
-    max_inputs: MaxInputs = USUAL.inputs,
-    connections: Connections = USUAL.connections,
-    request_seconds: RequestSeconds = USUAL.request_seconds,
-    drain_seconds: DrainSeconds = USUAL.drain_seconds,
+    api_keys: served.KeysFile = "",
+    cors: served.Cors = None,
+    allow_host: served.AllowHost = None,
+    fetch_urls: served.FetchUrls = False,
+    rate: served.Rate = served.USUAL.per_minute,
+    concurrent: served.Concurrent = served.USUAL.concurrent,
+    queue_seconds: served.QueueSeconds = served.USUAL.queue_seconds,
+    max_body: served.MaxBody = served.USUAL.body_bytes,
+    max_inputs: served.MaxInputs = served.USUAL.inputs,
+    connections: served.Connections = served.USUAL.connections,
+    request_seconds: served.RequestSeconds = served.USUAL.request_seconds,
+    drain_seconds: served.DrainSeconds = served.USUAL.drain_seconds,
     log_format: Annotated[
         LogFormat,
         typer.Option("--log-format", envvar="BOWERBIRD_LOG_FORMAT", help="How each request is logged."),
@@ -159,7 +135,7 @@ def serve(
             show_default=False,
         ),
     ] = "",
-    public_metrics: PublicMetrics = False,
+    public_metrics: served.PublicMetrics = False,
 ) -> None:
     """Serve an index and its models: an HTTP API at /v1, a page at /, docs at /docs.
 
@@ -178,7 +154,7 @@ def serve(
     from bowerbird.serve.server import serve as run
 
     options = Served(
-        place=place_of(context, index, models),
+        place=served.place_of(context, index, models),
         models=[_named(name) for name in models or []],
         rerankers=rerankers or (),
         host=host,
@@ -201,7 +177,7 @@ def serve(
         otlp=otlp,
         public_metrics=public_metrics,
         limits=Limits(
-            **limited(
+            **served.limited(
                 rate=rate,
                 concurrent=concurrent,
                 queue_seconds=queue_seconds,

@@ -25,6 +25,7 @@ import bowerbird as bb
 from bowerbird.serve.api.app import build
 from bowerbird.serve.keys import Keys
 from bowerbird.serve.page import Page, mount
+from bowerbird.serve.page.drawing import Drawings
 from bowerbird.serve.service import LocalService
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -544,6 +545,38 @@ def test_reports_tell_no_paths(evil_index: Path) -> None:
         assert str(evil_index.parent) not in html
     with pytest.raises(bb.BowerbirdError, match="no report"):
         report(index, "weather")
+
+
+def test_a_drawing_is_shown_though_the_index_changes_all_the_time() -> None:
+    class Changing:
+        """An index with a new version whenever anybody looks."""
+
+        version = 0
+        drawn = asyncio.Event()
+
+        async def facts(self) -> Any:
+            self.version += 1
+            return self
+
+        async def report(self, kind: str, *, model: str, colour: str) -> str:
+            await self.drawn.wait()
+            return f"a {kind} of version {self.version}"
+
+    async def look() -> tuple[str, str]:
+        service: Any = Changing()
+        drawings = Drawings(service)
+        waiting = await drawings.page("map")
+        service.drawn.set()
+        return waiting, await drawings.page("map")
+
+    done: list[tuple[str, str]] = []
+    # Playwright has a loop in this thread.
+    looking = threading.Thread(target=lambda: done.append(asyncio.run(look())))
+    looking.start()
+    looking.join()
+    ((waiting, shown),) = done
+    assert "refresh" in waiting
+    assert shown.startswith("a map of version")
 
 
 def test_before_gradio_is_there_visitors_wait(evil_index: Path) -> None:

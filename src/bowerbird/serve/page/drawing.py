@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections import OrderedDict
+from dataclasses import dataclass
 
 from bowerbird.errors import BowerbirdError
 from bowerbird.serve.page.pages import note, working
@@ -20,11 +23,29 @@ KEPT = 12
 SOON = 1.0
 """Seconds that a drawing may take before a page says that it is being made."""
 
-_Key = tuple[str, str, str, int]
+RESTS = 10.0
+"""Seconds that a drawing is shown, also where the index has changed meanwhile: of one that changes all the time, none
+would ever be ready.
+"""
+
+
+@dataclass
+class _Drawing:
+    """One of them: the version of the index that it is of, and when (monotonic) it was ready."""
+
+    version: int
+    task: asyncio.Task[str]
+    ready: float = math.inf
+
+    def __post_init__(self) -> None:
+        self.task.add_done_callback(self._done)
+
+    def _done(self, _: asyncio.Task[str]) -> None:
+        self.ready = time.monotonic()
 
 
 class Drawings:
-    """Pages about the index, kept by the version that they are of.
+    """Pages about the index, made anew when it has changed.
 
     Args:
         service: that draws them.
@@ -32,7 +53,7 @@ class Drawings:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._made: OrderedDict[_Key, asyncio.Task[str]] = OrderedDict()
+        self._made: OrderedDict[tuple[str, str, str], _Drawing] = OrderedDict()
 
     async def page(self, kind: str, model: str = "", colour: str = "") -> str:
         """A drawing (HTML); or a page that says that it is being made, and asks again.
@@ -41,14 +62,17 @@ class Drawings:
             NotServedError: there is no index.
         """
         facts = await self._service.facts()
-        key = (kind, model, colour, facts.version if facts else 0)
-        task = self._made.get(key)
-        if task is None:
-            task = self._made[key] = asyncio.create_task(self._draw(kind, model, colour))
+        version = facts.version if facts else 0
+        key = (kind, model, colour)
+        made = self._made.get(key)
+        if made is None or (made.version != version and made.ready + RESTS < time.monotonic()):
+            drawing = asyncio.create_task(self._draw(kind, model, colour))
+            made = self._made[key] = _Drawing(version, drawing)
         self._made.move_to_end(key)
         while len(self._made) > KEPT:
             _, oldest = self._made.popitem(last=False)
-            oldest.cancel()
+            oldest.task.cancel()
+        task = made.task
         done, _ = await asyncio.wait([task], timeout=SOON)
         if not done:
             return working(kind)
@@ -62,8 +86,8 @@ class Drawings:
 
     def stop(self) -> None:
         """Draw no more."""
-        for task in self._made.values():
-            task.cancel()
+        for made in self._made.values():
+            made.task.cancel()
         self._made.clear()
 
 

@@ -202,3 +202,8 @@ def test_errors_of_every_route_are_noted_with_their_code(index_path: Path) -> No
         client.get("/v1/nowhere")
     asyncio.run(service.close())
     assert [noted.code for noted in seen] == ["record_not_found", "invalid_query", "not_found"]
+
+
+def test_more_text_than_tokens_are_taken_is_not_tokenised(client: httpx2.Client) -> None:
+    error = check_refused(client.post("/v1/embeddings", json={"input": ["word " * 200_000] * 8}), 400)
+    assert "8,000,000 characters" in error["message"]

@@ -27,6 +27,9 @@ __all__ = ["Answer", "SharedEncoder"]
 AT_ONCE = 8192
 """Characters that are tokenised where the request is read; more are in another thread, so that nobody waits."""
 
+TOKEN_CHARACTERS = 16
+"""Of a token, more than in any language on average: texts of more are refused without counting their tokens."""
+
 RUN_TOKENS = 12
 """What a run of a text tower costs beside its tokens, in tokens."""
 
@@ -166,7 +169,14 @@ class SharedEncoder:
         """
         self._scheduler.check()  # what would be refused is not tokenised first
         asked = _Asked(self, inputs, output, role)
-        if sum(len(value) for value in inputs if isinstance(value, str)) > min(AT_ONCE, tokens or AT_ONCE):
+        characters = sum(len(value) for value in inputs if isinstance(value, str))
+        if tokens and characters > TOKEN_CHARACTERS * tokens:
+            raise UnsupportedInputError(
+                f"The texts have {characters:,} characters, and so more than the {tokens:,} tokens together "
+                "that are taken at once.",
+                hint="Send them in several requests.",
+            )
+        if characters > min(AT_ONCE, tokens or AT_ONCE):
             await asyncio.to_thread(asked.read_texts)
             asked.check(tokens)
         call = await self._scheduler.result(asked.works, len(inputs))

@@ -273,7 +273,8 @@ class ServedIndex:
 
     def _records(self, index: Index, ids: Sequence[str]) -> list[Stored]:
         table = index.table
-        names = [name for name in (*ATTRIBUTES, *table.attributes().names) if name in table.names]
+        known = frozenset(table.names)  # which takes as long as there are columns
+        names = [name for name in (*ATTRIBUTES, *table.attributes().names) if name in known]
         columns = ["id", "uri", "text", *names]
         if not ids:
             return []
@@ -285,7 +286,8 @@ class ServedIndex:
 
     def _row(self, index: Index, id_: str, columns: Sequence[str]) -> dict[str, Any] | None:
         """Some of what the table has of a record; columns that it lacks are None."""
-        known = [name for name in columns if name in index.table.names]
+        names = index.table.names
+        known = [name for name in columns if name in names]
         for batch in index.table.scan(known, where=among("id", [id_])):
             for row in batch.to_pylist():
                 return {**dict.fromkeys(columns), **row}

@@ -42,6 +42,9 @@ FEW = 16
 """Texts that are tokenised by the thread that asks. To hand them to others is no faster then, and where all cores are
 at work, as in a service, their turn may come only after milliseconds."""
 
+FEW_CHARACTERS = 1 << 14
+"""Together; likewise."""
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -109,7 +112,8 @@ def tokenize(tokenizer: Tokenizer, rules: TextRules, texts: Sequence[str], promp
     """
     skipped = 0 if rules.include_prompt or not prompt else _prompt_tokens(tokenizer, rules, prompt)
     cleaned = [clean(prompt + text, rules.clean) for text in texts]
-    few = len(cleaned) <= FEW
+    # One by one they hold up all other threads.
+    few = len(cleaned) <= FEW and sum(map(len, cleaned)) <= FEW_CHARACTERS
     return [
         Tokens(
             e.ids,

@@ -27,9 +27,6 @@ MARKS = 1_000_000
 NAMES = 1024
 """Names in one object of a body; no request has as many."""
 
-WHERE = 1 << 16
-"""Characters of a filter: a longer one takes seconds to be read."""
-
 T = TypeVar("T")
 
 

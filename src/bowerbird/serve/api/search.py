@@ -20,13 +20,16 @@ from bowerbird.serve.api.door import Noted
 from bowerbird.serve.api.errors import ApiError, error_of
 from bowerbird.serve.api.examples import PICTURE
 from bowerbird.serve.api.inputs import Pictures, check_pixels
-from bowerbird.serve.api.schemas import WHERE, Many, Strict
+from bowerbird.serve.api.schemas import Many, Strict
 from bowerbird.serve.api.shown import image_address, shown_attributes, shown_uri
 from bowerbird.serve.indexed import Ask
 from bowerbird.serve.service import Service
 
 FIELDS = 256
 """Fields of a form that are taken."""
+
+WHERE = 1 << 16
+"""Characters of a filter: a longer one takes seconds to be read."""
 
 TEXTS = 64
 """Texts of one question: each is embedded."""
@@ -55,9 +58,7 @@ class SearchRequest(Strict):
     )
     k: int = Field(10, ge=1, description="At most so many results.")
     offset: int = Field(0, ge=0, description="So many are left out first.")
-    where: str = Field(
-        "", max_length=WHERE, description="A filter over the attributes.", examples=["price < 100"]
-    )
+    where: str = Field("", description="A filter over the attributes.", examples=["price < 100"])
     models: Many[str] | None = Field(
         None, description="Models of the index that are asked; none: the first; `all`: every one."
     )
@@ -206,6 +207,10 @@ async def _ask(
             f"Results beyond the first {limits.results:,} were asked for.",
             code="invalid_value",
             param="k",
+        )
+    if len(asked.where) > WHERE:
+        raise ApiError(
+            400, f"The filter has more than {WHERE:,} characters.", code="invalid_value", param="where"
         )
     texts, without = (*_listed(asked.text), *(asked.texts or ())), _listed(asked.without)
     _check_texts((*texts, *without), limits.text_chars)

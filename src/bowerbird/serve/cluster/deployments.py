@@ -345,6 +345,6 @@ def application(args: Mapping[str, Any]) -> Any:
         )
         if deployed.writable:
             parts["writer"] = bound("writer", WriterReplica, deployed.index, limits, threads)
-    # Without the index: another one replaces the search service, and nobody else.
+    # Without the index: an ingress reads none.
     own = {name: value for name, value in deployed.to_args().items() if name != "index"}
     return bound("ingress", serve.ingress()(IngressReplica), own, models, towers, rerankers, parts)

@@ -65,7 +65,7 @@ def deploy(
 ) -> str:
     """Deploy the application, or replace the one of that name, and wait until it answers. Returns its address.
 
-    Where it replaces one, each deployment that has changed is renewed replica by replica; the others go on.
+    Where it replaces one, the deployments are renewed replica by replica, and what is asked meanwhile is answered.
 
     Args:
         deployed: what is asked for.

@@ -10,7 +10,7 @@ import pytest
 import bowerbird as bb
 from bowerbird.errors import QueryError, UnreadableError
 from bowerbird.search.query import Query
-from bowerbird.search.question import WITHOUT_WEIGHT
+from bowerbird.search.question import UNLIKE_WEIGHT, WITHOUT_WEIGHT, Asker, liked
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +57,41 @@ def test_without_moves_away(index, model):
     hits = index.search("an animal", without="grass", k=50)
     blend = model.embed("an animal")[0] - WITHOUT_WEIGHT * model.embed("grass")[0]
     assert by_name(hits) == pytest.approx(shared(index, model, blend), abs=1e-5)
+
+
+def asked(index: bb.Index, query: Query) -> np.ndarray:
+    """What the first column is asked."""
+    (entry,) = index.manifest.models
+    asker = Asker(index, entry, index.background(entry))
+    record = liked(index, query.like, [entry]) if query.like else None
+    return asker.questions(query, record, [liked(index, one, [entry]) for one in query.unlike])[0].raw
+
+
+def test_less_like_a_record_subtracts_what_it_has_beside_the_question(index, model, photographs):
+    ids = {Path(hit.uri).stem: hit.id for hit in index.search("anything", k=50)}
+    hits = index.ask(Query(texts=("an animal",), unlike=(ids["chelsea"],)), k=50)
+    words, cat = model.embed("an animal")[0], model.embed(photographs["chelsea"])[0]
+    blend = words - UNLIKE_WEIGHT * (cat - (cat @ words) * words)
+    assert by_name(hits) == pytest.approx(shared(index, model, blend), abs=1e-5)
+
+
+@pytest.mark.parametrize("text", ["an animal", "a cup of coffee", "a rocket", "something black"])
+def test_less_like_records_keeps_what_is_looked_for(index, text):
+    """Whichever they are and however many: and each alone is nearer to the question before than after."""
+    ids = [hit.id for hit in index.search("anything", k=50)]
+    plain = asked(index, Query(texts=(text,)))
+    most = 1 / np.hypot(1, UNLIKE_WEIGHT)
+    (entry,) = index.manifest.models
+    for id_ in ids:
+        away = asked(index, Query(texts=(text,), unlike=(id_,)))
+        name = next(column.name for column in entry.columns if column.modality == "image")
+        record = liked(index, id_, [entry]).vectors[name]
+        assert away @ plain >= most - 1e-6
+        assert away @ record < plain @ record
+    for count in range(2, len(ids)):
+        assert asked(index, Query(texts=(text,), unlike=tuple(ids[:count]))) @ plain >= most - 1e-6
+    alike = asked(index, Query(like=ids[0]))
+    assert asked(index, Query(like=ids[0], unlike=tuple(ids[1:]))) @ alike >= most - 1e-6
 
 
 def test_a_picture_alone_is_compared_by_its_features(index, model, photographs):

@@ -3,7 +3,9 @@
 Pictures alone are compared with pictures in the model's picture-to-picture output, everything else in the output
 that pictures share with texts. Several parts are blended by weighted addition of unit vectors, and words to move
 away from are subtracted; the sum is scaled to length 1. Where the modality gap is corrected, the same blend of the
-means is taken from it first (GR-CLIP, arXiv 2507.19054).
+means is taken from it first (GR-CLIP, arXiv 2507.19054). Of records to move away from only that is subtracted which
+stands beside what is looked for (Rocchio's feedback, at a right angle): who likes one pair of shoes less still looks
+for shoes.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bowerbird.errors import QueryError
 from bowerbird.flow.files import printable, to_uri
@@ -33,8 +36,11 @@ if TYPE_CHECKING:
 WITHOUT_WEIGHT = 0.5
 """How strongly each text to move away from is subtracted, beside a total of 1 for what is looked for."""
 
-UNLIKE_WEIGHT = 1.0
-"""How strongly all records to move away from are subtracted together, at the most: each by `WITHOUT_WEIGHT`, or less."""
+UNLIKE_WEIGHT = 0.25
+"""Length of what each record to move away from subtracts, and all of them together, at the most: of alike ones each
+says again what the others said. Of 1,192 photographs of clothes in ten classes, 79 % of the first ten are of the kind
+that was asked for; after less of one of them 75 %, where half of its whole vector left 42 %.
+"""
 
 Embedded = Mapping[tuple[str, str], "Outcome"]
 """By space of the model and text: what became of texts that were embedded together."""
@@ -171,9 +177,8 @@ class Asker:
                 return None
             pieces.append(piece)
         away = [(WITHOUT_WEIGHT, self._text(text), Modality.TEXT) for text in query.without]
-        share = min(WITHOUT_WEIGHT, UNLIKE_WEIGHT / max(len(unliked), 1))
-        away += [(share, *piece) for one in unliked if (piece := self._of_record(one, column, shared))]
-        raw, moved = self._blend(pieces, away, query.weights, column)
+        less = [piece for one in unliked if (piece := self._of_record(one, column, shared))]
+        raw, moved = self._blend(pieces, away, less, query.weights, column)
         kind = Modality.IMAGE if all(modality == Modality.IMAGE for _, modality in pieces) else Modality.TEXT
         kind = Modality.TEXT if query.without else kind
         return Question(self.entry, column, str(kind), raw, moved, self.background.centre(column))
@@ -182,6 +187,7 @@ class Asker:
         self,
         pieces: Sequence[tuple[Vectors, Modality]],
         away: Sequence[tuple[float, Vectors, Modality]],
+        less: Sequence[tuple[Vectors, Modality]],
         weights: Sequence[float],
         column: VectorColumn,
     ) -> tuple[Vectors, Vectors]:
@@ -197,16 +203,17 @@ class Asker:
             raise QueryError(
                 "The parts of the query cancel each other out.", hint="Give other words or weights."
             )
-        raw = (blend / length).astype(np.float32)
-        centre = np.zeros(1)
-        for share, _, modality in signed:
+        raw = _beside(blend, [vector for vector, _ in less])
+        means: dict[Modality, Vectors] = {}
+        for modality in {*(modality for _, _, modality in signed), *(modality for _, modality in less)}:
             mean = self.background.query_centre(str(modality), column)
             if mean is None:
                 return raw, raw
-            centre = centre + share * mean
-        moved = blend - centre
-        length = float(np.linalg.norm(moved))
-        return raw, raw if length < 1e-6 else (moved / length).astype(np.float32)
+            means[modality] = mean
+        moved = blend - sum((share * means[modality] for share, _, modality in signed), np.zeros(1))
+        if float(np.linalg.norm(moved)) < 1e-6:
+            return raw, raw
+        return raw, _beside(moved, [vector - means[modality] for vector, modality in less])
 
     def _of_record(self, record: Liked, column: VectorColumn, shared: str) -> tuple[Vectors, Modality] | None:
         """A record's own vector of the part that is searched; if it has none, of its other part."""
@@ -238,6 +245,20 @@ class Asker:
             self.notes[f"The query was {outcome.note}."] = None
         vector: Vectors = outcome.vector
         return vector
+
+
+def _beside(toward: NDArray[np.floating[Any]], less: Sequence[Vectors]) -> Vectors:
+    """What is looked for, moved away from records by what they have beside it; float32, of length 1."""
+    toward = toward / np.linalg.norm(toward)
+    moved = np.zeros_like(toward)
+    for vector in less:
+        length = float(np.linalg.norm(vector))
+        if length >= 1e-6:
+            one = vector.astype(np.float64) / length
+            moved += one - (one @ toward) * toward
+    moved = toward - UNLIKE_WEIGHT / max(1.0, float(np.linalg.norm(moved))) * moved
+    found: Vectors = (moved / np.linalg.norm(moved)).astype(np.float32)
+    return found
 
 
 def embed_together(index: Index, queries: Sequence[Query], entries: Iterable[ModelEntry]) -> Embedded:

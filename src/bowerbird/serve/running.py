@@ -144,6 +144,7 @@ class Running(uvicorn.Server):
             _LOG.warning("There is no page: %s", error)
             return None
         self.door.admission.gated = page.mine
+        self.door.admission.signed_in = page.signed_in
         return page
 
     # Beside answering

@@ -16,6 +16,9 @@ __all__ = ["Admission"]
 
 _READS = frozenset(("GET", "HEAD", "OPTIONS"))
 
+DOCUMENTS = ("/docs", "/openapi.json")
+"""Beginnings of what those who have signed in to the page may read without showing a key."""
+
 
 class _Passing(Protocol):
     """What is filled in of a request."""
@@ -41,6 +44,8 @@ class Admission:
     Attributes:
         allowances: of all callers.
         gated: whether a path asks for keys in a way of its own, as that of the page does.
+        signed_in: whether somebody has signed in to the page, who may read the documents of the API then; None:
+            there is no page.
     """
 
     def __init__(
@@ -54,6 +59,7 @@ class Admission:
     ) -> None:
         self.allowances = Allowances(limits.per_minute, limits.concurrent)
         self.gated: Callable[[str], bool] = lambda path: False
+        self.signed_in: Callable[[Mapping[bytes, bytes]], bool] | None = None
         self._keys = keys if keys is not None and len(keys) else None
         self._cors = frozenset(origin.encode() for origin in cors)
         self._free = frozenset(free)
@@ -84,6 +90,8 @@ class Admission:
         key: Key | None = None
         ambient = True  # whatever page the request comes from, a browser would send it with the same rights
         if self._keys is not None:
+            if self._is_reader(scope["method"], path, headers):
+                return
             key, ambient = self._key(self._keys, headers, path)
             passing.noted.caller = key.name
             if not key.may(needed := _scope_of(scope["method"], path)):
@@ -102,6 +110,30 @@ class Admission:
             )
         if path.startswith("/v1"):
             self._allow(key.name if key else address, key, passing)
+
+    def _is_reader(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether somebody who has signed in to the page reads the documents of the API.
+
+        Raises:
+            ApiError: a browser that shows no key at all is sent to where a person can give one.
+        """
+        if self.signed_in is None or method not in _READS or not path.startswith(DOCUMENTS):
+            return False
+        if self.signed_in(headers):
+            return True
+        if (
+            path == "/docs"
+            and b"text/html" in headers.get(b"accept", b"")
+            and not (b"authorization" in headers or b"x-api-key" in headers)
+        ):
+            raise ApiError(
+                303,
+                "Sign in first.",
+                "authentication_error",
+                "missing_api_key",
+                headers={"Location": "page/sign-in?then=docs"},
+            )
+        return False
 
     def _key(self, keys: Keys, headers: Mapping[bytes, bytes], path: str) -> tuple[Key, bool]:
         """The key that was shown, and whether a browser shows it without being told to."""

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from bowerbird.errors import BowerbirdError
-from bowerbird.serve.api import embeddings, health, index, models, records, rerank, search
+from bowerbird.serve.api import docs, embeddings, health, index, models, records, rerank, search
 from bowerbird.serve.api.document import Routes
 from bowerbird.serve.api.door import Door, Noted
 from bowerbird.serve.api.errors import ApiError, error_of, response_of
@@ -107,6 +107,7 @@ def _application(
         version=bowerbird.__version__,
         lifespan=tended,
         redirect_slashes=False,
+        docs_url=None,
         redoc_url=None,
     )
     pictures = Pictures(service.limits, fetch=fetch_urls)
@@ -118,6 +119,7 @@ def _application(
     models.routes(to, service)
     index.routes(to, service)
     health.routes(to, service)
+    docs.routes(app)
 
     async def told(request: Request, error: Exception) -> Response:
         found = _as_error(error)

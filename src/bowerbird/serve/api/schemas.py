@@ -217,25 +217,19 @@ def checked(kind: type[Any], value: Any) -> Any:
     from pydantic import ValidationError
 
     from bowerbird.serve.api.errors import ApiError
+    from bowerbird.serve.api.faults import fault_of
 
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        raise invalid(error.errors(include_url=False, include_context=False)) from None
+        faults: Any = error.errors(include_url=False, include_context=False, include_input=False)
+        raise fault_of(faults, kind, value) from None
     except RecursionError:
         raise ApiError(400, "The body is nested too deeply.", code="invalid_json") from None
 
 
 def invalid(faults: Any) -> Any:
-    """The error of a body, or of parameters, that are not as they should be: the fault that reaches deepest."""
-    from bowerbird.serve.api.errors import ApiError
+    """The error of parameters that are not as they should be."""
+    from bowerbird.serve.api.faults import fault_of
 
-    # Of a union pydantic tells what is wrong with each of its kinds; the longest way down came closest.
-    first = max(faults, key=lambda fault: len(fault["loc"]))
-    where = ".".join(str(part) for part in first["loc"])
-    return ApiError(
-        400,
-        f"{where or 'The body'}: {first['msg']}.",
-        code="invalid_value",
-        param=where,
-    )
+    return fault_of(faults, None, None)

@@ -54,6 +54,7 @@ class Front:
 
             self._page = mount(self._door.app, service, keys=keys)
             self._door.admission.gated = self._page.mine
+            self._door.admission.signed_in = self._page.signed_in
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """ASGI."""

@@ -40,11 +40,17 @@ def rewritten(text: str, nonce: str) -> str:
     return text.replace("</head>", _HEAD, 1)
 
 
-def sign_in(fault: str) -> str:
-    """The form for the key."""
+def sign_in(fault: str, then: str = "") -> str:
+    """The form for the key.
+
+    Args:
+        fault: of what was given.
+        then: what is shown next, as `then=` of the form's address; empty: the page.
+    """
+    address = f"sign-in?then={then}" if then else "sign-in"
     said = f'<p class="fault" role="alert">{escaped(fault)}</p>' if fault else ""
     body = (
-        '<main class="wrap gate"><form method="post" action="sign-in">'
+        '<main class="wrap gate"><form method="post" action="' + address + '">'
         '<label for="key">API key</label><input id="key" name="key" type="password" autocomplete="current-password" '
         f'required autofocus maxlength="1000">{said}<button type="submit">Sign in</button></form>'
         "<p>Who runs this service can give you one.</p></main>"

@@ -10,11 +10,11 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
-from starlette.requests import Request
+from starlette.requests import Request, cookie_parser
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Match
 
@@ -114,6 +114,11 @@ class Page:
         """Whether an address is the page's."""
         return path in ("/", "/favicon.ico") or path.startswith("/page/") or _of_gradio(path)
 
+    def signed_in(self, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether the headers of a request have the cookie of somebody who may come in."""
+        cookies = cookie_parser(headers.get(b"cookie", b"").decode("latin-1"))
+        return self.sessions.counts(cookies.get(COOKIE, ""))
+
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """ASGI."""
         request = Request(scope, receive)
@@ -205,18 +210,21 @@ class Page:
     async def _sign_in(self, request: Request) -> Response:
         if not self.sessions.needed:
             return RedirectResponse("..", 303)
+        # Back to where somebody came from, of which there are only two places.
+        then = "docs" if request.query_params.get("then") == "docs" else ""
         if request.method == "GET":
-            return Response(sign_in(""), 200, {"Cache-Control": "no-store"}, "text/html")
+            return Response(sign_in("", then), 200, {"Cache-Control": "no-store"}, "text/html")
         address = request.client.host if request.client else ""
         if self.sessions.too_many(address):
             said = "There were too many wrong keys. Wait a minute."
-            return Response(sign_in(said), 429, {"Retry-After": "60"}, "text/html")
+            return Response(sign_in(said, then), 429, {"Retry-After": "60"}, "text/html")
         form = parse_qs((await _body(request, KEY) or b"").decode("utf-8", "replace"))
         token = self.sessions.begin(form.get("key", [""])[0])
         if not token:
             self.sessions.wrong(address)
-            return Response(sign_in("There is no such key."), 403, {"Cache-Control": "no-store"}, "text/html")
-        answer = RedirectResponse("..", 303)
+            page = sign_in("There is no such key.", then)
+            return Response(page, 403, {"Cache-Control": "no-store"}, "text/html")
+        answer = RedirectResponse(f"../{then}", 303)
         answer.set_cookie(
             COOKIE, token, max_age=HOURS * 3600, httponly=True, samesite="strict", secure=_secure(request)
         )

@@ -1,0 +1,41 @@
+"""Requests that are not as they should be: what is said of them names the place, what is wanted, and what was meant."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param", "said"),
+    [
+        (
+            "embeddings",
+            {"input": [{"img": "x"}]},
+            "input.0.img",
+            "'img' is none of them. Did you mean image?",
+        ),
+        ("embeddings", {"input": {"text": "a", "image": "b"}}, "input", "text and image exclude each other"),
+        ("embeddings", {"input": {"type": "image"}}, "input.image", "input.image is missing"),
+        ("embeddings", {"input": [{"text": 3}]}, "input.0.text", "input.0.text: give a text."),
+        ("embeddings", {"input": 5}, "input", "give a text, an object or a list"),
+        ("embeddings", {"inputs": "a"}, "inputs", "Did you mean input?"),
+        ("embeddings", {"input": "a", "dimensions": 0}, "dimensions", "must be greater than"),
+        ("embeddings", {"input": "a", "encoding_format": "hex"}, "encoding_format", "float or base64"),
+        ("embeddings", [1], None, "a JSON object is wanted"),
+        ("search", {"K": 2}, "K", "There is no field 'K'. Did you mean k?"),
+        ("search", {"query": "a"}, "query", "Did you mean text? The fields are text,"),
+        ("search", {"text": ["a", 3]}, "text.1", "give a text"),
+        ("records", {"records": [{"image_url": "x"}]}, "records.0.image_url", "Did you mean image?"),
+        ("records", {"records": [{"attributes": {"tags": ["a"]}}]}, "records.0.attributes.tags", "a whole"),
+        ("rerank", {"query": "a", "documents": ["b"], "top_k": 1}, "top_k", "Did you mean top_n?"),
+    ],
+    ids=str,
+)
+def test_a_body_that_is_not_as_it_should_be_is_told_in_words(client, path, body, param, said):
+    answer = client.post(f"/v1/{path}", json=body)
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    assert error["param"] == param
+    assert said in error["message"]
+    # Nothing of what the service is made of.
+    assert not any(word in error["message"] for word in ("union", "TextInput", "Request", "validation"))

@@ -43,6 +43,22 @@ def test_a_config_file_is_written_and_says_the_same_again(run, index_path, tmp_p
     assert config(deployed) == read
 
 
+def test_an_edited_config_file_is_not_written_over(index_path, tmp_path):
+    file = tmp_path / "photos.yaml"
+    command = ("deploy", index_path, "--config", file)
+    told(*command)
+    written = file.read_text("utf-8")
+    told(*command)  # it says the same already
+    file.write_text(written + "# mine\n", "utf-8")
+    assert "--force" in refused(*command)
+    assert file.read_text("utf-8").endswith("# mine\n")
+    told(*command, "--force")
+    assert file.read_text("utf-8") == written
+    assert "folder that exists" in refused(
+        "deploy", index_path, "--config", tmp_path / "none" / "photos.yaml"
+    )
+
+
 def test_keys_do_not_leave_the_machine(index_path, tmp_path):
     (tmp_path / "keys").write_text("a-very-secret-key name=shop scope=read rate=60\n", "utf-8")
     text, said = told(
@@ -107,7 +123,10 @@ def test_without_an_index_the_default_model_is_served():
     [
         ({"min_replicas": 3, "max_replicas": 2}, "3 to 2"),
         ({"max_replicas": 0, "min_replicas": 0}, "0 to 0"),
-        ({"cpus": 0}, "more than 0"),
+        ({"cpus": 0}, "^cpus=0 is not more than 0"),
+        ({"target": 0, "cpus": 1}, "^target=0 is not more than 0"),
+        ({"gpus": -1}, "^gpus=-1 is negative"),
+        ({"ingress": 0}, "^ingress=0"),
         ({"ingress": 2}, "one process"),
         ({"limits": {"inputz": 3}}, "inputz"),
         ({"indx": "a.bower"}, "index"),

@@ -71,6 +71,8 @@ class TestFiles:
             ("short", "fewer than 8"),
             ("a-long-secret pass phrase", "not understood"),
             ("a-long-secret scope=all", "no scope 'all'"),
+            ("a-long-secret scop=read", "no scop=. Did you mean scope="),
+            ("a-long-secret phrase=read", "not understood"),
             ("a-long-secret rate=-1", "not a whole number"),
             ("a-long-secret rate=1.5", "not a whole number"),
             ("a-long-secret\na-long-secret", "are the same"),

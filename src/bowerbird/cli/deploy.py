@@ -98,6 +98,9 @@ def deploy(
             show_default=False,
         ),
     ] = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="Write over a --config file that says something else.")
+    ] = False,
 ) -> None:
     """Serve an index and its models from a Ray cluster, in parts that scale apart.
 
@@ -109,7 +112,7 @@ def deploy(
     machine.
     """
     from bowerbird.errors import BowerbirdError
-    from bowerbird.serve.cluster.plan import Deployed
+    from bowerbird.serve.cluster.plan import Deployed, as_yaml
 
     if on != "ray":
         raise BowerbirdError(f"There is no deploying on {on!r}.", hint="Use --on ray.")
@@ -150,7 +153,7 @@ def deploy(
     if not keys and host not in LOCAL:
         say(f"ANYBODY who can reach {host}:{port} may use this service: --host without --api-keys.")
     if config:
-        _write(config, deployed, name, host, port)
+        _write(config, as_yaml(deployed, name=name, host=host, port=port), force=force)
         return
     _run(deployed, name, host, port, address)
 
@@ -176,14 +179,26 @@ def _keys(file: str) -> tuple[str, ...]:
     return tuple(digest_line(key) for key in Keys(file, settings().api_keys))
 
 
-def _write(config: str, deployed: Deployed, name: str, host: str, port: int) -> None:
-    from bowerbird.serve.cluster.plan import as_yaml
+def _write(config: str, text: str, *, force: bool) -> None:
+    """The config file, which somebody may have edited since it was written."""
+    from bowerbird.errors import BowerbirdError
 
-    text = as_yaml(deployed, name=name, host=host, port=port)
     if config == "-":
         result(text.rstrip("\n"))
         return
-    Path(config).write_text(text, "utf-8")
+    path = Path(config)
+    try:
+        if not force and path.exists() and path.read_bytes() != text.encode():
+            raise BowerbirdError(
+                f"{config} is there already, and says something else.",
+                hint="Give another name, --config - to see what would be written, or --force to write over it.",
+            )
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise BowerbirdError(
+            f"The config file {config} cannot be written: {error.strerror or error}.",
+            hint="Give a file in a folder that exists and that you may write to, or --config - for the screen.",
+        ) from None
     say(f"{config}: deploy it with `serve deploy {config}`.")
 
 

@@ -23,6 +23,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 
@@ -32,6 +33,9 @@ __all__ = ["SCOPES", "Allowance", "Allowances", "Key", "Keys", "TooManyError", "
 
 SCOPES = ("read", "write", "admin")
 """What a key may do, each including those before it: ask; change records; load and unload models, refresh."""
+
+WORDS = ("name", "scope", "rate", "concurrent")
+"""What may stand behind a key, each with = and a value."""
 
 SHORTEST = 8
 """Characters of a key."""
@@ -140,10 +144,13 @@ def _key(words: list[str], where: str, name: str) -> Key:
     """One line; messages never hold the key itself."""
     secret, *rest = words
     given = {word.partition("=")[0]: word.partition("=")[2] for word in rest}
-    if set(given) - {"name", "scope", "rate", "concurrent"}:
-        # What it says may be a part of a key, so it is not shown.
+    if others := [word for word in given if word not in WORDS]:
+        # What it says may be a part of a key, so it is shown only where it is nearly one of ours.
+        near = get_close_matches(others[0], WORDS, 1, 0.7) if "=" in " ".join(rest) else []
         raise BowerbirdError(
-            f"{where}: what stands behind the key is not understood.",
+            f"{where}: there is no {others[0]}=. Did you mean {near[0]}=?"
+            if near
+            else f"{where}: what stands behind the key is not understood.",
             hint="Behind a key there can be name=, scope=, rate= (requests a minute) and concurrent=.",
         )
     if (scope := given.get("scope", "write")) not in SCOPES:

@@ -104,15 +104,16 @@ class Deployed:
                 f"{self.min_replicas} to {self.max_replicas} replicas cannot be had.",
                 hint="Give --min 0 or more, and --max 1 or more and not below it.",
             )
-        if not (self.cpus > 0 and self.search_cpus > 0 and self.target > 0 and self.poll_seconds > 0):
-            raise BowerbirdError(
-                "cpus, search_cpus, target and poll_seconds have to be more than 0.",
-                hint="Give 1, or a part of one.",
-            )
-        if self.gpus < 0 or self.idle_seconds < 0 or self.ingress < 1:
-            raise BowerbirdError(
-                "gpus and idle_seconds cannot be negative.", hint="And at least one ingress is needed."
-            )
+        for name in ("cpus", "search_cpus", "target", "poll_seconds"):
+            if not (value := getattr(self, name)) > 0:
+                raise BowerbirdError(
+                    f"{name}={value:g} is not more than 0.", hint="Give 1, or another number above 0."
+                )
+        for name in ("gpus", "idle_seconds"):
+            if not (value := getattr(self, name)) >= 0:
+                raise BowerbirdError(f"{name}={value:g} is negative.", hint="Give 0 or more.")
+        if self.ingress < 1:
+            raise BowerbirdError(f"ingress={self.ingress}: at least one is needed.", hint="Give 1.")
         if self.page and self.ingress > 1:
             raise BowerbirdError(
                 "The page keeps to one process, so there cannot be several ingresses with it.",

@@ -44,7 +44,12 @@ class BowerbirdError(Exception):
     Args:
         message: what happened, naming the thing it happened to.
         hint: what to do about it, as a full sentence; empty when the message says it already.
+
+    Attributes:
+        param: the argument that is at fault, such as `where`; empty: that is not known.
     """
+
+    param: str = ""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message, hint)
@@ -57,7 +62,8 @@ class BowerbirdError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments do not survive the default pickling of exceptions, and
         # errors travel between processes as ordinary outcomes.
-        return (_rebuild, (type(self), self.message, self.hint))
+        state = {"param": self.param} if self.param else None
+        return (_rebuild, (type(self), self.message, self.hint), state)
 
 
 def _rebuild(kind: type[BowerbirdError], message: str, hint: str) -> BowerbirdError:
@@ -194,6 +200,10 @@ class SpaceMismatchError(StoreError):
 
 class QueryError(BowerbirdError):
     """A question that cannot be asked: empty, an unknown column in a filter, wrong weights."""
+
+    def __init__(self, message: str, *, hint: str = "", param: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.param = param
 
 
 class ScaleError(BowerbirdError):

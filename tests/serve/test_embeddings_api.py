@@ -54,6 +54,10 @@ def test_fewer_dimensions_are_scaled_again(client):
     whole, cut = vectors(ask(client, input=TEXTS)), vectors(ask(client, input=TEXTS, dimensions=64))
     assert cut.shape == (len(TEXTS), 64)
     assert np.allclose(cut, whole[:, :64] / np.linalg.norm(whole[:, :64], axis=1, keepdims=True), atol=1e-6)
+    # Nothing says that the model was made for it, so this is said.
+    note = ask(client, input="a", dimensions=64)["data"][0]["note"]
+    assert "first 64 of 384 dimensions" in note
+    assert "note" not in ask(client, input="a", dimensions=384)["data"][0]
     assert ask(client, 400, input="a", dimensions=10_000)["error"]["param"] == "dimensions"
 
 
@@ -116,7 +120,7 @@ def test_a_tensor_is_what_the_network_reads(client, model):
     near = model.embed([draw("green", "square")])[0]
     far = model.embed([draw("red", "circle")])[0]
     assert found @ near > 0.95 > found @ far  # resized in another way than the model does
-    assert ask(client, 400, input=[item])["error"]["param"] == "input"
+    assert ask(client, 400, input=[item])["error"]["param"] == "input.0"
     short = {"tensor": {"shape": [3, 2, 2], "data": "AAAA"}}
     assert "does not take" in ask(client, 400, input=[short], preprocess="none")["error"]["message"]
 
@@ -157,7 +161,10 @@ def test_tokens_of_a_request_are_capped():
         ({"input": "a", "dimensions": "8"}, "dimensions"),
         ({"input": "a", "encoding_format": "hex"}, "encoding_format"),
         ({"input": "a", "normalise": True}, "normalise"),
-        ({"input": "a", "role": "nobody"}, "input"),
+        ({"input": "a", "role": "nobody"}, "role"),
+        ({"input": "a", "output": "nothing"}, "output"),
+        ({"input": [{"image": "AAAA"}]}, "input.0"),
+        ({"input": [""]}, "input.0"),
     ],
 )
 def test_what_is_not_as_it_should_be_is_named(client, body, param):
@@ -168,7 +175,7 @@ def test_what_is_not_as_it_should_be_is_named(client, body, param):
 
 def test_an_unknown_model_is_not_found(client):
     error = ask(client, 404, model="mimi", input="a")["error"]
-    assert error["code"] == "model_not_found"
+    assert (error["code"], error["param"]) == ("model_not_found", "model")
     assert "Did you mean mini" in error["message"]
 
 

@@ -126,8 +126,8 @@ def test_a_request_cannot_have_a_cross_encoder_loaded(client):
 @pytest.mark.parametrize(
     ("body", "param"),
     [
-        ({}, None),
-        ({"text": ""}, None),
+        ({}, "text"),
+        ({"text": ""}, "text"),
         ({"text": 5}, "text"),
         ({"text": "a", "k": 0}, "k"),
         ({"text": "a", "k": "5"}, "k"),
@@ -135,22 +135,22 @@ def test_a_request_cannot_have_a_cross_encoder_loaded(client):
         ({"text": "a", "k": 10, "offset": 9_999}, "k"),
         ({"text": "a", "k": 10**30}, "k"),
         ({"text": "a", "min_match": 2}, "min_match"),
-        ({"text": "a", "where": "price >"}, None),
-        ({"text": "a", "where": "nothing = 1"}, None),
-        ({"text": "a", "where": "price = 1; drop table x"}, None),
+        ({"text": "a", "where": "price >"}, "where"),
+        ({"text": "a", "where": "nothing = 1"}, "where"),
+        ({"text": "a", "where": "price = 1; drop table x"}, "where"),
         ({"text": "a", "fusion": "best"}, "fusion"),
-        ({"text": "a", "among": "sounds"}, None),
-        ({"text": "a", "weights": [1, 2, 3]}, None),
-        ({"text": "a", "rerank": "mmr:much"}, None),
-        ({"text": "a", "models": ["other"]}, None),
+        ({"text": "a", "among": "sounds"}, "among"),
+        ({"text": "a", "weights": [1, 2, 3]}, "weights"),
+        ({"text": "a", "rerank": "mmr:much"}, "rerank"),
+        ({"text": "a", "models": ["other"]}, "models"),
         ({"text": "a", "query": "b"}, "query"),
-        ({"like": "nobody"}, None),
+        ({"like": "nobody"}, "like"),
         ({"like": "nobody\x00"}, None),
-        ({"image": "data:text/html;base64,PGI+"}, None),
+        ({"image": "data:text/html;base64,PGI+"}, "image"),
         ({"image": "http://169.254.169.254/latest"}, "image"),
         ({"image": "file:///etc/passwd"}, "image"),
         ({"text": ["a"] * 100}, "text"),
-        ({"text": "a", "image": "AAAA", "like": "red-circle"}, None),
+        ({"text": "a", "image": "AAAA", "like": "red-circle"}, "like"),
     ],
     ids=str,
 )
@@ -159,6 +159,12 @@ def test_what_cannot_be_asked_says_why(client, body, param):
     assert error["type"] == "invalid_request_error"
     if param:
         assert error["param"].startswith(param)
+
+
+def test_an_upload_that_is_no_picture_is_named(client):
+    answer = client.post("/v1/search", files={"image": ("a.png", b"nothing")})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "image"
 
 
 def test_without_an_index_there_is_nothing_to_search():

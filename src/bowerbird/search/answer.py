@@ -116,6 +116,7 @@ class _Answer:
             raise QueryError(
                 "A threshold compares raw scores, and here those of several scales would be compared.",
                 hint="Give a least match (min_match) instead, or search one part under one model.",
+                param="threshold",
             )
         names = index.table.names
         told = (*ATTRIBUTES, "text", *index.table.attributes().names)
@@ -153,6 +154,7 @@ class _Answer:
             raise QueryError(
                 f"The record {self.query.like!r} has nothing to be compared with there.",
                 hint=f"Ask among its {has} instead.",
+                param="among",
             )
         return found
 
@@ -163,6 +165,7 @@ class _Answer:
                 raise QueryError(
                     f"The index at {self.index.path} has no {'texts' if part == Modality.TEXT else 'pictures'}.",
                     hint=f"It has {' and '.join(sorted(have))}: leave out the part to search.",
+                    param="among",
                 )
 
     def _fused(self, wanted: int) -> Hits:
@@ -264,7 +267,9 @@ class _Answer:
             weights = np.asarray([given.get(part, 0.0) if given else 1.0 for part in parts])
             if not weights.any():
                 raise QueryError(
-                    "None of the parts that are searched has a weight.", hint="Weigh one of them."
+                    "None of the parts that are searched has a weight.",
+                    hint="Weigh one of them.",
+                    param="part_weights",
                 )
             values, self.surest = fuse.weighted(likeness(evidence), weights)
         elif self.request.fusion == "raw":

@@ -153,6 +153,7 @@ def _named(entries: Sequence[ModelEntry], name: str, where: str) -> ModelEntry:
             raise QueryError(
                 f"{where} holds several models called {name!r}: {', '.join(them)}.",
                 hint=f"Say which one: {exact[0].source if ways else exact[0].space}",
+                param="models",
             )
     names = [called(entry) for entry in entries]
     several = Counter(names)
@@ -163,6 +164,7 @@ def _named(entries: Sequence[ModelEntry], name: str, where: str) -> ModelEntry:
         f"{where} holds no vectors of the model {name!r}, only of {', '.join(told)}.{meant}",
         hint="Ask one of those, or add it: bowerbird index SOURCES --model "
         f"{shlex.quote(name)} --index {shlex.quote(where)}",
+        param="models",
     )
 
 

@@ -49,34 +49,46 @@ class Query:
     def __post_init__(self) -> None:
         for text in (*self.texts, *self.without):
             if not text.strip():
-                raise QueryError("The query is empty.", hint='Say what to look for, such as "a red dress".')
+                raise QueryError(
+                    "The query is empty.", hint='Say what to look for, such as "a red dress".', param="text"
+                )
         for part in self.asked:
             if part not in PARTS:
                 near = get_close_matches(part, PARTS, 1)
                 raise QueryError(
                     f"There is no part {part!r} to search.{f' Did you mean {near[0]}?' if near else ''}",
                     hint="Use image, text, words, or several with commas between them.",
+                    param="among",
                 )
         if WORDS in self.asked and not self.texts:
             raise QueryError(
-                "Only words can be looked for among words.", hint="Give some, or leave the part out."
+                "Only words can be looked for among words.",
+                hint="Give some, or leave the part out.",
+                param="among",
             )
         if self.image is not None and self.like:
             raise QueryError(
-                "A query picture and a record to be like were both given.", hint="Give one of the two."
+                "A query picture and a record to be like were both given.",
+                hint="Give one of the two.",
+                param="like",
             )
         if not self.parts:
-            raise QueryError("The query is empty.", hint="Give words, a picture, or a record to be like.")
+            raise QueryError(
+                "The query is empty.", hint="Give words, a picture, or a record to be like.", param="text"
+            )
         if self.weights and len(self.weights) != self.parts:
             raise QueryError(
                 f"{len(self.weights)} weights were given for {self.parts} parts of the query.",
                 hint="Give one for each text, then one for the picture.",
+                param="weights",
             )
         if any(not math.isfinite(weight) for weight in self.weights) or (
             self.weights and not any(self.weights)
         ):
             raise QueryError(
-                f"The weights {self.weights} cannot be used.", hint="Give numbers that are not all zero."
+                f"The weights {self.weights} cannot be used.",
+                hint="Give numbers that are not all zero.",
+                param="weights",
             )
 
     @property
@@ -123,21 +135,27 @@ def check_request(queries: object, request: Mapping[str, Any]) -> None:
         )
     for name in ("where", "fusion"):
         if not isinstance(request[name], str):
-            raise QueryError(f"The {name} {request[name]!r} is no text.", hint=_EXAMPLES[name])
+            raise QueryError(f"The {name} {request[name]!r} is no text.", hint=_EXAMPLES[name], param=name)
     models = request["models"]
     several = isinstance(models, Sequence) and all(isinstance(model, str) for model in models)
     if not isinstance(models, str) and not several:
-        raise QueryError(f"The models {models!r} are no names.", hint=_EXAMPLES["models"])
+        raise QueryError(f"The models {models!r} are no names.", hint=_EXAMPLES["models"], param="models")
     for name in ("min_match", "threshold"):
         if request[name] is not None and not _is_number(request[name]):
-            raise QueryError(f"The {name} {request[name]!r} is no number.", hint=_EXAMPLES[name])
+            raise QueryError(f"The {name} {request[name]!r} is no number.", hint=_EXAMPLES[name], param=name)
     weights = request["part_weights"]
     if weights is not None and not (
         isinstance(weights, Mapping) and all(_is_number(weight) for weight in weights.values())
     ):
-        raise QueryError(f"The part_weights {weights!r} cannot be read.", hint=_EXAMPLES["part_weights"])
+        raise QueryError(
+            f"The part_weights {weights!r} cannot be read.",
+            hint=_EXAMPLES["part_weights"],
+            param="part_weights",
+        )
     if request["rerank"] is not None and not hasattr(request["rerank"], "rerank"):
-        raise QueryError(f"The rerank {request['rerank']!r} is no reranker.", hint=_EXAMPLES["rerank"])
+        raise QueryError(
+            f"The rerank {request['rerank']!r} is no reranker.", hint=_EXAMPLES["rerank"], param="rerank"
+        )
 
 
 _EXAMPLES = {

@@ -102,6 +102,7 @@ def liked(index: Index, name: str, entries: Iterable[ModelEntry]) -> Liked:
     raise QueryError(
         f"No record {printable(name)!r} is in the index.",
         hint="Give the id or the path of an indexed picture; for another picture, give it as the query.",
+        param="like",
     )
 
 

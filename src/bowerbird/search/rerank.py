@@ -108,7 +108,9 @@ class MMR:
     def __post_init__(self) -> None:
         if not 0 <= self.diversity <= 1:  # NaN is not
             raise QueryError(
-                f"The diversity {self.diversity} cannot be used.", hint="Give 0 to 1, such as 0.3."
+                f"The diversity {self.diversity} cannot be used.",
+                hint="Give 0 to 1, such as 0.3.",
+                param="rerank",
             )
         _check_depth(self.depth)
 
@@ -166,6 +168,7 @@ class CrossEncode:
             raise QueryError(
                 "A cross-encoder reads words only, and the question has a picture.",
                 hint="Leave out the picture, or rerank with exact or mmr.",
+                param="rerank",
             )
         head = min(len(hits), self.depth)
         lines = [_lines(text) for text in _texts(index, hits[:head])]
@@ -230,10 +233,13 @@ def reranker(name: str) -> Reranker:
         raise QueryError(
             f"{name!r} names no cross-encoder.",
             hint="Write cross:MODEL, such as cross:cross-encoder/ms-marco-MiniLM-L6-v2.",
+            param="rerank",
         )
     near = get_close_matches(kind, ("exact", "mmr", "cross"), 1)
     meant = f"Did you mean {near[0]}? " if near else ""
-    raise QueryError(f"There is no reranker {name!r}.", hint=f"{meant}Use {', '.join(NAMES)}.")
+    raise QueryError(
+        f"There is no reranker {name!r}.", hint=f"{meant}Use {', '.join(NAMES)}.", param="rerank"
+    )
 
 
 def spread(
@@ -380,4 +386,6 @@ def _number(text: str, name: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise QueryError(f"{name!r}: {text!r} is no number.", hint="Write mmr:0.5, with 0 to 1.") from None
+        raise QueryError(
+            f"{name!r}: {text!r} is no number.", hint="Write mmr:0.5, with 0 to 1.", param="rerank"
+        ) from None

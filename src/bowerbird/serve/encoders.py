@@ -241,11 +241,19 @@ class _Asked:
         outputs = ("", card.text.output if card.text else "", card.image.output if card.image else "")
         try:
             if self.output not in outputs:
-                raise UnsupportedInputError(
-                    f"Texts have no output {self.output!r}.", hint="Leave out `output` to embed texts."
+                raise _about(
+                    "output",
+                    UnsupportedInputError(
+                        f"Texts have no output {self.output!r}.", hint="Leave out `output` to embed texts."
+                    ),
                 )
             texts = [clean(str(self.inputs[index])) for index in indices]
-            self.tokens = dict(zip(indices, encoder.text.tokens(texts, self.role), strict=True))
+            side = encoder.text
+            try:
+                tokens = side.tokens(texts, self.role)
+            except UnsupportedInputError as error:
+                raise _about("role", error) from None
+            self.tokens = dict(zip(indices, tokens, strict=True))
         except UnsupportedInputError as error:
             self.refused.update(dict.fromkeys(indices, error))
 
@@ -287,7 +295,8 @@ class _Asked:
             try:
                 image.dimensions(output)
             except ModelFormatError as error:  # the fault of whoever asks, and of the whole call
-                raise UnsupportedInputError(error.message, hint=error.hint) from None
+                told = UnsupportedInputError(error.message, hint=error.hint)
+                raise _about("output", told) from None
             for index in pictures:
                 value = self.inputs[index]
                 ready = isinstance(value, Prepared)
@@ -337,6 +346,12 @@ def _as_input_error(result: Any, call: Call) -> InputError | None:
         raise result
     said = result.message if isinstance(result, BowerbirdError) else str(result)
     return InputError(f"The model failed on this input alone: {said}", hint="Leave it out.")
+
+
+def _about(param: str, error: UnsupportedInputError) -> UnsupportedInputError:
+    """An error of an argument of the call, rather than of an input."""
+    error.param = param
+    return error
 
 
 def _cost(side: TextSide, tokens: Tokens) -> int:

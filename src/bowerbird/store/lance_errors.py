@@ -70,6 +70,7 @@ def _translate(error: BaseException, place: str | Path, where: str) -> StoreErro
         return QueryError(
             f"Lance cannot answer the filter {where!r}: {text}",
             hint="`bowerbird info` lists the columns and what they hold.",
+            param="where",
         )
     index = str(place).rpartition("/")[0]
     if not damaged and any(sign in text for sign in _ASKED_WRONGLY):

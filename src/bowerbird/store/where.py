@@ -62,17 +62,24 @@ def parse(text: str, fields: pa.Schema) -> Filter | None:
     if not text.strip():
         return None
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise QueryError("The filter holds a character that is not valid Unicode text.", hint="Leave it out.")
+        raise QueryError(
+            "The filter holds a character that is not valid Unicode text.",
+            hint="Leave it out.",
+            param="where",
+        )
     try:
         return _Reader(fields).condition(tree_of(text))
     except RecursionError:
-        raise too_deep(text) from None
+        error = too_deep(text)
+        error.param = "where"
+        raise error from None
     except QueryError as error:
+        error.param = "where"
         reserved = _reserved(text, fields)
         if not reserved or 'is written "' in str(error):
             raise
         hint = f"A column that is called like a word of SQL stands in double quotes: {reserved}. {error.hint}"
-        raise QueryError(error.message, hint=hint) from None
+        raise QueryError(error.message, hint=hint, param="where") from None
 
 
 _QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`""")

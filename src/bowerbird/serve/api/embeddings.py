@@ -13,7 +13,13 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
 
-from bowerbird.errors import InputError, UnreadableError, UnsupportedInputError
+from bowerbird.errors import (
+    InputError,
+    ModelFetchError,
+    ModelNotFoundError,
+    UnreadableError,
+    UnsupportedInputError,
+)
 from bowerbird.models.encoder import Outcome
 from bowerbird.serve.api.bodies import field_value, form_of, is_form
 from bowerbird.serve.api.document import Answers, Routes
@@ -61,6 +67,13 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 def routes(to: Routes, service: Service, pictures: Pictures) -> Endpoint:
     """Add them; the endpoint is what may be asked past the application, too."""
+    known: list[str] = []
+
+    async def first() -> str:
+        """The model that is asked where none is named, which stays the same: asked for once."""
+        if not known:
+            known.extend([one.id for one in await service.models() if one.kind == "embedding"][:1])
+        return known[0] if known else ""
 
     async def embeddings_create(request: Request) -> Response:
         """Embed texts, pictures, or both, as OpenAI defines it: any of its clients can ask.
@@ -69,7 +82,7 @@ def routes(to: Routes, service: Service, pictures: Pictures) -> Endpoint:
         is answered at its own index: where some cannot be embedded they say why in `error`, and the others have their
         vectors; where none can the answer is 400. Vectors of pictures and texts of one model can be compared.
         """
-        return await embeddings(request, service, pictures)
+        return await _embeddings(request, service, pictures, first)
 
     to.add(
         "POST",
@@ -86,8 +99,9 @@ def routes(to: Routes, service: Service, pictures: Pictures) -> Endpoint:
     return embeddings_create
 
 
-async def embeddings(request: Request, service: Service, pictures: Pictures) -> Response:
-    """An embedding for each input, as OpenAI defines it."""
+async def _embeddings(
+    request: Request, service: Service, pictures: Pictures, first: Callable[[], Awaitable[str]]
+) -> Response:
     limits = service.limits
     if is_form(request):
         asked, items = await _form(request, limits.inputs)
@@ -105,20 +119,26 @@ async def embeddings(request: Request, service: Service, pictures: Pictures) -> 
     places = [index for index in range(len(items)) if index not in refused]
     answer = Answer([])
     if places:
-        answer = await service.embed(
-            asked.model,
-            [inputs[index] for index in places],
-            output=asked.output,
-            role=asked.role,
-            normalize=asked.normalize,
-        )
+        try:
+            answer = await service.embed(
+                asked.model,
+                [inputs[index] for index in places],
+                output=asked.output,
+                role=asked.role,
+                normalize=asked.normalize,
+            )
+        except (ModelNotFoundError, ModelFetchError) as error:
+            raise error_of(error, "model") from None
+        except InputError as error:  # of all inputs together
+            raise error_of(error, "input") from None
     outcomes: list[Outcome] = [Outcome(index, error=refused.get(index)) for index in range(len(items))]
     for place, outcome in zip(places, answer.outcomes, strict=True):
         outcomes[place] = outcome
     if not asked.model:
-        asked.model = next((one.id for one in await service.models() if one.kind == "embedding"), "")
+        asked.model = await first()
     request.scope["bowerbird"].note(model=asked.model, answer=answer)
-    return _response(asked, outcomes, answer)
+    several = len(items) > 1 or isinstance(asked.input, list)
+    return _response(asked, outcomes, answer, several=several)
 
 
 async def _form(request: Request, most: int) -> tuple[EmbeddingsRequest, Sequence[Any]]:
@@ -206,7 +226,9 @@ async def _input(item: Any, asked: EmbeddingsRequest, service: Service, pictures
     return await pictures.read(url, had)
 
 
-def _response(asked: EmbeddingsRequest, outcomes: Sequence[Outcome], answer: Answer) -> Response:
+def _response(
+    asked: EmbeddingsRequest, outcomes: Sequence[Outcome], answer: Answer, *, several: bool
+) -> Response:
     failed = {outcome.index: outcome.error for outcome in outcomes if outcome.error}
     if len(failed) == len(outcomes):
         errors = {
@@ -214,8 +236,8 @@ def _response(asked: EmbeddingsRequest, outcomes: Sequence[Outcome], answer: Ans
             for index, one in enumerate(o.error for o in outcomes)
             if one
         }
-        first = error_of(outcomes[0].error or InputError("?"), "input.0" if len(outcomes) > 1 else "input")
-        if len(outcomes) > 1:
+        first = error_of(outcomes[0].error or InputError("?"), "input.0" if several else "input")
+        if several:
             first.errors = errors
         raise first
     width = asked.dimensions
@@ -232,8 +254,14 @@ def _response(asked: EmbeddingsRequest, outcomes: Sequence[Outcome], answer: Ans
                 if asked.encoding_format == "base64"
                 else vector
             )
-            if outcome.note:
-                entry["note"] = outcome.note
+            notes = [outcome.note] if outcome.note else []
+            if width is not None and width < outcome.vector.shape[-1]:
+                notes.append(
+                    f"the first {width} of {outcome.vector.shape[-1]} dimensions; nothing here says that the model "
+                    "was trained to be cut so"
+                )
+            if notes:
+                entry["note"] = "; ".join(notes)
         data.append(entry)
     body = {
         "object": "list",

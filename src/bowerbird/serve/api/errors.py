@@ -95,7 +95,7 @@ def error_of(error: BaseException, param: str = "") -> ApiError:
         return ApiError(504, "The request took too long and was given up.", "server_error", "timeout")
     for kind, status, type_, code in _STATUS:
         if isinstance(error, kind):
-            return ApiError(status, str(error), type_, code, param)
+            return ApiError(status, str(error), type_, code, getattr(error, "param", "") or param)
     return ApiError(500, "Something went wrong here; the log has the details.", "server_error", "internal")
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from bowerbird.errors import InputError, UnsupportedInputError
+from bowerbird.errors import InputError, ModelNotFoundError, UnsupportedInputError
 from bowerbird.hits import Hit, Hits
 from bowerbird.search.page import data_uri
 from bowerbird.search.query import Query
@@ -146,7 +146,12 @@ def routes(to: Routes, service: Service, pictures: Pictures, *, show_paths: bool
         asked, image = await _read(request)
         ask = await _ask(asked, image, service, pictures, paths=show_paths)
         began = time.perf_counter()
-        hits = await service.search(ask)
+        try:
+            hits = await service.search(ask)
+        except InputError as error:
+            raise error_of(error, "image") from None
+        except ModelNotFoundError as error:
+            raise error_of(error, "rerank") from None
         noted: Noted = request.scope["bowerbird"]
         noted.stages["search"] = time.perf_counter() - began
         small: Mapping[str, bytes] = {}

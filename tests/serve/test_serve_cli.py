@@ -10,6 +10,8 @@ import pytest
 from tests.serve.command import refused
 from tests.serve.processes import launched, running
 
+from bowerbird.serve.server import Served
+
 
 def test_a_folder_that_is_not_indexed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"bowerbird index {tmp_path}" in refused("serve", tmp_path)
@@ -39,6 +41,49 @@ def test_a_model_that_is_not_there() -> None:
     said = "".join(process.lines)
     assert "no-such-model" in said
     assert "Traceback" not in said
+    assert "Serving" not in said
+
+
+def test_a_cross_encoder_that_is_none() -> None:
+    said = refused("serve", "--model", "mini", "--reranker", "mini", "--port", 0)
+    assert "mini is no cross-encoder" in said
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "meant"),
+    [
+        ("--cors", "shop", "--cors https://shop.example"),
+        ("--cors", "http://localhost:3000/", "--cors http://localhost:3000:"),
+        ("--cors", "https://My.example:443", "--cors https://my.example:"),
+        ("--cors", "http://[", "--cors https://shop.example"),
+        ("--allow-host", "http://x.y/z", "--allow-host x.y:"),
+        ("--allow-host", "x.y:8080", "--allow-host x.y:"),
+        ("--allow-host", "::1", "--allow-host [::1]:"),
+        ("--allow-host", "", "--allow-host search.example"),
+    ],
+)
+def test_callers_that_cannot_be(option: str, given: str, meant: str) -> None:
+    for verb in ("serve", "deploy"):
+        assert meant in refused(verb, "--model", "mini", option, given)
+
+
+@pytest.mark.parametrize("given", ["foo", "10.0.0.1/8", "10.0.0.1:80", ""])
+def test_proxies_that_cannot_be(given: str) -> None:
+    assert "--proxy 10.0.0.7" in refused("serve", "--model", "mini", "--proxy", given)
+
+
+def test_callers_that_can_be() -> None:
+    Served(
+        cors=(
+            "*",
+            "https://shop.example",
+            "http://localhost:3000",
+            "chrome-extension://abc",
+            "http://[::1]:81",
+        ),
+        hosts=("*", "x", "search.example", "[::1]", "10.0.0.1"),
+        proxies=("*", "10.0.0.1", "10.0.0.0/8", "::1", "fd00::/8"),
+    )
 
 
 def test_open_doors_are_told_loudly() -> None:
@@ -59,7 +104,10 @@ def test_with_keys_they_are_none() -> None:
 def test_an_index_an_indexed_folder_and_names_for_models(index_path: Path) -> None:
     with running(str(index_path), "--model", "text-embedding-3-small=mini") as process:
         assert "ANY" not in "".join(process.lines)
-        assert f"docs {process.address}/docs" in process.until("Serving ")
+        line = process.until("Serving ")
+        assert f"docs {process.address}/docs" in line
+        assert f"{index_path}: 13 records, models" in line
+        assert "read-only at" in line
         models = httpx2.get(f"{process.address}/v1/models", timeout=120).json()["data"]
         assert {"mini", "text-embedding-3-small"} <= {model["id"] for model in models}
         body = {"model": "text-embedding-3-small", "input": "a"}

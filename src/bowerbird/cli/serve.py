@@ -190,11 +190,10 @@ def serve(
         ),
     )
 
-    def started(address: str) -> None:
+    def started(what: str, address: str) -> None:
+        named = f"{options.place}: " if options.place else ""
         further = f"  page {address}/" if page else ""
-        say(
-            f"Serving {options.place or ', '.join(models or [])} at {address}/v1  docs {address}/docs{further}"
-        )
+        say(f"Serving {named}{what} at {address}/v1  docs {address}/docs{further}")
 
     if run(options, started=started) == signal.SIGINT:
         raise typer.Exit(130)

@@ -13,9 +13,13 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 from bowerbird.errors import BowerbirdError, MissingExtraError
+from bowerbird.models.crossencoder import read_cross_card
+from bowerbird.models.hub.fetch import check_name, here
+from bowerbird.serve.callers import check_callers
 from bowerbird.serve.keys import Keys
 from bowerbird.serve.limits import Limits
 from bowerbird.serve.listening import Listening, listen
@@ -28,9 +32,12 @@ if TYPE_CHECKING:
     from bowerbird.serve.service import LocalService
     from bowerbird.serve.tracing import Tracing
 
-__all__ = ["Served", "in_thread", "serve", "warnings_of"]
+__all__ = ["Served", "Started", "in_thread", "serve", "warnings_of"]
 
 _LOG = logging.getLogger("bowerbird.serve")
+
+Started: TypeAlias = Callable[[str, str], None]
+"""Told what is served, and the address."""
 
 NEEDED = ("fastapi", "uvicorn", "httptools", "orjson", "prometheus_client")
 """Packages that nothing can be served without."""
@@ -39,6 +46,9 @@ NEEDED = ("fastapi", "uvicorn", "httptools", "orjson", "prometheus_client")
 @dataclass(frozen=True)
 class Served:
     """What a server process serves, where, and to whom.
+
+    Raises:
+        BowerbirdError: an origin, a name or an address of those who may ask can be none.
 
     Attributes:
         place: of the index; empty: only models are served.
@@ -93,13 +103,16 @@ class Served:
     public_metrics: bool = False
     limits: Limits = field(default_factory=Limits)
 
+    def __post_init__(self) -> None:
+        check_callers(origins=self.cors, hosts=self.hosts, proxies=self.proxies)
 
-def serve(options: Served, *, started: Callable[[str], None] | None = None) -> int:
+
+def serve(options: Served, *, started: Started | None = None) -> int:
     """Serve until the process is told to stop.
 
     Args:
         options: what, where and to whom.
-        started: told the address, once requests are answered.
+        started: told what is served and at which address, once requests are answered.
 
     Returns:
         the signal that ended it; 0: it ended by itself.
@@ -113,6 +126,7 @@ def serve(options: Served, *, started: Callable[[str], None] | None = None) -> i
             raise MissingExtraError(name.replace("_", "-"), "serve")
     keys = Keys(options.keys_file, settings().api_keys)
     _check_tls(options)
+    _check_models(options)
     listening = listen(options.host, options.port, options.uds)
     traces = tracing(options.otlp)
     try:
@@ -131,7 +145,7 @@ def _run(
     keys: Keys,
     listening: Listening,
     traces: Tracing | None,
-    started: Callable[[str], None] | None,
+    started: Started | None,
 ) -> int:
     from bowerbird.serve.metrics import Metrics
     from bowerbird.serve.service import LocalService
@@ -167,7 +181,22 @@ def _run(
         hosts=_hosts(options, keys, listening),
         metrics=metrics,
     )
-    return Running(door, service, options, keys, listening).until_stopped(warming, started)
+    told = None if started is None else partial(started, _shown(service, keys))
+    return Running(door, service, options, keys, listening).until_stopped(warming, told)
+
+
+def _shown(service: LocalService, keys: Keys) -> str:
+    """What is served, and who may do what, in a line."""
+    facts = []
+    if service.index is not None:
+        facts.append(f"{len(service.index):,} record{'' if len(service.index) == 1 else 's'}")
+    names = (*service.registry.names, *service.rerankers.names)
+    facts.append(f"{'model' if len(names) == 1 else 'models'} {', '.join(names)}")
+    if service.index is not None:
+        facts.append("writable" if service.writable else "read-only")
+    if len(keys):
+        facts.append("1 key" if len(keys) == 1 else f"{len(keys)} keys")
+    return ", ".join(facts)
 
 
 def warnings_of(options: Served, keys: Keys, listening: Listening) -> list[str]:
@@ -217,6 +246,16 @@ def _check_tls(options: Served) -> None:
                 f"The TLS certificate {options.certfile} cannot be used: {error.strerror or error}.",
                 hint="Give PEM files that belong together, with --certfile and --keyfile.",
             ) from None
+
+
+def _check_models(options: Served) -> None:
+    """What can be seen to be wrong with the models without loading them: then nobody is told that they are served."""
+    for one in options.models:
+        check_name(one if isinstance(one, str) else one[1])
+    for name in options.rerankers:
+        check_name(name)
+        if here(name) is not None:
+            read_cross_card(name)
 
 
 def _warmed(service: LocalService) -> None:

@@ -14,6 +14,7 @@ from bowerbird.models.card import Options
 from bowerbird.models.encoder import load
 from bowerbird.search.entries import labels
 from bowerbird.search.index import Index
+from bowerbird.serve.callers import check_callers
 from bowerbird.serve.keys import Key
 from bowerbird.serve.limits import Limits
 from bowerbird.settings import settings
@@ -119,6 +120,7 @@ class Deployed:
                 "The page keeps to one process, so there cannot be several ingresses with it.",
                 hint="Leave it out with --no-page, or deploy it with one ingress.",
             )
+        check_callers(origins=self.cors, hosts=self.hosts)
         self.caps()
 
     @classmethod

@@ -22,6 +22,9 @@ _log = logging.getLogger("bowerbird")
 GROWN = 0.1
 """A calibration is measured again when so large a share of the records, or of a column, came, went or changed since."""
 
+FEW = 16
+"""Of so few records, twice as many are a tenth more: while they come one by one, each of the first would be one."""
+
 RECOGNISED = 128
 """So many records are kept by what they hold, to see how many are others by now: 3 % more or less."""
 
@@ -115,19 +118,52 @@ def refresh(index: Index) -> None:
         _log.warning("%s was not calibrated: the calibration cannot be kept: %s", index.path, error.message)
 
 
-def keep(index: Index, found: Sequence[Background]) -> None:
+def renew(index: Index) -> bool:
+    """Measure again what has grown out of its calibration, of an index that others read and write meanwhile.
+
+    It is locked for as long as it takes to keep what was measured. Columns of few records are measured again when they
+    have doubled, or have `FEW` more; see `is_stale`.
+
+    Args:
+        index: as it was opened; its newest version afterwards, where there was anything to keep.
+
+    Returns:
+        whether anything was measured and kept.
+
+    Raises:
+        BowerbirdError: of the model, the store, or another process that is writing.
+    """
+    stale = [entry for entry in index.manifest.models if len(index) and is_stale(index, entry, few=FEW)]
+    if not stale:
+        return False
+    rows = {entry.space: _rows(index, entry) for entry in stale}
+    found = {entry.space: _again(index, entry) for entry in stale}
+    with index.writing():
+        now = {entry.space: entry.calibration for entry in index.manifest.models}
+        # Not where somebody else has calibrated in the meantime, perhaps with labels.
+        fresh = [found[entry.space] for entry in stale if now.get(entry.space) == entry.calibration]
+        if fresh:
+            keep(index, fresh, rows)
+    return bool(fresh)
+
+
+def keep(
+    index: Index, found: Sequence[Background], rows: Mapping[str, Mapping[str, int]] | None = None
+) -> None:
     """Write calibrations beside the manifest, then the manifest; the index is locked by the caller.
 
     Args:
-        index: as it is now: how many rows each column has, and what some of the records hold, is kept too.
+        index: as it is now: what some of the records hold is kept too.
         found: as measured.
+        rows: by space, how many rows each column had when it was measured; None: as many as now.
     """
     before = index.manifest.models
     entries = {entry.space: entry for entry in before}
     contents = _contents(index)
     for background in found:
         entry = entries[background.space]
-        told = {**background.save(index.location), "columns": _rows(index, entry), "contents": contents}
+        columns = rows[entry.space] if rows else _rows(index, entry)
+        told = {**background.save(index.location), "columns": columns, "contents": contents}
         # As it will be read: JSON has no tuples, and what differs from the manifest would be read again.
         index.change(replace(entry, calibration=json.loads(json.dumps(told))))
     index.write_manifest()
@@ -136,7 +172,7 @@ def keep(index: Index, found: Sequence[Background]) -> None:
         index.location.remove(name)
 
 
-def is_stale(index: Index, entry: ModelEntry) -> bool:
+def is_stale(index: Index, entry: ModelEntry, *, few: int = 0) -> bool:
     """Whether the calibration of a model may no longer hold, or there is none.
 
     So it is where more than `GROWN` of all records, or of those in a column, came, went or were replaced since, and
@@ -145,6 +181,7 @@ def is_stale(index: Index, entry: ModelEntry) -> bool:
     Args:
         index: it is only read.
         entry: of the model.
+        few: so many more are not too many yet, unless they are twice as many.
 
     Raises:
         StoreError: the rows cannot be counted.
@@ -157,17 +194,31 @@ def is_stale(index: Index, entry: ModelEntry) -> bool:
     if not measured <= asked or not asked & measured:
         return True
     # How many there are says nothing of those that took the place of others.
-    if _grown(int(told.get("records", 0)), len(index)) or _gone(index, told.get("contents", ())) > GROWN:
+    if _grown(int(told.get("records", 0)), len(index), few) or _gone(index, told.get("contents", ())) > GROWN:
         return True
     columns = told.get("columns")
     # An earlier version kept none.
     return columns is not None and any(
-        _grown(int(columns.get(name, 0)), rows) for name, rows in _rows(index, entry).items()
+        _grown(int(columns.get(name, 0)), rows, few) for name, rows in _rows(index, entry).items()
     )
 
 
-def _grown(then: int, now: int) -> bool:
-    return abs(now - then) > GROWN * then
+def is_measured(index: Index, entry: ModelEntry) -> bool:
+    """Whether something was measured of every column of a model that holds anything.
+
+    Raises:
+        StoreError: the rows cannot be counted.
+    """
+    told = entry.calibration
+    if told.get("space") != entry.space or told.get("format", FORMAT) != FORMAT:
+        return False
+    columns = told.get("columns") or {}
+    new = [column for column in entry.columns if not columns.get(column.name)]
+    return not any(index.table.count(Not(IsNull(column.norm))) for column in new)
+
+
+def _grown(then: int, now: int, few: int) -> bool:
+    return abs(now - then) > max(GROWN * then, min(then, few))
 
 
 def _rows(index: Index, entry: ModelEntry) -> Mapping[str, int]:

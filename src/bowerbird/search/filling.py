@@ -85,7 +85,14 @@ def fill(
     return report
 
 
-def finish(index: Index, report: Report, roots: Iterable[str] = (), embedded: Iterable[str] = ()) -> None:
+def finish(
+    index: Index,
+    report: Report,
+    roots: Iterable[str] = (),
+    embedded: Iterable[str] = (),
+    *,
+    upkeep: bool = True,
+) -> None:
     """The end of every run that writes vectors: tidy up, show it to readers, list what failed, calibrate scores.
 
     Args:
@@ -93,14 +100,33 @@ def finish(index: Index, report: Report, roots: Iterable[str] = (), embedded: It
         report: of the run.
         roots: the folders it indexed.
         embedded: spaces of the models whose vectors were written since the last commit was published.
+        upkeep: False: whoever runs this tidies up and calibrates later; see `tidy` and `calibrate.renew`.
     """
     failed, all_roots = len(report.failed), tuple(sorted({*index.manifest.roots, *roots}))
     # Before the tidying too: it may delete the version that the last manifest, if old, sends readers to.
     index.publish(failed=failed, roots=all_roots, embedded=embedded)
-    index.table.optimize(index.columns)
-    index.publish(failed=failed, roots=all_roots)
+    if upkeep:
+        index.table.optimize(index.columns)
+        index.publish(failed=failed, roots=all_roots)
     index.list_errors([entry._asdict() for entry in report.failed])
-    refresh(index)
+    if upkeep:
+        refresh(index)
+
+
+def tidy(index: Index) -> None:
+    """Put together what many small runs without upkeep have written, and index it; the index is locked for it.
+
+    Raises:
+        IndexBusyError: another process is writing and did not finish in time.
+        StoreError: the index cannot be written to.
+    """
+    with index.writing():
+        # Before, too: see `finish`.
+        index.write_manifest()
+        before = index.table.version
+        index.table.optimize(index.columns)
+        if index.table.version != before:
+            index.write_manifest()
 
 
 class Filling:

@@ -413,6 +413,10 @@ class Index:
             self._backgrounds[entry.space] = (said, known)
         return known
 
+    def take_over(self, before: Index) -> None:
+        """Use what an earlier version of the same index has read already, as far as it still holds."""
+        self._backgrounds = {**before._backgrounds, **self._backgrounds}
+
     def thumbnails(self, ids: Sequence[str]) -> dict[str, bytes]:
         """Small JPEG files of records, by id."""
         batches = self.table.scan(["id", "thumbnail"], where=among("id", ids)) if ids else ()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from bowerbird.search.rows import TOLD, UNSEEN
+from bowerbird.store.filters import Filter
 from bowerbird.store.table import VECTOR_MARK, Table
 
 
@@ -23,9 +24,13 @@ class Known:
         seen: 1 for a row whose file the run has met.
         empty: content id -> rows that have its bytes and no vector at all: runs embed those again.
         used: every id that is taken.
+
+    Args:
+        table: is read.
+        only: these rows; the others are none of the run's business. None: all.
     """
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, only: Filter | None = None) -> None:
         self.ids: list[str] = []
         self.uris: list[str] = []
         self.contents: list[str] = []
@@ -37,7 +42,7 @@ class Known:
         names = ["id", "uri", "content", "size", "mtime_ns"]
         # Their lengths say which vectors there are, and are read in no time.
         norms = [name for name in table.names if name.endswith(f"{VECTOR_MARK}norm")]
-        for batch in table.scan([*names, *norms]):
+        for batch in table.scan([*names, *norms], where=only):
             columns = [batch.column(name).to_pylist() for name in names]
             held = np.zeros(batch.num_rows, bool)
             for name in norms:

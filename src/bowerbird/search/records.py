@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bowerbird.flow.report import RunReport
     from bowerbird.flow.run import Executor
     from bowerbird.models.encoder import Encoder
+    from bowerbird.store.filters import Filter
 
 
 PEEKED = 1000
@@ -106,7 +107,14 @@ def opened(plan: Plan, target: str, *, models: Sequence[Encoder] = (), precision
 
 
 def add_records(
-    index: Index, plan: Plan, executor: Executor, *, progress: Progress | None = None, total: int = 0
+    index: Index,
+    plan: Plan,
+    executor: Executor,
+    *,
+    progress: Progress | None = None,
+    total: int = 0,
+    only: Filter | None = None,
+    upkeep: bool = True,
 ) -> Report:
     """Write the records of a plan into an open index.
 
@@ -117,6 +125,16 @@ def add_records(
     which there is a word become text. Where the source can be read only once, or functions make the attributes, by
     the records of the first commit. A column that is new after that takes the type of its first value; whole numbers
     that meet a fraction become fractions, unless workers of a cluster write them.
+
+    Args:
+        index: is locked for it.
+        plan: whose records are written.
+        executor: runs it.
+        progress: told about every record.
+        total: of its records, for `progress`.
+        only: rows of the index that these records can have anything to do with, those of their ids and contents: what
+            a few records cost need not grow with the index. None: any.
+        upkeep: False: leave tidying up and calibrating for later; see `bowerbird.search.filling.tidy`.
     """
     report = Report()
     started = time.monotonic()
@@ -137,6 +155,8 @@ def add_records(
             progress=progress,
             refused=refused,
             on_error=plan.on_error,
+            only=only,
+            upkeep=upkeep,
         )
         if plan.steps[-len(embeds) :] == embeds:
             _make_room(writer, plan, texts=executor.distributed)

@@ -28,7 +28,7 @@ from bowerbird.search.pieces import Written, is_fresh, row_id
 from bowerbird.search.report import Progress, Report, fault
 from bowerbird.search.rows import ATTRIBUTE, Attributes, Layout, arrow_rows, place, stamp_of, uri_of
 from bowerbird.settings import settings
-from bowerbird.store.filters import And, IsNull, among
+from bowerbird.store.filters import And, Filter, IsNull, among
 from bowerbird.store.table import schema
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ class Writer:
         refused: told about records that were embedded, and cannot be kept.
         roots: folders that are indexed.
         on_error: what becomes of failures; see `bowerbird.flow.plan.Plan`.
+        only: rows that the records of the run can have anything to do with; None: any.
+        upkeep: tidy up and calibrate in the end; else somebody calls `upkeep.tidy` and `calibrate.renew` later.
     """
 
     def __init__(
@@ -69,6 +71,8 @@ class Writer:
         refused: Callable[[Failure], None] | None = None,
         roots: tuple[str, ...] = (),
         on_error: str = "keep",
+        only: Filter | None = None,
+        upkeep: bool = True,
     ) -> None:
         self.index = index
         self.embeds = tuple(embeds)
@@ -78,6 +82,8 @@ class Writer:
         self.progress = progress
         self.refused = refused
         self.roots = roots
+        self.only = only
+        self.upkeep = upkeep
         self.single: pa.Table | None = None  # rows that have left the table to come back alone
         self.known = self._known()
         self.layout = self._layout()
@@ -392,11 +398,11 @@ class Writer:
 
     def _known(self) -> Known:
         """What the index holds; of an id with several rows, which a killed run may leave behind, the first row."""
-        known = Known(self.index.table)
+        known = Known(self.index.table, self.only)
         if len(known.used) == len(known.ids):
             return known
         self._single(id_ for id_, number in Counter(known.ids).items() if number > 1)
-        return Known(self.index.table)
+        return Known(self.index.table, self.only)
 
     def _unfit(self) -> None:
         """Make room for what the rows say of their records; those that say what cannot be kept are taken out.
@@ -500,8 +506,8 @@ class Writer:
 
     def _finish(self) -> None:
         """Everything has been committed: fill in what other models lack, tidy up, and list what failed."""
-        self.publish()
         if len(self.index.manifest.models) > 1:
+            self.publish()
             filling = Filling(
                 self.index,
                 self.report,
@@ -512,7 +518,7 @@ class Writer:
             )
             filling.run()
             self._forget(self.passed & filling.left)
-        finish(self.index, self.report, self.roots)
+        finish(self.index, self.report, self.roots, embedded=self._embedded(), upkeep=self.upkeep)
 
     def _forget(self, ids: Iterable[str]) -> None:
         """Records of this run that no model could embed leave the index again."""
@@ -530,9 +536,14 @@ class Writer:
     def publish(self) -> None:
         """Show readers what has been committed."""
         roots = {*self.index.manifest.roots, *self.roots}
+        self.index.publish(
+            failed=len(self.report.failed), roots=tuple(sorted(roots)), embedded=self._embedded()
+        )
+
+    def _embedded(self) -> list[str]:
+        """Spaces of the models whose vectors this run has written."""
         wrote = self.report.added + self.report.changed > self.report.copies
-        spaces = [embed.recipe.space for embed in self.embeds] if wrote else ()
-        self.index.publish(failed=len(self.report.failed), roots=tuple(sorted(roots)), embedded=spaces)
+        return [embed.recipe.space for embed in self.embeds] if wrote else []
 
     def _refuse(self, failure: Failure) -> None:
         """A record that was embedded, and cannot be kept."""

@@ -13,7 +13,7 @@ from bowerbird.flow.sources.values import IterableSource
 from bowerbird.record import Modality, Record, content_id
 from bowerbird.search.index import Index
 from bowerbird.search.records import add_records
-from bowerbird.store.filters import among
+from bowerbird.store.filters import Or, among
 
 __all__ = ["Added", "add"]
 
@@ -38,7 +38,7 @@ class Added:
 
 
 def add(index: Index, records: Sequence[Record]) -> Added:
-    """Write records into an index; those that are not `named` get an id by their content.
+    """Write records into an index; those that are not `named` get an id by their content. Upkeep is left for later.
 
     Raises:
         IndexBusyError: another process is writing and did not finish in time.
@@ -47,7 +47,8 @@ def add(index: Index, records: Sequence[Record]) -> Added:
     failed: dict[int, InputError] = {}
     places: dict[str, int] = {}  # by what the run calls it: the index of the record
     given: list[Record] = []
-    contents = {place: _content(index, one) for place, one in enumerate(records) if not one.named}
+    every = [_content(index, one) for one in records]
+    contents = {place: content for place, content in enumerate(every) if not records[place].named}
     first: dict[str, int] = {}
     named = {record.id for record in records if record.named}
     for place, record in enumerate(records):
@@ -66,7 +67,8 @@ def add(index: Index, records: Sequence[Record]) -> Added:
             given.append(replace(record, id=called))
     # As many threads as the model has, so that it is this model that runs, and not one that is loaded for the run.
     executor = Local(threads=index.model.threads)
-    report = add_records(index, Plan(IterableSource(given)), executor)
+    there = Or((among("id", sorted({*named, *every})), among("content", sorted(set(every)))))
+    report = add_records(index, Plan(IterableSource(given)), executor, only=there, upkeep=False)
     failed.update({places[one.id]: one.error for one in executor.report.failures if one.id in places})
     for one in report.failed:  # those that are found where the rows are written
         if one.path in places:

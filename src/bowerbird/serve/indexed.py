@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,9 @@ from bowerbird.media.image import decode
 from bowerbird.media.policy import DecodePolicy
 from bowerbird.media.reading import read_bytes
 from bowerbird.record import Record, content_id
+from bowerbird.search.calibrate import is_measured, renew
 from bowerbird.search.entries import ALL, labels, split
+from bowerbird.search.filling import tidy
 from bowerbird.search.index import Index
 from bowerbird.search.query import Query
 from bowerbird.search.rerank import CrossEncode, Reranker, reranker
@@ -35,6 +38,12 @@ from bowerbird.store.table import ATTRIBUTES
 from bowerbird.store.where import parse
 
 __all__ = ["PLACES", "Added", "Ask", "Page", "ServedIndex", "Stored"]
+
+MANY_CHANGES = 32
+"""After so many the index is tidied up, though more are coming."""
+
+QUIET_SECONDS = 5.0
+"""Without a change, after which it is tidied up in any case."""
 
 PLACES = ("uri", "folder")
 """Columns that say where records lie on the server's disk."""
@@ -129,11 +138,15 @@ class ServedIndex:
         self.names: dict[str, str] = {}
         self._change = threading.Lock()
         self._renew = threading.Lock()
+        self._changes = 0  # since the index was tidied up
+        self._changed = 0.0  # when it was changed, by the monotonic clock
         self._now = self._opened()
 
-    def _opened(self) -> Index:
+    def _opened(self, before: Index | None = None) -> Index:
         """The newest commit, ready to be asked: nobody waits for what its first search would read."""
         index = Index.open(self.place, precision=self.precision)
+        if before is not None:
+            index.take_over(before)
         self._add_models(index)
         spaces = [entry.space for entry in index.manifest.models]
         # Searching asks only for `card` and `outcomes` of them.
@@ -187,7 +200,9 @@ class ServedIndex:
             for id_ in filter(None, (ask.query.like, *ask.query.unlike)):
                 if self._row(index, id_, ["id"]) is None:
                     raise QueryError(
-                        f"No record {id_!r} is in the index.", hint="Give the id of an indexed record."
+                        f"No record {id_!r} is in the index.",
+                        hint="Give the id of an indexed record.",
+                        param="like",
                     )
             return index.ask(
                 ask.query,
@@ -321,6 +336,7 @@ class ServedIndex:
                 raise QueryError(
                     f"The index has {'several models' if meant else 'no model'} {name!r}.",
                     hint=f"Use one of: {', '.join(called)}.",
+                    param="models",
                 )
             found += meant
         return tuple(found)
@@ -362,6 +378,7 @@ class ServedIndex:
         """
         with self._change, self._nameless(self._now):
             added = add(self._writer(), records)
+            self._note_change()
             self.refresh()
         return added
 
@@ -374,8 +391,41 @@ class ServedIndex:
         """
         with self._change, self._nameless(self._now):
             removed = self._writer().remove(ids)
+            self._note_change()
             self.refresh()
         return removed
+
+    def _note_change(self) -> None:
+        self._changes += 1
+        self._changed = time.monotonic()
+
+    def tidy(self) -> bool:
+        """Do what changes have left for later, where it is time for it: put together what they wrote one by one,
+        and measure what unrelated pairs score where the index has grown by a tenth.
+
+        Searches go on meanwhile, and so do changes while it is measured.
+
+        Returns:
+            whether it was time.
+
+        Raises:
+            BowerbirdError: something of it failed; it is tried again after the next change.
+        """
+        index = self._now
+        if not self._changes:
+            return False
+        quiet = time.monotonic() - self._changed > QUIET_SECONDS
+        measured = all(is_measured(index, entry) for entry in index.manifest.models)
+        if measured and self._changes < MANY_CHANGES and not quiet:
+            return False
+        with self._nameless(index):
+            with self._change:
+                self._changes = 0
+                writer = self._writer()
+                tidy(writer)
+            renew(writer)
+            self.refresh()
+        return True
 
     def _writer(self) -> Index:
         """The index for one who writes: with the models themselves."""
@@ -395,7 +445,7 @@ class ServedIndex:
             manifest = manifests.read(self._now.location)
             if manifest == self._now.manifest:
                 return False
-            self._now = self._opened()
+            self._now = self._opened(self._now)
             return True
 
 

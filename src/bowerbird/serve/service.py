@@ -212,8 +212,8 @@ class Service(Protocol):
         """Run every loaded model and ask the store."""
 
     async def tend(self) -> None:
-        """Do what has to be done from time to time, until cancelled: unload models that nobody asks, and search what
-        others have committed.
+        """Do what has to be done from time to time, until cancelled: unload models that nobody asks, search what
+        others have committed, and tidy up after those who have changed the index.
         """
 
     async def close(self) -> None:
@@ -274,6 +274,7 @@ class LocalService:
         self._reranks = Threads("bowerbird-rerank", RERANKS, seconds=wait, most=SEARCHES_WAITING)
         # Who adds records waits for the disk in any case.
         self._changes = Threads("bowerbird-change", 1, seconds=10 * wait, most=CHANGES_WAITING)
+        self._upkeep = Threads("bowerbird-upkeep", 1, seconds=wait, most=1)
         self._reports = Threads("bowerbird-report", 1, seconds=20 * wait, most=CHANGES_WAITING)
 
     @property
@@ -387,6 +388,9 @@ class LocalService:
 
     async def tend(self) -> None:
         """See `Service`."""
+        await asyncio.gather(self._watch(), self._tidy())
+
+    async def _watch(self) -> None:
         said = ""
         while True:
             await asyncio.sleep(self.tend_seconds)
@@ -400,10 +404,19 @@ class LocalService:
                     said = str(error)
                     _LOG.warning("The newest commit of the index cannot be opened: %s", said)
 
+    async def _tidy(self) -> None:
+        """Beside the other: it may take a while."""
+        while self.index is not None and self.writable:
+            await asyncio.sleep(self.tend_seconds)
+            try:
+                await self._upkeep.run(self.index.tidy)
+            except Exception as error:  # noqa: BLE001  it is tried again, after the next change
+                _LOG.warning("The index was not tidied up: %s", error)
+
     async def close(self) -> None:
         """See `Service`."""
         done = await asyncio.to_thread(self.scheduler.stop, self._limits.drain_seconds)
-        for threads in (self._searches, self._reranks, self._changes, self._reports):
+        for threads in (self._searches, self._reranks, self._changes, self._upkeep, self._reports):
             threads.close(wait=done)
 
     @staticmethod

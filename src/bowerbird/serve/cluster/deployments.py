@@ -251,6 +251,7 @@ class WriterReplica:
     async def __init__(self, place: str, limits: Limits, threads: int) -> None:  # type: ignore[misc]
         os.environ["BOWERBIRD_THREADS"] = str(threads)
         self.service = await asyncio.to_thread(LocalService, place, limits=limits, writable=True)
+        self.tending = asyncio.create_task(self.service.tend())
 
     async def add(self, records: Sequence[Record]) -> tuple[Any, int]:
         """See `Service.add`; and the version that has them."""

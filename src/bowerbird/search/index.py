@@ -416,6 +416,7 @@ class Index:
     def take_over(self, before: Index) -> None:
         """Use what an earlier version of the same index has read already, as far as it still holds."""
         self._backgrounds = {**before._backgrounds, **self._backgrounds}
+        self.table.take_over(before.table)
 
     def thumbnails(self, ids: Sequence[str]) -> dict[str, bytes]:
         """Small JPEG files of records, by id."""

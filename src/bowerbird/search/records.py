@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bowerbird.flow.report import RunReport
     from bowerbird.flow.run import Executor
     from bowerbird.models.encoder import Encoder
-    from bowerbird.store.filters import Filter
+    from bowerbird.store import filters
 
 
 PEEKED = 1000
@@ -113,7 +113,7 @@ def add_records(
     *,
     progress: Progress | None = None,
     total: int = 0,
-    only: Filter | None = None,
+    only: filters.Filter | None = None,
     upkeep: bool = True,
 ) -> Report:
     """Write the records of a plan into an open index.

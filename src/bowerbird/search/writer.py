@@ -60,7 +60,7 @@ class Writer:
         upkeep: tidy up and calibrate in the end; else somebody calls `upkeep.tidy` and `calibrate.renew` later.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what a run is told
         self,
         index: Index,
         embeds: Sequence[Embed],

@@ -153,6 +153,11 @@ class LanceTable(Table):
         with translated(self._path):
             self._dataset.checkout_latest()
 
+    def take_over(self, before: Table) -> None:
+        """See `Table`."""
+        if isinstance(before, LanceTable) and str(before._path) == str(self._path):
+            self._vectors.take_over(before._vectors)
+
     def drop(self, names: Sequence[str]) -> None:
         """See `Table`."""
         if there := [name for name in names if name in self.names]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,6 +87,7 @@ class Matrix:
         present: bool (rows,).
         row_ids: uint64 (rows,), ascending.
         factors: float32 (rows,) by centre: what turns a dot product with `row - centre` into a score.
+        files: by fragment of the dataset, the files that its rows were read from.
     """
 
     version: int
@@ -93,21 +95,43 @@ class Matrix:
     present: NDArray[np.bool_]
     row_ids: NDArray[np.uint64]
     factors: dict[bytes, Floats] = field(default_factory=dict)
+    files: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, dataset: Any, column: str) -> Matrix:
-        """Read it whole."""
+    def read(cls, dataset: Any, column: str, before: Matrix | None = None) -> Matrix:
+        """Read it whole.
+
+        Args:
+            dataset: at the version that is read.
+            column: of vectors.
+            before: of an earlier version: fragments that are the same by now are taken from there.
+        """
+        fragments = dataset.get_fragments()
+        files = {one.fragment_id: _files(one.metadata) for one in fragments}
         rows = dataset.count_rows()
         width = dataset.schema.field(column).type.list_size
         vectors = np.zeros((rows, width), np.float32)
         present = np.zeros(rows, bool)
         ids = np.zeros(rows, np.uint64)
         start = 0
-        for some, there, vector in _batches(dataset, column):
-            stop = start + len(some)
-            ids[start:stop], present[start:stop], vectors[start:stop] = some, there, vector
-            start = stop
-        return cls(int(dataset.version), vectors, present, ids)
+        for same, group in groupby(fragments, lambda one: _is_same(one.fragment_id, files, before)):
+            some = list(group)
+            for here, there, vector in (
+                before.rows_of(some) if before and same else _batches(dataset, column, fragments=some)
+            ):
+                stop = start + len(here)
+                ids[start:stop], present[start:stop], vectors[start:stop] = here, there, vector
+                start = stop
+        return cls(int(dataset.version), vectors, present, ids, files=files)
+
+    def rows_of(
+        self, fragments: Sequence[Any]
+    ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.bool_], Floats]]:
+        """As `_batches` gives them."""
+        for one in fragments:
+            ends = np.asarray([one.fragment_id, one.fragment_id + 1], np.uint64) << np.uint64(32)
+            start, stop = np.searchsorted(self.row_ids, ends).tolist()
+            yield self.row_ids[start:stop], self.present[start:stop], self.vectors[start:stop]
 
     def scores(self, question: Question) -> Floats:
         """Of every row; minus infinity where there is no vector."""
@@ -121,6 +145,15 @@ class Matrix:
             scores = (scores - question.centre @ question.vector) * self.factors[key]
         scores[~self.present] = -np.inf
         return scores
+
+
+def _files(fragment: Any) -> tuple[str, ...]:
+    """What says which rows a fragment has, and what is in them."""
+    return (*(file.path for file in fragment.files), repr(fragment.deletion_file))
+
+
+def _is_same(fragment: int, files: Mapping[int, tuple[str, ...]], before: Matrix | None) -> bool:
+    return before is not None and before.files.get(fragment) == files[fragment]
 
 
 def _factors(vectors: Floats, centre: Floats) -> Floats:
@@ -154,6 +187,10 @@ class VectorSearch:
         self._passing: dict[tuple[int, str], Passing] = {}
         self._partitions: dict[tuple[int, str], int] = {}
 
+    def take_over(self, before: VectorSearch) -> None:
+        """Keep what was read of an earlier version of the same dataset: most of it is the same."""
+        self._matrices = {**before._matrices, **self._matrices}
+
     def nearest(self, dataset: Any, question: Question, *, exact: bool) -> Found:
         """The rows that score highest, ties in the order of the rows."""
         if question.k < 1:
@@ -170,7 +207,7 @@ class VectorSearch:
     def _in_memory(self, dataset: Any, question: Question) -> Found:
         matrix = self._matrices.get(question.column)
         if matrix is None or matrix.version != dataset.version:
-            matrix = self._matrices[question.column] = Matrix.read(dataset, question.column)
+            matrix = self._matrices[question.column] = Matrix.read(dataset, question.column, matrix)
         scores = matrix.scores(question)
         if question.where:
             passing = np.zeros(len(scores), bool)
@@ -288,12 +325,17 @@ def _streamed(dataset: Any, question: Question) -> Found:
 
 
 def _batches(
-    dataset: Any, column: str, where: str = ""
+    dataset: Any, column: str, where: str = "", fragments: Sequence[Any] | None = None
 ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.bool_], Floats]]:
     """Row ids, which rows have a vector, and the vectors: (rows,), (rows,), (rows, dim)."""
     width = dataset.schema.field(column).type.list_size
     scanner = dataset.scanner(
-        columns=[column], filter=where or None, with_row_id=True, scan_in_order=True, batch_size=BATCH_ROWS
+        columns=[column],
+        filter=where or None,
+        with_row_id=True,
+        scan_in_order=True,
+        batch_size=BATCH_ROWS,
+        fragments=fragments,
     )
     for batch in scanner.to_batches():
         lists = batch.column(column)

@@ -105,6 +105,9 @@ class Table(ABC):
     def refresh(self) -> None:
         """Read the newest version from now on."""
 
+    def take_over(self, before: Table) -> None:  # noqa: B027  a store that reads nothing ahead has nothing to keep
+        """Keep what another object has read of an earlier version of the same table, as far as it still holds."""
+
     @property
     @abstractmethod
     def fields(self) -> pa.Schema:

@@ -102,7 +102,10 @@ def test_where_files_lie_is_nobodys_business(client, index_path):
         said = json.dumps(ask(client, k=RECORDS, **question))
         assert str(index_path.parent) not in said
     for where in ("uri like '/%'", "folder like '/%'"):
-        assert "There is no column" in ask(client, 400, text="a", where=where)["error"]["message"]
+        assert (
+            "Where records lie, uri and folder, is not told"
+            in ask(client, 400, text="a", where=where)["error"]["message"]
+        )
     # Neither does a path find a record, nor is a model looked for on the disk.
     assert (
         ask(client, 400, like=str(index_path.parent / "red-circle.png"))["error"]["code"] == "invalid_query"
@@ -173,3 +176,26 @@ def test_without_an_index_there_is_nothing_to_search():
         assert client.get("/v1/index").status_code == 404
         assert client.get("/v1/records").status_code == 404
         assert client.get("/health/ready").json() == {"ready": True, "checks": {}}
+
+
+@pytest.mark.parametrize("where", ["folder = 'x'", "price < 5 and uri like 'file:%'"])
+def test_who_may_not_ask_where_records_lie_is_told_what_can_be_asked(client, where):
+    said = client.post("/v1/search", json={"text": "a circle", "where": where})
+    assert said.status_code == 400
+    error = said.json()["error"]
+    assert "--show-paths" in error["message"]
+    assert error["param"] == "where"
+    listed = error["message"].partition("The columns are ")[2].rstrip(".").split(", ")
+    assert {"id", "name", "width", "text", "price", "brand"} <= set(listed)
+    assert set(listed).isdisjoint({"uri", "folder", "picture", "content", "mtime_ns"})
+    # The same list as for a column that there is not; what is for the index itself is suggested to nobody.
+    other = client.post("/v1/search", json={"text": "a circle", "where": "pictur = 'x'"}).json()["error"]
+    assert other["message"].partition("The columns are ")[2].rstrip(".").split(", ") == listed
+    assert "picture" not in other["message"]
+
+
+def test_a_query_that_is_cut_is_told_so(client):
+    (note,) = client.post("/v1/search", json={"text": "fish " * 5000}).json()["notes"]
+    assert "tokens" in note
+    (note,) = client.post("/v1/search", json={"text": "fish", "without": ["sea " * 5000]}).json()["notes"]
+    assert "tokens" in note

@@ -171,8 +171,8 @@ REFUSED: list[tuple[str, str]] = [
     ("mini__image__norm > 1", "mini__image__norm cannot be asked"),
     # Kinds.
     ("price < 'abc'", "price holds numbers, and 'abc' is a text. Write a number"),
-    ("price < '5'", "Write it without quotes: price = 5."),
-    ("'5' > price", "Write it without quotes: price = 5."),
+    ("price < '5'", "Write it without quotes: price < 5."),
+    ("'5' > price", "Write it without quotes: price < 5."),
     ("brand > 5", "brand holds texts, and 5 is a number. Write texts in single quotes: brand = '5'"),
     ("brand in ('a', 5)", "brand holds texts, and 5"),
     ("taken_at = 3", "taken_at holds times, and 3 is a number. Write a day"),

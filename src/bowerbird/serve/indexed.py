@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -315,7 +315,20 @@ class ServedIndex:
         if where and not paths:
             import pyarrow as pa
 
-            parse(where, pa.schema([field for field in index.table.fields if field.name not in PLACES]))
+            fields = index.table.fields
+            try:
+                parse(where, pa.schema([field for field in fields if field.name not in PLACES]))
+            except QueryError as error:
+                with suppress(QueryError):
+                    parse(where, fields)
+                    columns = error.hint.partition("The columns are")
+                    hint = "".join(columns[1:])
+                    error = QueryError(  # noqa: PLW2901  what is wrong is that it asks where records lie
+                        f"Where records lie, {' and '.join(PLACES)}, is not told here.",
+                        hint=f"Start the service with --show-paths to have it asked. {hint}",
+                        param="where",
+                    )
+                raise error from None
 
     def _spaces(self, index: Index, models: Sequence[str]) -> tuple[str, ...]:
         """The models that a request names; unlike the index itself, nothing looks for them on the disk.

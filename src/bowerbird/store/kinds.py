@@ -75,22 +75,22 @@ class Held:
     step: int = 1
     nanoseconds: bool = False
 
-    def refuse(self, value: Literal) -> QueryError:
-        """What is said of a value of another kind."""
+    def refuse(self, value: Literal, operator: str = "=") -> QueryError:
+        """What is said of a value of another kind, which was to be compared by an operator."""
         said = {str: "is a text", bool: "is true or false", int: "is a number", float: "is a number"}
         found = said.get(type(value), "is a date")
         if isinstance(value, str) and self.kind in (Kind.TIME, Kind.DAY):
             found = "cannot be read as one"
         return QueryError(
             f"The column {quoted(self.name)} holds {self.kind.value}, and {shown_value(value)} {found}.",
-            hint=self.example(value),
+            hint=self.example(value, operator),
         )
 
-    def example(self, value: Literal = "text") -> str:
+    def example(self, value: Literal = "text", operator: str = "=") -> str:
         """How the column is asked, in a sentence; a column of texts with this value."""
         shown = value_text(value if isinstance(value, str) else str(value))
         if self.kind in (Kind.WHOLE, Kind.REAL) and isinstance(value, str) and _DIGITS.fullmatch(value):
-            return f"Write it without quotes: {quoted(self.name)} = {value}."
+            return f"Write it without quotes: {quoted(self.name)} {operator} {value}."
         return _EXAMPLES[self.kind].format(name=quoted(self.name), value=shown)
 
 
@@ -209,7 +209,7 @@ def one_of(column: Held, values: Sequence[Literal]) -> Filter:
 
 def _text(column: Held, operator: str, value: Literal) -> Filter:
     if not isinstance(value, str):
-        raise column.refuse(value)
+        raise column.refuse(value, operator)
     return Compare(column.name, operator, value)
 
 
@@ -234,13 +234,13 @@ def refuse_order(column: Held, operator: str) -> None:
 
 
 def _whole(column: Held, operator: str, value: Literal) -> Filter:
-    number = _number(column, value)
+    number = _number(column, value, operator)
     floor = math.floor(number)
     return _on_grid(column, operator, floor, exact=floor == number)
 
 
 def _real(column: Held, operator: str, value: Literal) -> Filter:
-    number = _number(column, value)
+    number = _number(column, value, operator)
     try:
         real = float(number) + 0.0  # not -0.0, which some stores order before 0.0
     except OverflowError:
@@ -253,9 +253,9 @@ def _real(column: Held, operator: str, value: Literal) -> Filter:
     return Compare(column.name, operator, real)
 
 
-def _number(column: Held, value: Literal) -> int | float:
+def _number(column: Held, value: Literal, operator: str) -> int | float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise column.refuse(value)
+        raise column.refuse(value, operator)
     return value
 
 

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 _MIRRORED = {"=": "=", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _LISTED = 20
 
+_OWN = frozenset(("content", "picture", "mtime_ns"))
+"""Columns for the index itself: filters may ask for them, and nobody is told to."""
+
 
 def parse(text: str, fields: pa.Schema) -> Filter | None:
     """The filter that a text stands for; None for one that is empty.
@@ -361,7 +364,7 @@ class _Reader:
         return f"The columns are {', '.join(names[:_LISTED])}{more}."
 
     def _askable(self) -> list[str]:
-        return [field.name for field in self._fields if held(field) is not None]
+        return [field.name for field in self._fields if held(field) is not None and field.name not in _OWN]
 
 
 def _columns_compared(first: Held, operator: str, second: Held) -> Filter:

@@ -156,6 +156,15 @@ class Visit:
         self.tab.locator("#asked .chip q", has_text=words).wait_for(timeout=WAIT)
         self.answered()
 
+    def options(self) -> None:
+        """Open them, and wait until Gradio has set them up: until then it may undo what is typed at once."""
+        self.tab.get_by_role("button", name="Options").click()
+        self.tab.locator("#k input[type=number]").wait_for()
+        idle = (
+            "new Promise(done => requestIdleCallback(() => setTimeout(() => requestIdleCallback(done), 300)))"
+        )
+        self.tab.evaluate(idle)
+
     @property
     def ids(self) -> list[str]:
         """What is found, best first."""
@@ -217,6 +226,78 @@ def test_words_are_searched_and_pieces_taken_back(visit: Visit) -> None:
 
 
 @needs_chromium
+def test_other_words_begin_anew(visit: Visit) -> None:
+    """What results were narrowed by goes with the words that they were of, but for what is kept."""
+    tab = visit.tab
+    visit.ask("a yellow square")
+    more = tab.locator("#board .card", has_text="a purple square").get_by_role(
+        "button", name="More like this"
+    )
+    more.click()
+    tab.locator(".chip.like").wait_for()
+    visit.answered()
+    visit.ask("deep sea fishing")
+    assert tab.locator(".chip.like").count() == 0
+    assert visit.ids[0] == "note"
+    tab.get_by_role("button", name="Start over").wait_for(state="detached")
+    visit.ask("a yellow square")
+    more.click()
+    keep = tab.get_by_role("button", name="Keep: more like")
+    keep.click()
+    tab.locator(".chip.like .keep[aria-pressed=true]").wait_for()
+    visit.answered()
+    visit.ask("a yellow circle")
+    assert tab.locator(".chip.like").count() == 1
+
+
+@needs_chromium
+def test_faint_results_are_folded_below(visit: Visit) -> None:
+    tab = visit.tab
+    visit.ask("deep sea fishing")
+    listed = tab.eval_on_selector_all(
+        "#board .card",
+        "all => all.map(one => [!!one.closest('.faint'), one.querySelector('.figure').textContent])",
+    )
+    matches = [(folded, int("".join(filter(str.isdigit, said)))) for folded, said in listed]
+    assert {match < 25 for folded, match in matches if folded} == {True}
+    assert {match >= 25 for folded, match in matches if not folded} == {True}
+    hidden = tab.locator("#board .faint .card").first
+    assert not hidden.is_visible()
+    tab.get_by_text("Less alike").click()
+    hidden.wait_for(state="visible")
+
+
+@needs_chromium
+def test_what_pictures_alone_can_be_asked(
+    browser: Any, tmp_path: Path, model: bb.Encoder, drawn: Callable[..., bytes]
+) -> None:
+    """Nothing is offered that would only fail: no texts to search, nothing to compare."""
+    records = []
+    for colour in ("red", "green", "blue"):
+        path = tmp_path / f"{colour}.png"
+        path.write_bytes(drawn(colour, "circle"))
+        records.append(bb.Record(colour, path))
+    bb.Collection.from_items(records).embed(model).write(tmp_path / "drawn.bower")
+    with paged(tmp_path / "drawn.bower") as address, visiting(browser, address) as visit:
+        visit.open()
+        tab = visit.tab
+        assert "3 pictures" in tab.locator("#head").inner_text()
+        assert tab.get_by_role("tab").all_inner_texts() == ["Results", "Collection"]
+        tab.get_by_role("button", name="Options").click()
+        assert tab.get_by_label("Search in").count() == 0
+        where = tab.get_by_label("Only those where")
+        example = where.get_attribute("placeholder")
+        visit.ask("a red circle")
+        where.fill(example or "")
+        where.press("Enter")
+        tab.locator(".chip.where").wait_for()
+        visit.answered()
+        assert tab.locator(".notice.alert").count() == 0
+        assert not tab.locator("#board .tag").count()
+        assert not visit.faults
+
+
+@needs_chromium
 def test_a_picture_is_searched_with(visit: Visit, drawn: Callable[..., bytes]) -> None:
     tab = visit.tab
     tab.get_by_role("button", name="Search by picture").click()
@@ -259,7 +340,7 @@ def test_a_picture_is_pasted_and_dropped(visit: Visit, drawn: Callable[..., byte
 @needs_chromium
 def test_nothing_matches_is_said(visit: Visit) -> None:
     tab = visit.tab
-    tab.get_by_role("button", name="Options").click()
+    visit.options()
     least = tab.get_by_label("number input for Least match, in percent")
     least.fill("100")
     least.press("Enter")
@@ -268,15 +349,16 @@ def test_nothing_matches_is_said(visit: Visit) -> None:
     assert tab.locator("#board .card.faded").count() == len(visit.ids) > 0
     least.fill("0")
     least.press("Enter")
-    where = tab.get_by_label("Only records where")
+    where = tab.get_by_label("Only those where")
     where.fill("nonsense ===")
     where.press("Enter")
-    tab.locator(".notice.alert").wait_for()
+    tab.locator("#fault .notice.alert").wait_for()
     where.fill("price > 40")
     where.press("Enter")
     tab.locator("#board .card").first.wait_for()
     visit.answered()
     assert set(visit.ids) <= {"purple-circle", "purple-square"}
+    assert tab.locator(".notice.alert").count() == 0
     tab.get_by_role("button", name="Take back: the filter").click()
     tab.locator(".chip.where").wait_for(state="detached")
     assert where.input_value() == ""
@@ -285,7 +367,7 @@ def test_nothing_matches_is_said(visit: Visit) -> None:
 @needs_chromium
 def test_more_results_follow(visit: Visit) -> None:
     tab = visit.tab
-    tab.get_by_role("button", name="Options").click()
+    visit.options()
     number = tab.get_by_label("number input for Results at a time")
     number.fill("6")
     number.press("Enter")
@@ -310,13 +392,14 @@ def test_two_models_side_by_side(visit: Visit) -> None:
 @pytest.mark.slow
 def test_the_index_is_drawn(visit: Visit) -> None:
     tab = visit.tab
-    for name, title in (
-        ("Map", "Bowerbird map"),
-        ("Gap", "Bowerbird modality gap"),
-        ("Health", "Bowerbird doctor"),
+    tab.get_by_role("tab", name="Collection").click()
+    for name, kind, title in (
+        ("Map", "map", "Bowerbird map"),
+        ("Gap between pictures and texts", "gap", "Bowerbird modality gap"),
+        ("Health", "health", "Bowerbird doctor"),
     ):
-        tab.get_by_role("tab", name=name).click()
-        frame = tab.frame_locator(f"iframe.{name.lower()}")
+        tab.get_by_role("radio", name=name).check()
+        frame = tab.frame_locator(f"iframe.{kind}")
         frame.locator(".brand", has_text=title).wait_for(timeout=4 * WAIT)
     assert not visit.tab.evaluate("'evil' in window")
 
@@ -334,6 +417,7 @@ def test_what_strangers_wrote_is_text(visit: Visit) -> None:
     dialog = tab.locator("dialog.closer")
     dialog.wait_for()
     assert "<u>acme</u>" in dialog.inner_text()
+    dialog.get_by_text("Technical details").click()
     assert '<i onmouseover="window.evil=6">/../a b%?#"' in dialog.inner_text()
     tab.wait_for_function("document.querySelector('dialog.closer img').naturalWidth > 0")
     dialog.get_by_role("button", name="Close").click()

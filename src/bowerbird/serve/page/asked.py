@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from bowerbird.errors import QueryError
@@ -9,7 +10,7 @@ from bowerbird.search.query import Query
 from bowerbird.serve.indexed import Ask
 from bowerbird.serve.page.pictures import Pictures
 
-__all__ = ["AMONG", "FUSIONS", "Asked", "Options"]
+__all__ = ["AMONG", "FAINT", "FUSIONS", "LIKELY", "Asked", "Options", "parts_of", "piece_key"]
 
 AMONG = {
     "Pictures and texts": "",
@@ -18,6 +19,14 @@ AMONG = {
     "Texts, by their words": "words",
 }
 """What is searched, in words, and as `Query.among` has it."""
+
+
+def parts_of(parts: Sequence[str]) -> list[str]:
+    """Of `AMONG`, what an index can be asked for that has vectors of these parts."""
+    has = {"": True, "image": "image" in parts, "text": "text" in parts, "words": "text" in parts}
+    found = [said for said, part in AMONG.items() if has[part]]
+    return found if len(found) > 2 else found[:1]
+
 
 FUSIONS = {
     "By match (recommended)": "calibrated",
@@ -28,6 +37,9 @@ FUSIONS = {
 
 MOST_UNLIKE = 16
 """Records to move away from, at once."""
+
+FAINT = 0.25
+"""Results whose match is below this are folded away, where the best is likely."""
 
 LIKELY = 0.5
 """A best match below this is said to be none."""
@@ -64,6 +76,7 @@ class Asked:
         like: id of a record to find more of.
         unlike: ids of records to find less of.
         share: of the picture, or of the record, beside words: 0 to 1.
+        kept: pieces that stay when other words are asked, as of `piece_key`.
         options: how.
     """
 
@@ -72,6 +85,7 @@ class Asked:
     like: str = ""
     unlike: tuple[str, ...] = ()
     share: float = 0.5
+    kept: frozenset[str] = frozenset()
     options: Options = field(default_factory=Options)
 
     @property
@@ -117,12 +131,33 @@ class Asked:
             min_match=options.min_match or None,
         )
 
-    # What buttons do
+    # What visitors do
+
+    def with_words(self, text: str) -> Asked:
+        """Ask for words. Other words than before begin anew: only pieces that are kept stay, and a picture that was
+        given before there were any words.
+        """
+        if text == self.text:
+            return self
+        if not text:
+            return replace(self, text="")
+        picture = self.picture if not self.text or "picture" in self.kept else ""
+        like = self.like if "like" in self.kept else ""
+        unlike = tuple(one for one in self.unlike if f"unlike/{one}" in self.kept)
+        return replace(self, text=text, picture=picture, like=like, unlike=unlike)
+
+    def keep(self, piece: str, id_: str = "") -> Asked:
+        """Keep a piece when other words are asked, or no more: `picture`, `like` or `unlike`."""
+        return replace(self, kept=self.kept ^ {piece_key(piece, id_)})
 
     def more_like(self, id_: str) -> Asked:
         """Find more of a record: it takes the place of a picture, and words stay."""
         return replace(
-            self, like=id_, picture="", unlike=tuple(other for other in self.unlike if other != id_)
+            self,
+            like=id_,
+            picture="",
+            unlike=tuple(other for other in self.unlike if other != id_),
+            kept=self.kept - {"like", "picture"},
         )
 
     def less_like(self, id_: str) -> Asked:
@@ -133,7 +168,7 @@ class Asked:
 
     def with_picture(self, name: str) -> Asked:
         """Find what is like a picture: it takes the place of a record to be like."""
-        return replace(self, picture=name, like="")
+        return replace(self, picture=name, like="", kept=self.kept - {"like", "picture"})
 
     def without(self, piece: str, id_: str = "") -> Asked:
         """Take a piece back: `text`, `picture`, `like`, `unlike`, `where` or `all`."""
@@ -150,3 +185,8 @@ class Asked:
             like="" if piece == "like" else self.like,
         )
         return left if left.anything else replace(left, unlike=())
+
+
+def piece_key(piece: str, id_: str = "") -> str:
+    """What `Asked.kept` calls a piece."""
+    return f"unlike/{id_}" if piece == "unlike" else piece

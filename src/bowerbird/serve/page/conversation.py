@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bowerbird.errors import BowerbirdError
+import numpy as np
+
+from bowerbird.errors import BowerbirdError, QueryError
 from bowerbird.hits import Hits
-from bowerbird.serve.page.asked import Asked
-from bowerbird.serve.page.cards import cards, chips, collection, id_of, message, side, status, unsure, welcome
+from bowerbird.search.query import Query
+from bowerbird.serve.indexed import Ask, Stored
+from bowerbird.serve.page.asked import LIKELY, Asked
+from bowerbird.serve.page.cards import (
+    cards,
+    chips,
+    collection,
+    id_of,
+    message,
+    near,
+    results,
+    side,
+    status,
+    unsure,
+    welcome,
+)
 from bowerbird.serve.page.pictures import Pictures
-from bowerbird.serve.service import NotServedError, Service
+from bowerbird.serve.service import Facts, NotServedError, Service
 
 __all__ = ["Conversation", "Shown", "Sides"]
 
@@ -27,8 +45,36 @@ COMPARED = 12
 FIRST = 12
 """Records that are shown before anything is asked."""
 
-EXAMPLES = ("something red", "a person smiling", "a close-up of food", "at the seaside", "black and white")
-"""Where no text of the collection is short enough to be one."""
+EXAMPLES = (
+    *(
+        "sports shoes",
+        "a dress",
+        "a t-shirt",
+        "a hat",
+        "a dog",
+        "a cat",
+        "a bird",
+        "flowers",
+        "the sea",
+        "mountains",
+    ),
+    *(
+        "food on a plate",
+        "a car",
+        "a bicycle",
+        "a building",
+        "a person smiling",
+        "a chart",
+        "a room with furniture",
+    ),
+)
+"""What may be in a collection without short texts: what surely is in it is offered."""
+
+
+WORDS_COUNT = 0.9
+"""Share of a picture beside words up to which it matters whether the words match anything."""
+
+_FILTER = QueryError("The filter cannot be used.", hint="Mend it under Options, or take it back above.")
 
 
 @dataclass(frozen=True)
@@ -49,13 +95,21 @@ class Shown:
         cards: those that are there, as HTML.
         count: how many.
         names: by id, what records that were pressed are called.
+        faint: cards of those that are hardly what was asked for, as HTML.
+        further: whether more results were asked for.
+        folded: whether they are folded.
+        most: match that none has more of, where words are asked together with something to look at.
         head: what is said above the results.
     """
 
     asked: Asked = field(default_factory=Asked)
     view: str = "results"
     cards: str = ""
+    faint: str = ""
     count: int = 0
+    further: bool = False
+    folded: bool = False
+    most: float = math.nan
     names: dict[str, str] = field(default_factory=dict)
     head: str = ""
 
@@ -71,6 +125,7 @@ class Answered:
         left: the first list of the two that are compared.
         right: the second.
         sum: what the two have in common.
+        fault: what is wrong with the filter.
     """
 
     chips: str = ""
@@ -79,6 +134,7 @@ class Answered:
     left: str = ""
     right: str = ""
     sum: str = ""
+    fault: str = ""
 
 
 class Conversation:
@@ -92,6 +148,7 @@ class Conversation:
     def __init__(self, service: Service, pictures: Pictures) -> None:
         self._service = service
         self._pictures = pictures
+        self._examples: tuple[int, Sequence[str]] = (-1, ())
 
     async def begin(self) -> str:
         """What is shown before anything is asked."""
@@ -104,16 +161,38 @@ class Conversation:
             return message(error.message, error.hint or "")
         records = list(page.records)
         drawn = random.Random(facts.version).sample(records, min(FIRST, len(records)))
+        return welcome(facts, await self._tries(facts, records)) + collection(drawn)
+
+    async def _tries(self, facts: Facts, records: Sequence[Stored]) -> Sequence[str]:
+        """Questions that the index answers: short texts of it, or else some of `EXAMPLES`."""
+        version, found = self._examples
+        if version == facts.version:
+            return found
         texts = {one.text.strip() for one in records}
         short = sorted(
             text for text in texts if 3 <= len(text) <= 40 and text.isprintable() and text[0].isalnum()
         )
-        examples = random.Random(facts.version).sample(short, min(5, len(short))) or EXAMPLES
-        return welcome(facts, examples) + collection(drawn)
+        found = random.Random(facts.version).sample(short, min(5, len(short)))
+        if not found:
+            asked = [(await self._best(Asked(text=text)), text) for text in EXAMPLES]
+            found = [text for match, text in sorted(asked, reverse=True) if match >= LIKELY][:5]
+        self._examples = (facts.version, found)
+        return found
+
+    async def _best(self, asked: Asked) -> float:
+        """The best match that words have; NaN where none is known."""
+        options = asked.options
+        query = Query(texts=(asked.text,), among=options.among)
+        ask = Ask(query, k=1, where=options.where, models=options.models, fusion=options.fusion)
+        try:
+            hits = await self._service.search(ask)
+        except BowerbirdError:
+            return math.nan
+        return float(hits.match[0]) if hits.match is not None and len(hits) else math.nan
 
     async def answer(self, shown: Shown, sides: Sides) -> Answered:
         """Ask anew."""
-        shown.cards, shown.count = "", 0
+        shown.cards, shown.faint, shown.count, shown.further, shown.most = "", "", 0, False, math.nan
         shown.names = {
             id_: shown.names.get(id_, id_) for id_ in (shown.asked.like, *shown.asked.unlike) if id_
         }
@@ -125,7 +204,11 @@ class Conversation:
         try:
             hits = await self._service.search(shown.asked.ask(self._pictures))
         except Exception as error:  # noqa: BLE001  told below, and logged where it is a defect
-            return Answered(head, _told(error))
+            said = _told(error)
+            fault = said if shown.asked.options.where and getattr(error, "param", "") == "where" else ""
+            return Answered(head, _told(_FILTER) if fault else said, fault=fault)
+        if shown.asked.blended and shown.asked.share < WORDS_COUNT:
+            shown.most = await self._best(shown.asked)
         return self._listed(shown, hits, head)
 
     async def more(self, shown: Shown) -> Answered:
@@ -133,11 +216,12 @@ class Conversation:
         head = chips(shown.asked, shown.names)
         if not shown.asked.anything:
             return Answered(head, await self.begin())
+        shown.further = True
         ask = shown.asked.ask(self._pictures, offset=shown.count)
         try:
             hits = await self._service.search(ask)
         except Exception as error:  # noqa: BLE001  likewise
-            return Answered(head, _framed(shown.head, shown.cards) + _told(error))
+            return Answered(head, _framed(shown) + _told(error))
         return self._listed(shown, hits, head)
 
     def _listed(self, shown: Shown, hits: Hits, head: str) -> Answered:
@@ -146,16 +230,28 @@ class Conversation:
         first = shown.count == 0
         found = hits if hits or hits.below is None else hits.below
         weak = first and not hits
+        if found.match is not None and not math.isnan(shown.most):
+            # A mix is no more surely what was asked for than its words alone are.
+            found = replace(found, match=np.minimum(found.match, np.float32(shown.most)))
         kept = _leave_out(found, (*asked.unlike,))
-        shown.cards += cards(kept, first=shown.count, faded=not hits or unsure(hits), models=several)
+        faded = not hits or unsure(kept, asked)
+        if first:
+            # Where none is likely, all of them are faint.
+            shown.folded = (
+                not faded and kept.match is not None and float(max(kept.match, default=0)) >= LIKELY
+            )
+        split = 0 if shown.faint else near(kept) if shown.folded else len(kept)
+        shown.cards += cards(kept[:split], first=shown.count, faded=faded, models=several)
+        shown.faint += cards(kept[split:], first=shown.count + split, faded=True, models=several)
         shown.count += len(found)
         if first:
-            shown.head = status(hits, asked, len(kept), asked.options.min_match)
+            told = kept if hits else hits
+            shown.head = status(told, asked, asked.options.min_match, shown.most)
         more = not weak and len(found) == asked.options.k and shown.count < MOST
-        return Answered(head, _framed(_counted(shown), shown.cards), more)
+        return Answered(head, _framed(shown), more)
 
     async def _compared(self, shown: Shown, sides: Sides, head: str) -> Answered:
-        lists: list[Hits] = []
+        lists: list[Hits | str] = []
         for model, part in (sides.left, sides.right):
             options = replace(
                 shown.asked.options, models=(model,) if model else (), among=part, min_match=0.0
@@ -164,8 +260,12 @@ class Conversation:
             try:
                 lists.append(await self._service.search(ask))
             except Exception as error:  # noqa: BLE001  likewise
-                return Answered(head, left=_told(error))
+                lists.append(_told(error))
         left, right = lists
+        if isinstance(left, str) or isinstance(right, str):
+            # Each beside its own controls.
+            told = [one if isinstance(one, str) else side("", one, ()) for one in lists]
+            return Answered(head, left=told[0], right=told[1])
         both = len(set(left.ids) & set(right.ids))
         total = max(len(left), len(right))
         said = f"{both} of {total} are found on both sides" if both else "Nothing is found on both sides"
@@ -190,6 +290,8 @@ class Conversation:
             asked = asked.more_like(id_) if do == "like" else asked.less_like(id_)
         elif do == "drop":
             asked = asked.without(_word(what, "piece"), id_)
+        elif do == "keep":
+            asked = asked.keep(_word(what, "piece"), id_)
         elif do == "ask":
             asked = replace(asked.without("all"), text=_word(what, "text"))
         elif do == "picture":
@@ -216,12 +318,8 @@ def _leave_out(hits: Hits, ids: tuple[str, ...]) -> Hits:
     return hits._taken([place for place, id_ in enumerate(hits.ids) if id_ not in ids])
 
 
-def _framed(head: str, listed: str) -> str:
-    return f'<div class="said" role="status">{head}</div><ol class="cards" role="list">{listed}</ol>'
-
-
-def _counted(shown: Shown) -> str:
-    return shown.head
+def _framed(shown: Shown) -> str:
+    return results(shown.head, shown.cards, shown.faint, opened=shown.further)
 
 
 def _word(what: dict[str, Any], name: str) -> str:

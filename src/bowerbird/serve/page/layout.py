@@ -11,8 +11,8 @@ from urllib.parse import urlencode
 import gradio as gr
 
 from bowerbird.search.page import escaped, resource
-from bowerbird.serve.page.asked import AMONG, FUSIONS, Options
-from bowerbird.serve.page.cards import filter_help
+from bowerbird.serve.page.asked import AMONG, FUSIONS, Options, parts_of
+from bowerbird.serve.page.cards import filter_example, filter_help, things
 from bowerbird.serve.page.conversation import Answered, Conversation, Shown, Sides
 
 if TYPE_CHECKING:
@@ -30,6 +30,13 @@ WAITING = 256
 REMEMBERED = 3600
 """Seconds after which what a visitor saw is forgotten."""
 
+DRAWINGS = {
+    "Map": ("map", "Map of the collection"),
+    "Health": ("health", "Health of the index"),
+    "Gap between pictures and texts": ("gap", "Modality gap"),
+}
+"""What is drawn of the collection, in words: its kind, as of `Service.report`, and its title."""
+
 _PRESS = "element.addEventListener('click', (event) => bower.press(event, trigger));"
 _GIVE = "bower.give(element, trigger);"
 _BUSY = "(...given) => { bower.busy(); return given; }"
@@ -43,6 +50,7 @@ class Layout:
         self.signed = page.sessions.needed
         self.conversation = Conversation(page.service, page.pictures)
         self.models = list(facts.models) if facts else []
+        self.parts = parts_of(facts.parts if facts else ())
         with gr.Blocks(
             title="Bowerbird", analytics_enabled=False, fill_width=True, elem_id="bower"
         ) as self.blocks:
@@ -77,11 +85,7 @@ class Layout:
 
     def _header(self) -> str:
         facts = self.facts
-        told = (
-            f"{escaped(facts.name)}, {facts.records:,} record{'' if facts.records == 1 else 's'}"
-            if facts
-            else ""
-        )
+        told = f"{escaped(facts.name)}, {things(facts)}" if facts else ""
         out = (
             '<form method="post" action="page/sign-out"><button type="submit" class="plain">Sign out</button></form>'
             if self.signed
@@ -97,7 +101,7 @@ class Layout:
         with gr.Row(elem_id="bar"):
             self.words = gr.Textbox(
                 label="Search by words",
-                placeholder="Describe what you are looking for",
+                placeholder="Say what to find",
                 lines=1,
                 max_lines=1,
                 elem_id="words",
@@ -126,7 +130,11 @@ class Layout:
                     visible=len(self.models) > 1,
                 )
                 self.among = gr.Dropdown(
-                    list(AMONG), value=next(iter(AMONG)), label="Search in", elem_id="among"
+                    self.parts,
+                    value=self.parts[0],
+                    label="Search in",
+                    elem_id="among",
+                    visible=len(self.parts) > 1,
                 )
                 self.k = gr.Slider(6, 96, 24, step=6, label="Results at a time", elem_id="k", buttons=[])
                 self.least = gr.Slider(
@@ -135,16 +143,21 @@ class Layout:
             with gr.Row(elem_classes="row"):
                 with gr.Column(min_width=220):
                     self.where = gr.Textbox(
-                        label="Only records where",
-                        placeholder="price < 20 and brand = 'acme'",
+                        label="Only those where",
+                        placeholder=filter_example(self.facts),
                         elem_id="where",
                         lines=1,
                         max_lines=1,
                         max_length=10_000,
                     )
+                    self.fault = self._html("", elem_id="fault")
                     self._html(filter_help(self.facts))
                 self.fusion = gr.Dropdown(
-                    list(FUSIONS), value=next(iter(FUSIONS)), label="Put in order", elem_id="fusion"
+                    list(FUSIONS),
+                    value=next(iter(FUSIONS)),
+                    label="Put in order",
+                    elem_id="fusion",
+                    visible=len(self.parts) > 1 or len(self.models) > 1,
                 )
 
     def _tabs(self) -> None:
@@ -152,33 +165,33 @@ class Layout:
             with gr.Tab("Results", id="results") as self.tab_results:
                 self.board = self._html("", elem_id="board", js_on_load=_PRESS)
                 self.further = gr.Button("More results", visible=False, elem_id="further")
-            with gr.Tab("Compare", id="compare") as self.tab_compare:
+            two = len(self.parts) > 1 or len(self.models) > 1
+            with gr.Tab("Compare", id="compare", visible=two) as self.tab_compare:
                 self._compare()
-            with gr.Tab("Map", id="map") as self.tab_map:
-                with gr.Row(elem_classes="row"):
-                    self.map_model = gr.Dropdown(
-                        self.models,
-                        value=self.models[0] if self.models else None,
-                        label="Model",
-                        visible=len(self.models) > 1,
-                    )
-                    colours = ["nothing", *(self.facts.attributes if self.facts else ())]
-                    self.colour = gr.Dropdown(
-                        colours, value="nothing", label="Colour by", visible=len(colours) > 1
-                    )
-                self.map = self._html("", elem_id="map", elem_classes="drawing")
-            with gr.Tab("Gap", id="gap") as self.tab_gap:
-                self.gap = self._html("", elem_classes="drawing")
-            with gr.Tab("Health", id="health") as self.tab_health:
-                self.health = self._html("", elem_classes="drawing")
+            with gr.Tab("Collection", id="collection") as self.tab_collection, gr.Row(elem_classes="row"):
+                self.kind = gr.Radio(
+                    list(DRAWINGS), value=next(iter(DRAWINGS)), label="Show", elem_id="kind", min_width=0
+                )
+                self.map_model = gr.Dropdown(
+                    self.models,
+                    value=self.models[0] if self.models else None,
+                    label="Model",
+                    visible=len(self.models) > 1,
+                )
+                colours = ["nothing", *(self.facts.attributes if self.facts else ())]
+                self.colour = gr.Dropdown(
+                    colours, value="nothing", label="Colour by", visible=len(colours) > 1
+                )
+            with self.tab_collection:
+                self.drawing = self._html("", elem_id="drawing", elem_classes="drawing")
 
     def _compare(self) -> None:
         self.sides: list[Any] = []
         self.lists: list[Any] = []
-        parts = list(AMONG)
+        parts = self.parts
         same = len(self.models) < 2
         self._html(
-            '<p class="lead">The same question, asked twice: under two models, or among other parts of the records.</p>'
+            '<p class="lead">The same question, asked twice: under two models, or among other parts of it.</p>'
         )
         self.common = self._html("", elem_id="common")
         with gr.Row(elem_id="sides"):
@@ -194,7 +207,8 @@ class Layout:
                         )
                         part = gr.Dropdown(
                             parts,
-                            value=parts[1 + place] if same else parts[0],
+                            value=parts[min(1 + place, len(parts) - 1)] if same else parts[0],
+                            visible=len(parts) > 1,
                             label=f"{name}: search in",
                             min_width=0,
                         )
@@ -226,7 +240,7 @@ class Layout:
                 self.board,
                 self.further,
             ),
-            *(*self.lists, self.common),
+            *(*self.lists, self.common, self.fault),
         ]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": True}
 
@@ -234,11 +248,13 @@ class Layout:
             self._take(shown, given)
             if shown.view not in ("results", "compare"):
                 shown.view = "results"
-            return await self._answered(shown, given)
+            return self._typed(await self._answered(shown, given))
 
         async def change(shown: Shown, *given: Any) -> list[Any]:
             self._take(shown, given, words=False)
-            return await self._answered(shown, given)
+            if not shown.asked.anything:
+                return [shown, *[gr.skip()] * (len(told) - 1)]
+            return self._typed(await self._answered(shown, given))
 
         async def press(event: gr.EventData, shown: Shown, *given: Any) -> list[Any]:
             data = event._data if isinstance(event._data, dict) else {}
@@ -252,7 +268,7 @@ class Layout:
         )  # Gradio looks at it, and names of this module are strings
 
         async def more(shown: Shown, *given: Any) -> list[Any]:
-            return self._told(shown, await self.conversation.more(shown))
+            return self._typed(self._told(shown, await self.conversation.more(shown)))
 
         async def begin() -> Any:
             return await self.conversation.begin()
@@ -281,29 +297,24 @@ class Layout:
                 before, shown.view = shown.view, view
                 if view == before or (view == "results" and shown.cards) or not shown.asked.anything:
                     return [shown, *[gr.skip()] * (len(told) - 1)]
-                return await self._answered(shown, given)
+                return self._typed(await self._answered(shown, given))
 
             return look
 
         self.tab_results.select(viewing("results"), asking, told, **quiet)
         self.tab_compare.select(viewing("compare"), asking, told, **quiet)
 
-        def drawn(kind: str, title: str) -> Callable[..., Any]:
-            def look(shown: Shown, model: str | None = None, colour: str = "nothing") -> Any:
-                shown.view = kind
-                colour = "" if colour == "nothing" else colour
-                return shown, _frame(kind, title, model or "", colour)
+        def look(shown: Shown, said: str, model: str | None, colour: str) -> Any:
+            shown.view = "collection"
+            kind, title = DRAWINGS.get(said, next(iter(DRAWINGS.values())))
+            colour = "" if colour == "nothing" or kind != "map" else colour
+            coloured = gr.update(visible=kind == "map" and bool(self.facts and self.facts.attributes))
+            return shown, _frame(kind, title, model or "", colour), coloured
 
-            return look
-
-        looks = drawn("map", "Map of the collection")
-        which = [self.shown, self.map_model, self.colour]
-        self.tab_map.select(looks, which, [self.shown, self.map], **quiet)
-        gr.on([self.map_model.input, self.colour.input], looks, which, [self.shown, self.map], **quiet)
-        self.tab_gap.select(drawn("gap", "Modality gap"), self.shown, [self.shown, self.gap], **quiet)
-        self.tab_health.select(
-            drawn("health", "Health of the index"), self.shown, [self.shown, self.health], **quiet
-        )
+        which = [self.shown, self.kind, self.map_model, self.colour]
+        drawn = [self.shown, self.drawing, self.colour]
+        self.tab_collection.select(look, which, drawn, **quiet)
+        gr.on([self.kind.input, self.map_model.input, self.colour.input], look, which, drawn, **quiet)
 
     def _take(self, shown: Shown, given: tuple[Any, ...], *, words: bool = True) -> None:
         """What the controls say."""
@@ -317,12 +328,17 @@ class Layout:
             fusion=FUSIONS.get(fusion, "calibrated"),
         )
         share = min(100.0, max(0.0, float(blend))) / 100
-        text = (text or "").strip() if words else shown.asked.text
-        shown.asked = replace(shown.asked, text=text, share=share, options=options)
+        asked = shown.asked.with_words((text or "").strip()) if words else shown.asked
+        shown.asked = replace(asked, share=share, options=options)
 
     async def _answered(self, shown: Shown, given: tuple[Any, ...]) -> list[Any]:
         left, right = ((given[at] or "", AMONG.get(given[at + 1], "")) for at in (8, 10))
         return self._told(shown, await self.conversation.answer(shown, Sides(left, right)))
+
+    @staticmethod
+    def _typed(told: list[Any]) -> list[Any]:
+        """What is told, but for the words and the filter: somebody may be typing others by now."""
+        return [told[0], gr.skip(), gr.skip(), *told[3:]]
 
     def _told(self, shown: Shown, answered: Answered) -> list[Any]:
         compare = shown.view == "compare"
@@ -338,6 +354,7 @@ class Layout:
             answered.left,
             answered.right,
             answered.sum,
+            answered.fault,
         ]
 
 

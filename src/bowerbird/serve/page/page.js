@@ -34,7 +34,7 @@ const bower = (() => {
     const { do: what, id = "", piece = "", text = "" } = button.dataset;
     if (what === "look") return look(button.closest(".card"));
     busy();
-    if (what !== "drop") window.scrollTo({ top: 0, behavior: "auto" });
+    if (what !== "drop" && what !== "keep") window.scrollTo({ top: 0, behavior: "auto" });
     trigger("click", { do: what, id, piece, text });
   }
 

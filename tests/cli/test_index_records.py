@@ -241,7 +241,7 @@ def test_a_value_that_does_not_fit_names_its_record(run: Command, shop: Path) ->
     catalogue(shop.parent, [*ROWS, ("s8", "", "a lamp", "dear")])
     # The column of this file is text as a whole, since one cell is; what is a number still fits the index.
     report = run(*words(shop, "--id", "sku"))
-    assert "price is 'dear', and the index holds double there" in report.err
+    assert "price is 'dear', and the index holds numbers there" in report.err
     assert "makes text of the column 'price'" in report.err
     assert "1 failed" in report.err
     again = run("search", "a cup", "--where", "price < 3", "--index", shop.parent / "goods.bower")

@@ -243,7 +243,9 @@ def test_a_broken_one_stops_nothing(writable):
     assert said["ids"] == ["one", *[None] * 8, "ten"]
     assert said["added"] == 2
     assert [one["index"] for one in said["failed"]] == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert all(one["error"]["param"] == f"records.{one['index']}" for one in said["failed"])
+    at_fault = [one["error"]["param"] for one in said["failed"]]
+    assert at_fault.pop(5) == "records.6.attributes.price"
+    assert at_fault == [f"records.{index}" for index in (1, 2, 3, 4, 5, 7, 8)]
     assert "come before" in said["failed"][2]["error"]["message"]
     assert writable.get("/v1/records/one").json()["text"] == "a windmill"
 
@@ -415,3 +417,39 @@ def test_paths_are_not_what_ids_are_read_as(client):
         for size in ("thumbnail", "original"):
             answer = client.get(f"/v1/records/{quote(id_, safe='')}/image", params={"size": size})
             assert answer.status_code == 404
+
+
+def test_the_first_value_of_a_new_attribute_says_what_it_holds(writable):
+    records = [
+        {"id": "a", "text": "one", "attributes": {"rating": 80}},
+        {"id": "b", "text": "two", "attributes": {"rating": "cheap"}},
+        {"id": "c", "text": "three", "attributes": {"rating": None}},
+        {"id": "e", "text": "five", "attributes": {"rating": 79.5}},
+    ]
+    said = writable.post("/v1/records", json={"records": records}).json()
+    assert said["added"] == 3
+    (failure,) = said["failed"]
+    assert failure["index"] == 1
+    assert failure["error"]["param"] == "records.1.attributes.rating"
+    assert "numbers" in failure["error"]["message"]
+    assert "null" in failure["error"]["message"]
+    held = {id_: writable.get(f"/v1/records/{id_}").json()["attributes"].get("rating") for id_ in "ace"}
+    assert held == {"a": 80, "c": None, "e": 79.5}
+    assert writable.get("/v1/records/b").status_code == 404
+    # And so in the next request.
+    again = writable.post("/v1/records", json={"records": [records[1]]})
+    assert again.status_code == 400
+    assert again.json()["error"]["param"] == "records.0.attributes.rating"
+
+
+@pytest.mark.parametrize("name", ["width", "id", "text", "Uri", "copies"])
+def test_an_attribute_that_cannot_keep_its_name_is_refused(writable, name):
+    records = [{"text": "one", "attributes": {name: 4}}, {"text": "two"}, {"text": "one"}]
+    said = writable.post("/v1/records", json={"records": records}).json()
+    assert said["added"] == 2
+    (failure,) = said["failed"]
+    assert failure["error"]["param"] == f"records.0.attributes.{name}"
+    assert f"{name}_" in failure["error"]["message"]
+    assert said["ids"][0] is None
+    assert all(said["ids"][1:])
+    assert f"{name}_" not in writable.get("/v1/index").json()["attributes"]

@@ -115,6 +115,7 @@ def add_records(
     total: int = 0,
     only: filters.Filter | None = None,
     upkeep: bool = True,
+    peek: bool = True,
 ) -> Report:
     """Write the records of a plan into an open index.
 
@@ -134,6 +135,7 @@ def add_records(
         total: of its records, for `progress`.
         only: rows of the index that these records can have anything to do with, those of their ids and contents: what
             a few records cost need not grow with the index. None: any.
+        peek: False: nothing is looked at before; a column that is new takes the type of its first value.
         upkeep: False: leave tidying up and calibrating for later; see `bowerbird.search.filling.tidy`.
     """
     report = Report()
@@ -158,10 +160,12 @@ def add_records(
             only=only,
             upkeep=upkeep,
         )
+        writer.settled = not peek
         if plan.steps[-len(embeds) :] == embeds:
-            _make_room(writer, plan, texts=executor.distributed)
+            if peek:
+                _make_room(writer, plan, texts=executor.distributed)
             plan = replace(plan, steps=only_new(plan.steps, writer, executor))
-        else:
+        elif peek:
             _make_room(writer, plan)
         if progress:
             progress.start(total)

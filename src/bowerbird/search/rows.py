@@ -212,6 +212,11 @@ class Attributes:
         self._reserved = {name.lower() for name in schema(()).names} | _TAKEN
         self._renamed: dict[str, str] = {}
 
+    def unkept(self, attributes: Mapping[str, Any]) -> dict[str, str]:
+        """Attributes that cannot have the names that they have, and what they would be called instead."""
+        pairs = zip(attributes, self._columns(attributes), strict=True)
+        return {name: kept for name, kept in pairs if name != kept}
+
     def add(self, row: dict[str, Any], attributes: Mapping[str, Any]) -> None:
         """Put attributes into a row, under the names their columns have."""
         for name, value in zip(self._columns(attributes), attributes.values(), strict=True):
@@ -330,13 +335,34 @@ class Attributes:
         self, rows: Sequence[Mapping[str, Any]], name: str, type_: pa.DataType
     ) -> dict[int, InputError]:
         return {
-            place: RowError(
-                f"{name} is {row[ATTRIBUTE + name]!r}, and the index holds {type_} there.",
-                hint="Correct it, or index into a new place.",
-            )
+            place: _misfit(name, row[ATTRIBUTE + name], type_)
             for place, row in enumerate(rows)
             if row.get(ATTRIBUTE + name) is not None and not _fits(name, row[ATTRIBUTE + name], type_)
         }
+
+
+def _misfit(name: str, value: Any, type_: pa.DataType) -> RowError:
+    error = RowError(
+        f"{name} is {value!r}, and the index holds {_held(type_)} there.",
+        hint="Correct it, leave it out (null), or index into a new place.",
+    )
+    error.param = f"attributes.{name}"
+    return error
+
+
+def _held(type_: pa.DataType) -> str:
+    """What a column holds, in words."""
+    import pyarrow as pa
+
+    types = pa.types
+    tests = {
+        "whole numbers": types.is_integer,
+        "numbers": types.is_floating,
+        "texts": types.is_string,
+        "true or false": types.is_boolean,
+        "times": types.is_timestamp,
+    }
+    return next((words for words, test in tests.items() if test(type_)), str(type_))
 
 
 _EXACT = 1 << 53

@@ -13,6 +13,7 @@ from bowerbird.flow.sources.values import IterableSource
 from bowerbird.record import Modality, Record, content_id
 from bowerbird.search.index import Index
 from bowerbird.search.records import add_records
+from bowerbird.search.rows import Attributes
 from bowerbird.store.filters import Or, among
 
 __all__ = ["Added", "add"]
@@ -51,8 +52,12 @@ def add(index: Index, records: Sequence[Record]) -> Added:
     contents = {place: content for place, content in enumerate(every) if not records[place].named}
     first: dict[str, int] = {}
     named = {record.id for record in records if record.named}
+    attributes = Attributes(index.table.attributes(), quiet=True)
     for place, record in enumerate(records):
-        if record.named and record.id in places:
+        if unkept := attributes.unkept(record.attributes):
+            failed[place] = _misnamed(*next(iter(unkept.items())))
+            contents.pop(place, None)
+        elif record.named and record.id in places:
             failed[place] = RowError(
                 f"{record.id} has come before in this request.", hint="Give each record an id of its own."
             )
@@ -68,7 +73,7 @@ def add(index: Index, records: Sequence[Record]) -> Added:
     # As many threads as the model has, so that it is this model that runs, and not one that is loaded for the run.
     executor = Local(threads=index.model.threads)
     there = Or((among("id", sorted({*named, *every})), among("content", sorted(set(every)))))
-    report = add_records(index, Plan(IterableSource(given)), executor, only=there, upkeep=False)
+    report = add_records(index, Plan(IterableSource(given)), executor, only=there, upkeep=False, peek=False)
     failed.update({places[one.id]: one.error for one in executor.report.failures if one.id in places})
     for one in report.failed:  # those that are found where the rows are written
         if one.path in places:
@@ -83,6 +88,16 @@ def add(index: Index, records: Sequence[Record]) -> Added:
     ]
     again = sum(place != first[content] and place not in failed for place, content in contents.items())
     return Added(ids, report.added, report.changed, report.unchanged + again, failed)
+
+
+def _misnamed(name: str, kept: str) -> RowError:
+    """Who asks for an attribute later asks for it by the name that was given, so it is not kept under another."""
+    error = RowError(
+        f"No attribute can be called {name!r}.",
+        hint=f"Every index has a column of that name, or it cannot be one. Call it {kept!r}.",
+    )
+    error.param = f"attributes.{name}"
+    return error
 
 
 def _content(index: Index, record: Record) -> str:

@@ -323,7 +323,7 @@ class ServedIndex:
                     parse(where, fields)
                     columns = error.hint.partition("The columns are")
                     hint = "".join(columns[1:])
-                    error = QueryError(  # noqa: PLW2901  what is wrong is that it asks where records lie
+                    error = QueryError(
                         f"Where records lie, {' and '.join(PLACES)}, is not told here.",
                         hint=f"Start the service with --show-paths to have it asked. {hint}",
                         param="where",

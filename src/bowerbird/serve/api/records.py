@@ -317,9 +317,9 @@ async def _add(
     failed.update({places[index]: error for index, error in added.failed.items()})
     ids = dict(zip(places, added.ids, strict=True))
     if len(failed) == len(asked):
-        first = error_of(failed[0], "records.0")
+        first = _told(0, failed[0])
         if len(asked) > 1:
-            first.errors = {i: plain(error_of(one, f"records.{i}")) for i, one in failed.items()}
+            first.errors = {i: plain(_told(i, one)) for i, one in failed.items()}
         raise first
     return answer(
         {
@@ -329,11 +329,18 @@ async def _add(
             "changed": added.changed,
             "unchanged": added.unchanged,
             "failed": [
-                {"index": i, "id": asked[i].id, "error": plain(error_of(one, f"records.{i}"))}
+                {"index": i, "id": asked[i].id, "error": plain(_told(i, one))}
                 for i, one in sorted(failed.items())
             ],
         }
     )
+
+
+def _told(index: int, error: InputError) -> ApiError:
+    """What is told of one record, with the part of it that is at fault."""
+    found = error_of(error)
+    found.param = f"records.{index}.{error.param}".rstrip(".")
+    return found
 
 
 async def _check_columns(asked: Sequence[RecordInput], service: Service) -> None:

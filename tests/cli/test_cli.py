@@ -146,6 +146,9 @@ def test_info_and_models(run: Command, folder: Path) -> None:
     text = run("info", cwd=folder).out
     facts = json.loads(run("info", "--json", cwd=folder).out)
     assert facts["pictures"] == total
+    for named in (folder, facts["index"]):
+        assert json.loads(run("info", named, "--json", cwd=folder.parent).out) == facts
+    assert "given twice" in run("info", folder, "--index", facts["index"], code=2).err
     assert facts["folders"] == [str(folder)]
     assert facts["bytes"] > 10_000
     (model,) = facts["models"]

@@ -63,6 +63,8 @@ def test_the_verdict_names_what_took_longest_and_leaves_loading_out():
     report.time(clock(decode=5.0, network=2.0))
     report.time(clock(decode=2.1, network=0.9))
     assert report.verdict == "decode-bound: 71% of the time"
+    report.stages["network"] = 100 * sum(report.stages.values())
+    assert report.verdict.startswith("model-bound: ")
 
 
 def test_the_run_of_another_collection_is_taken_over():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bowerbird.cli import app
+from bowerbird.cli import app, served
 from bowerbird.cli.screen import IndexOption, ModelOption, bytes_, numerics_line, result
 
 if TYPE_CHECKING:
@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 
 @app.command()
 def info(
+    context: typer.Context,
+    place: Annotated[
+        str,
+        typer.Argument(
+            metavar="[INDEX]",
+            help="An index, its address, or an indexed folder. Default: that of the current folder.",
+            show_default=False,
+        ),
+    ] = "",
     index: IndexOption = "",
     model: ModelOption = "",
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
@@ -27,12 +36,9 @@ def info(
 
     \b
     bowerbird info
-    bowerbird info --index photos.bower --json
+    bowerbird info photos.bower --json
     """
-    from bowerbird.search.index import Index
-    from bowerbird.search.places import resolve
-
-    opened = Index.open(resolve(index, Path.cwd(), model))
+    opened = _opened(context, place, index, model)
     facts = describe(opened)
     if as_json:
         result(json.dumps(facts, indent=1))
@@ -65,6 +71,22 @@ def info(
             for tower, numerics in towers.items():
                 for one in (numerics, *numerics.get("earlier", [])):
                     result(f"  {heading:<10}{tower} tower in {numerics_line(one)}")
+
+
+def _opened(context: typer.Context, place: str, index: str, model: str) -> Index:
+    """The index that is meant, by its place or by the option; the variable of the option gives way to the place."""
+    from bowerbird.errors import BowerbirdError
+    from bowerbird.search.index import Index
+    from bowerbird.search.places import resolve
+
+    if not place:
+        return Index.open(resolve(index, Path.cwd(), model))
+    source = context.get_parameter_source("index")
+    if index and source is not None and source.name == "COMMANDLINE":
+        raise BowerbirdError(
+            "An index was given twice.", hint=f"Give one: bowerbird info {place}, or --index {index}"
+        )
+    return Index.open(served.named(place))
 
 
 def describe(opened: Index) -> dict[str, Any]:

@@ -165,7 +165,6 @@ def place_of(context: typer.Context, index: str, models: list[str] | None) -> st
     """
     from bowerbird.errors import IndexNotFoundError
     from bowerbird.search.places import resolve
-    from bowerbird.store import manifest as manifests
 
     if not index:
         source = context.get_parameter_source("models")
@@ -180,6 +179,18 @@ def place_of(context: typer.Context, index: str, models: list[str] | None) -> st
             raise IndexNotFoundError(
                 error.message, hint=f"{error.hint}  Or serve a model alone: {command}"
             ) from None
+    return named(index)
+
+
+def named(index: str) -> str:
+    """The index that a word names: its path or address, or a folder that is indexed.
+
+    Raises:
+        IndexNotFoundError: there is none.
+    """
+    from bowerbird.search.places import resolve
+    from bowerbird.store import manifest as manifests
+
     folder = Path(os.path.expanduser(index))
     if folder.is_dir() and not manifests.exists(folder.absolute()):
         return str(resolve("", folder.absolute()))

@@ -16,6 +16,9 @@ KEPT_FAILURES = 10_000
 LOADING = "load"
 """The stage of loading models: done once, so it says nothing about how fast records go."""
 
+NETWORK = "network"
+"""The stage in which the neural network of a model runs."""
+
 
 @dataclass
 class RunReport:
@@ -70,7 +73,8 @@ class RunReport:
         if not total:
             return ""
         stage, seconds = max(stages.items(), key=lambda entry: entry[1])
-        return f"{stage}-bound: {seconds / total:.0%} of the time"
+        # To people a network is what carries data: of a model, it is the model that takes the time.
+        return f"{'model' if stage == NETWORK else stage}-bound: {seconds / total:.0%} of the time"
 
     def summary(self) -> str:
         """One line: how many were done, how many failed and of what."""

@@ -191,7 +191,7 @@ class Layout:
         parts = self.parts
         same = len(self.models) < 2
         self._html(
-            '<p class="lead">The same question, asked twice: under two models, or among other parts of it.</p>'
+            '<p class="lead">The same question, asked twice: under two models, or in pictures and in texts.</p>'
         )
         self.common = self._html("", elem_id="common")
         with gr.Row(elem_id="sides"):

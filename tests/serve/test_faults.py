@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.serve.conftest import draw
 
 
 @pytest.mark.parametrize(
@@ -39,3 +40,36 @@ def test_a_body_that_is_not_as_it_should_be_is_told_in_words(client, path, body,
     assert said in error["message"]
     # Nothing of what the service is made of.
     assert not any(word in error["message"] for word in ("union", "TextInput", "Request", "validation"))
+
+
+def test_a_way_that_there_is_not_names_the_next(client):
+    def said(method, path):
+        answer = client.request(method, path)
+        return answer, answer.json()["error"]["message"]
+
+    answer, message = said("GET", "/v1/search")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert "GET is not taken here, but POST." in message
+    answer, message = said("PUT", "/v1/records")
+    assert answer.headers["allow"] == "GET, HEAD, POST"
+    for path, meant in (("/v1/embedings", "/v1/embeddings"), ("/search", "/v1/search")):
+        answer, message = said("POST", path)
+        assert answer.status_code == 404
+        assert f"Did you mean {meant}?" in message
+    assert client.get("/health").json() == client.get("/health/ready").json()
+
+
+def test_weights_of_a_form_are_numbers_with_commas_or_json(client):
+    found = []
+    for weights in ("0.3, 0.7", "[0.3, 0.7]"):
+        files = {"image": ("a.png", draw("red", "circle"))}
+        answer = client.post("/v1/search", files=files, data={"text": "a square", "weights": weights})
+        assert answer.status_code == 200, answer.text
+        found.append([one["score"] for one in answer.json()["data"]])
+    assert found[0] == found[1]
+
+
+def test_texts_of_a_record_are_capped(writable):
+    answer = writable.post("/v1/records", json={"records": [{"id": "a", "texts": ["x"] * 65}]})
+    assert answer.status_code == 400
+    assert "65 texts; 64 are taken" in answer.json()["error"]["message"]

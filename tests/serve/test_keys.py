@@ -14,6 +14,7 @@ from tests.serve.processes import check_refused
 from tests.serve.servers import serving
 
 from bowerbird.errors import BowerbirdError
+from bowerbird.serve.api.admission import WRONG_KEYS
 from bowerbird.serve.api.app import build
 from bowerbird.serve.keys import Allowances, Keys, TooManyError, caller_of
 from bowerbird.serve.limits import Limits
@@ -214,6 +215,21 @@ class TestScopes:
             refused = response.status_code == 403 and response.json()["error"]["code"] == "insufficient_scope"
             assert refused == (order.index(scope) < order.index(needed)), (name, response.text)
             assert response.status_code != 401
+
+    def test_who_guesses_is_held_up_and_nobody_else(self, service: LocalService, file: Path) -> None:
+        with (
+            serving(build(service, keys=Keys(file))) as address,
+            httpx2.Client(base_url=address, timeout=60) as client,
+        ):
+            assert client.get("/v1/models", headers=bearer("reader")).status_code == 200
+            wrong = {"Authorization": "Bearer a-guess"}
+            answers = [client.get("/v1/models", headers=wrong) for _ in range(WRONG_KEYS + 20)]
+            assert answers[0].status_code == 401
+            check_refused(answers[-1], 429)
+            # A right key is not told from a wrong one any more; those that were in use go on.
+            assert client.get("/v1/models", headers=bearer("reader")).status_code == 200
+            for path in ("/healthy", "/health/x", "/health/live/x"):
+                assert client.get(path).status_code == 401
 
     def test_rates_of_a_key(self, client: httpx2.Client) -> None:
         answers = [client.get("/v1/models", headers=bearer("key-of-one-in-haste")) for _ in range(3)]

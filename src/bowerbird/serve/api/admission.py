@@ -16,6 +16,15 @@ __all__ = ["Admission"]
 
 _READS = frozenset(("GET", "HEAD", "OPTIONS"))
 
+HEALTH = frozenset(("/health", "/health/live", "/health/ready"))
+"""Paths that need no key."""
+
+WRONG_KEYS = 60
+"""Keys a minute that one address may show which were never right there: who guesses must not go on for ever."""
+
+MOST_KNOWN = 10_000
+"""Pairs of an address and a key that are remembered as right."""
+
 DOCUMENTS = ("/docs", "/openapi.json")
 """Beginnings of what those who have signed in to the page may read without showing a key."""
 
@@ -60,6 +69,8 @@ class Admission:
         self.allowances = Allowances(limits.per_minute, limits.concurrent)
         self.gated: Callable[[str], bool] = lambda path: False
         self.signed_in: Callable[[Mapping[bytes, bytes]], bool] | None = None
+        self._guesses = Allowances(WRONG_KEYS)
+        self._right: dict[tuple[str, bytes], None] = {}
         self._keys = keys if keys is not None and len(keys) else None
         self._cors = frozenset(origin.encode() for origin in cors)
         self._free = frozenset(free)
@@ -83,7 +94,7 @@ class Admission:
                 "where that is right.",
                 code="unknown_host",
             )
-        if path.startswith("/health") or path in self._free:
+        if path in HEALTH or path in self._free:
             return
         if not path.startswith("/v1") and self.gated(path):
             return
@@ -92,7 +103,7 @@ class Admission:
         if self._keys is not None:
             if self._is_reader(scope["method"], path, headers):
                 return
-            key, ambient = self._key(self._keys, headers, path)
+            key, ambient = self._key(self._keys, headers, path, address)
             passing.noted.caller = key.name
             if not key.may(needed := _scope_of(scope["method"], path)):
                 raise ApiError(
@@ -135,7 +146,7 @@ class Admission:
             )
         return False
 
-    def _key(self, keys: Keys, headers: Mapping[bytes, bytes], path: str) -> tuple[Key, bool]:
+    def _key(self, keys: Keys, headers: Mapping[bytes, bytes], path: str, address: str) -> tuple[Key, bool]:
         """The key that was shown, and whether a browser shows it without being told to."""
         secret = headers.get(b"x-api-key", b"")
         kind, _, given = headers.get(b"authorization", b"").partition(b" ")
@@ -145,7 +156,10 @@ class Admission:
         elif kind.lower() == b"basic" and not secret:
             basic = True
             secret = _password(given)
-        if secret and (key := keys.find(secret)) is not None:
+        key = keys.find(secret) if secret else None
+        if secret:
+            self._guess(address, key)
+        if key is not None:
             return key, basic
         # A browser asks a person for the key where a page is wanted, and never in the middle of a program.
         wanted = "Bearer" if path.startswith("/v1") else 'Basic realm="Bowerbird: an API key as the password"'
@@ -158,6 +172,24 @@ class Admission:
             "invalid_api_key" if secret else "missing_api_key",
             headers={"WWW-Authenticate": wanted},
         )
+
+    def _guess(self, address: str, key: Key | None) -> None:
+        """Count a key that was not right at this address before; those that were are let in whatever others guess.
+
+        Raises:
+            ApiError: too many were shown; whether this one is right is not told.
+        """
+        if key is not None and (address, key.digest) in self._right:
+            return
+        try:
+            if (one := self._guesses.enter(address)) is not None:
+                self._guesses.leave(one)
+        except TooManyError as error:
+            raise _too_many("Too many unknown API keys were shown.", error.seconds) from None
+        if key is not None:
+            while len(self._right) >= MOST_KNOWN:
+                self._right.pop(next(iter(self._right)))
+            self._right[address, key.digest] = None
 
     def _is_from_elsewhere(self, headers: Mapping[bytes, bytes]) -> bool:
         """Whether a browser says that it asks on behalf of a page that is not of this service."""
@@ -172,18 +204,17 @@ class Admission:
         try:
             passing.allowance = one = self.allowances.enter(caller, key)
         except TooManyError as error:
-            raise ApiError(
-                429,
-                str(error),
-                "rate_limit_error",
-                "rate_limit_exceeded",
-                headers={"Retry-After": str(max(1, math.ceil(error.seconds)))},
-            ) from None
+            raise _too_many(str(error), error.seconds) from None
         if one is not None and one.per_minute:
             passing.extra += (
                 (b"x-ratelimit-limit-requests", str(one.per_minute).encode()),
                 (b"x-ratelimit-remaining-requests", str(int(one.left)).encode()),
             )
+
+
+def _too_many(said: str, seconds: float) -> ApiError:
+    wait = {"Retry-After": str(max(1, math.ceil(seconds)))}
+    return ApiError(429, said, "rate_limit_error", "rate_limit_exceeded", headers=wait)
 
 
 def _scope_of(method: str, path: str) -> str:

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from bowerbird.errors import BowerbirdError
 from bowerbird.serve.api import docs, embeddings, health, index, models, records, rerank, search
+from bowerbird.serve.api.astray import no_method, no_route
 from bowerbird.serve.api.document import Routes
 from bowerbird.serve.api.door import Door, Noted
 from bowerbird.serve.api.errors import ApiError, error_of, response_of
@@ -122,7 +123,7 @@ def _application(
     docs.routes(app)
 
     async def told(request: Request, error: Exception) -> Response:
-        found = _as_error(error)
+        found = _as_error(error, app, request)
         noted: Noted | None = request.scope.get("bowerbird")
         if noted is not None:
             noted.code = found.code
@@ -137,16 +138,16 @@ def _application(
     return app, endpoint
 
 
-def _as_error(error: Exception) -> ApiError:
+def _as_error(error: Exception, app: FastAPI, request: Request) -> ApiError:
     if isinstance(error, RequestValidationError):
         # Of parameters FastAPI says first where they are.
         found: ApiError = invalid([{**fault, "loc": fault["loc"][1:]} for fault in error.errors()])
         return found
     if isinstance(error, HTTPException):
-        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "")
-        said = {
-            404: "There is no such route. GET /openapi.json has all there are.",
-            405: "The route does not take this method.",
-        }.get(error.status_code, str(error.detail))
-        return ApiError(error.status_code, said, code=code, headers=dict(error.headers or {}))
+        headers = {name: value for name, value in (error.headers or {}).items() if name.lower() != "allow"}
+        if error.status_code == 404:
+            return no_route(app, request)
+        if error.status_code == 405:
+            return no_method(app, request, headers)
+        return ApiError(error.status_code, str(error.detail), headers=headers)
     return error_of(error)

@@ -80,7 +80,13 @@ async def form_of(request: Request, most: int) -> AsyncIterator[FormData]:
 
 
 async def of_fields(
-    form: FormData, kind: type[M], *, files: str, many: Sequence[str] = (), objects: Sequence[str] = ()
+    form: FormData,
+    kind: type[M],
+    *,
+    files: str,
+    many: Sequence[str] = (),
+    objects: Sequence[str] = (),
+    numbers: Sequence[str] = (),
 ) -> tuple[M, list[bytes]]:
     """A form as the model that JSON would be, and the bytes of its files.
 
@@ -92,6 +98,7 @@ async def of_fields(
         files: name of the field with files.
         many: fields that may come several times, and become lists.
         objects: likewise, of JSON each.
+        numbers: fields of several numbers, which may stand with commas between them.
 
     Raises:
         ApiError: a field is not as it should be.
@@ -112,7 +119,7 @@ async def of_fields(
         elif name in values:
             raise ApiError(400, f"{name} comes several times.", code="invalid_form", param=name)
         else:
-            values[name] = field_value(kind, name, value)
+            values[name] = field_value(kind, name, _list(value) if name in numbers else value)
     return checked(kind, values), uploads
 
 
@@ -122,6 +129,11 @@ def field_value(kind: type[BaseModel], name: str, text: str) -> Any:
     if field is None or field.annotation is str:
         return text
     return _parsed(text)
+
+
+def _list(text: str) -> str:
+    """Numbers with commas between them as JSON has them."""
+    return text if text.lstrip().startswith("[") else f"[{text}]"
 
 
 def _parsed(text: str) -> Any:

@@ -75,6 +75,7 @@ def routes(to: Routes, service: Service) -> None:
         answers=Answers(Live, "It is."),
         public=True,
     )
+    to.app.add_api_route("/health", health_ready, methods=["GET", "HEAD"], include_in_schema=False)
     to.add(
         "GET",
         "/health/ready",

@@ -31,6 +31,9 @@ MOST_LISTED = 1000
 MOST_ATTRIBUTES = 256
 """Of one record: each is a column of the index."""
 
+MOST_TEXTS = 64
+"""Of one record: each is embedded."""
+
 MOST_COLUMNS = 1000
 """Attributes of all records together that requests may bring an index to."""
 
@@ -365,5 +368,10 @@ def _texts(one: RecordInput) -> tuple[str, ...]:
 
 
 def _check_texts(one: RecordInput, most: int) -> None:
+    if len(one.texts or ()) > MOST_TEXTS:
+        raise UnsupportedInputError(
+            f"The record has {len(one.texts or ()):,} texts; {MOST_TEXTS} are taken.",
+            hint="Make several records of it.",
+        )
     if any(len(text) > most for text in _texts(one)):
         raise UnsupportedInputError(f"A text has more than the {most:,} characters that are taken.")

@@ -124,7 +124,7 @@ _FORM = {
         "without": {"type": "array", "items": {"type": "string"}},
         "k": {"type": "integer", "minimum": 1, "default": 10},
         "offset": {"type": "integer", "minimum": 0, "default": 0},
-        "weights": {"type": "string", "description": "JSON, such as `[0.3, 0.7]`."},
+        "weights": {"type": "string", "description": "Such as `0.3,0.7`, or as JSON."},
         "where": {"type": "string"},
         "min_match": {"type": "number", "minimum": 0, "maximum": 1},
         "thumbnails": {"type": "boolean", "default": False},
@@ -190,7 +190,9 @@ async def _read(request: Request) -> tuple[SearchRequest, bytes | None]:
     if not is_form(request):
         return await json_of(request, SearchRequest), None
     async with form_of(request, FIELDS) as form:
-        asked, files = await of_fields(form, SearchRequest, files="image", many=("text", "texts", "without"))
+        asked, files = await of_fields(
+            form, SearchRequest, files="image", many=("text", "texts", "without"), numbers=("weights",)
+        )
     if len(files) > 1:
         raise ApiError(400, "One query picture is taken.", code="invalid_form", param="image")
     return asked, files[0] if files else None

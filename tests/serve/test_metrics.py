@@ -192,3 +192,16 @@ def test_measuring_costs_next_to_nothing():
         metrics.batch(batch)
     each = (time.thread_time() - began) / 2000
     assert each < 500e-6, "it is some 30 microseconds; this is no matter of how busy the machine is"
+
+
+def test_routes_are_told_as_people_write_them_and_series_without_when_they_began(measured):
+    measured.get("/v1/records/red-circle")
+    measured.get("/v1/records/red-circle/image")
+    text = measured.get("/metrics").text
+    assert 'route="/v1/records/{id}"' in text
+    assert "anything" not in text
+    assert "_created" not in text
+    assert "bowerbird_requests_total{" in text
+    # A search that cannot be asked is told by its code.
+    measured.post("/v1/search", json={"text": "a", "where": "nosuch = 1"})
+    assert value(read(measured), "bowerbird_errors_total", route="/v1/search", code="invalid_query") == 1

@@ -6,6 +6,7 @@ models that have answered; everything else is `other`.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Protocol
 
 from prometheus_client import (
@@ -41,6 +42,13 @@ MODELS = 64
 """Names of models that are told apart; a service that loads any model could have any number of them."""
 
 _METHODS = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"))
+
+
+_CONVERTER = re.compile(r":\w+}")
+"""What says of a part of a route which characters it may have."""
+
+_CREATED = re.compile(rb"^(# \w+ )?bowerbird_\w+_created[ {].*\n", re.MULTILINE)
+"""When each series began: nobody asks for it, and it makes them half as many again."""
 
 
 class _Open(Protocol):
@@ -110,7 +118,7 @@ class Metrics:
 
     def request(self, noted: Noted) -> None:
         """A request is over."""
-        route = noted.path or OTHER
+        route = _CONVERTER.sub("}", noted.path) or OTHER
         method = noted.method if noted.method in _METHODS else OTHER
         model = self._model(noted)
         key = (method, route, noted.status, model)
@@ -175,7 +183,7 @@ class Metrics:
             records, version = self._index
             records.set(facts.records)
             version.set(facts.version)
-        return generate_latest(self.registry)
+        return _CREATED.sub(b"", generate_latest(self.registry))
 
     def _ask_scheduler(self, scheduler: Scheduler) -> None:
         waiting = scheduler.waiting_inputs()

@@ -2715,7 +2715,7 @@ export interface operations {
                     text?: string[];
                     /** @default false */
                     thumbnails?: boolean;
-                    /** @description JSON, such as `[0.3, 0.7]`. */
+                    /** @description Such as `0.3,0.7`, or as JSON. */
                     weights?: string;
                     where?: string;
                     without?: string[];

@@ -73,3 +73,15 @@ def test_texts_of_a_record_are_capped(writable):
     answer = writable.post("/v1/records", json={"records": [{"id": "a", "texts": ["x"] * 65}]})
     assert answer.status_code == 400
     assert "65 texts; 64 are taken" in answer.json()["error"]["message"]
+
+
+def test_parameters_that_a_route_does_not_have_are_refused(client):
+    answer = client.get("/v1/records", params={"limit": 2, "were": "price > 1"})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["param"] == "were"
+    assert "Did you mean where?" in error["message"]
+    assert client.get("/v1/records", params={"limit": 2, "where": "price > 1"}).status_code == 200
+    assert client.post("/v1/embeddings?modle=mini", json={"input": "a"}).status_code == 400
+    assert client.get("/v1/records/red-circle/image", params={"size": "thumbnail"}).status_code == 200
+    assert client.get("/health/live?probe=1").status_code == 200

@@ -302,7 +302,10 @@ class Scheduler:
                     gathering = any(len(lane.waiting) for lane in self._lanes)
                     self._changed.wait(GATHER_SECONDS if gathering else None)
                     task = self._next()
-            task()
+            try:
+                task()
+            except Exception:  # noqa: BLE001  of who asked and of the accounts; others are waiting for the worker
+                _LOG.exception("A worker failed beside its work; it goes on.")
 
     def _next(self) -> Callable[[], None] | None:
         """What is to be done now, taken out of the queues; the lock is held."""

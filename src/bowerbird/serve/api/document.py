@@ -6,15 +6,19 @@ components, as if FastAPI had read it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import inspect
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from bowerbird.serve.api.errors import ApiError
 from bowerbird.serve.api.schemas import ErrorResponse
 
 __all__ = ["Answers", "Routes"]
@@ -144,6 +148,9 @@ class Routes:
         responses: dict[int | str, dict[str, Any]] = {200: _ok(answers)}
         responses.update((status, said) for status, said in answers.more.items())
         responses.update({s: {"model": ErrorResponse, "description": _ERRORS[s]} for s in statuses})
+        known = {one["name"] for one in parameters if one["in"] == "query"}
+        known |= set(inspect.signature(endpoint).parameters) - {"request"}
+        options["dependencies"] = [] if public else [Depends(_only(known))]
         self.app.add_api_route(
             path,
             endpoint,
@@ -158,7 +165,12 @@ class Routes:
         )
         if method == "GET":
             self.app.add_api_route(
-                path, endpoint, methods=["HEAD"], name=f"{name}_head", include_in_schema=False
+                path,
+                endpoint,
+                methods=["HEAD"],
+                name=f"{name}_head",
+                include_in_schema=False,
+                dependencies=options["dependencies"],
             )
 
     def _component(self, model: type[BaseModel]) -> dict[str, str]:
@@ -189,6 +201,21 @@ class Routes:
             _without_fastapis_own(made)
             app.openapi_schema = made
         return app.openapi_schema
+
+
+def _only(known: Collection[str]) -> Callable[[Request], Awaitable[None]]:
+    """Refuses parameters that the route does not have: a misspelt one would be passed over in silence."""
+
+    async def check(request: Request) -> None:
+        for name in request.query_params:
+            if name not in known:
+                near = get_close_matches(name, known, 1)
+                meant = f" Did you mean {near[0]}?" if near else ""
+                has = f"There are {', '.join(sorted(known))}." if known else "The route has none."
+                said = f"There is no parameter {name[:60]!r}.{meant} {has}"
+                raise ApiError(400, said, code="invalid_value", param=name[:60])
+
+    return check
 
 
 def _ok(answers: Answers) -> dict[str, Any]:

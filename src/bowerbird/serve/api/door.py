@@ -367,8 +367,13 @@ class Door:
 
     async def _asked(self, scope: Message, receive: Receive, passing: _Passing) -> None:
         endpoint = self._direct.get((scope["method"], scope["path"]))
-        if endpoint is None or any(
-            name == b"content-type" and kind[:10].lower() == b"multipart/" for name, kind in scope["headers"]
+        if (
+            endpoint is None
+            or scope["query_string"]
+            or any(
+                name == b"content-type" and kind[:10].lower() == b"multipart/"
+                for name, kind in scope["headers"]
+            )
         ):
             await self.app(scope, receive, passing.reply)
             return

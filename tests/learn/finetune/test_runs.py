@@ -73,8 +73,12 @@ def test_killed_and_resumed_to_the_same_losses(source, captioned, threads, tmp_p
     )
     assert torch.get_num_threads() == 2, "the caller's number is not touched"
     assert resumed.history.steps == whole.history.steps
-    # What was held out is embedded afterwards, by the caller's number of threads.
-    np.testing.assert_allclose(resumed.held_out.images, whole.held_out.images, rtol=0, atol=1e-6)
+    # What was held out is embedded afterwards, by the caller's number of threads: the same weights by the same number.
+    threads(1)
+    done = bb.fine_tune(
+        captioned, model=source("clip-quickgelu"), lora=lora, folder=folder, resume=True, **OPTIONS
+    )
+    np.testing.assert_array_equal(done.held_out.images, whole.held_out.images)
     assert [row["loss"] for row in read_metrics(folder)] == whole.losses
 
     with pytest.raises(LearnError, match="other settings: batch_size was 32 and is 16"):

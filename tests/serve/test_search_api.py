@@ -41,6 +41,8 @@ def index(index_path, model) -> bb.Index:
         {"text": "a red circle", "where": "price > 20 and brand = 'acme'"},
         {"text": "a square", "fusion": "weighted", "part_weights": {"image": 0.3, "text": 0.7}},
         {"like": "red-circle"},
+        {"text": "a circle", "unlike": "red-circle"},
+        {"like": "red-circle", "unlike": ["red-square", "blue-circle"]},
         {"text": "a shape", "rerank": "mmr:0.5"},
         {"text": "a shape", "models": ["mini"], "threshold": 0.1, "among": "text"},
     ],
@@ -74,6 +76,21 @@ def test_a_picture_finds_itself(client, how):
         assert "thumbnail" not in body["data"][0]
     assert ids(body)[0] == "purple-circle"
     assert len(body["data"]) == 3
+
+
+def test_less_like_a_record_puts_others_first(client):
+    def place(**more):
+        return ids(ask(client, text="a circle", among="image", k=RECORDS, **more)).index("red-circle")
+
+    assert place(unlike="red-circle") > place()
+    files = {"image": ("a.png", draw("red", "circle"))}
+    form = client.post("/v1/search", files=files, data={"k": "3", "unlike": ["red-circle", "red-square"]})
+    assert (
+        form.json()["data"]
+        == ask(client, image=data_url(draw("red", "circle")), k=3, unlike=["red-circle", "red-square"])[
+            "data"
+        ]
+    )
 
 
 def test_nothing_matches_is_an_answer(client):
@@ -149,6 +166,9 @@ def test_a_request_cannot_have_a_cross_encoder_loaded(client):
         ({"text": "a", "query": "b"}, "query"),
         ({"like": "nobody"}, "like"),
         ({"like": "nobody\x00"}, None),
+        ({"text": "a", "unlike": "nobody"}, "unlike"),
+        ({"text": "a", "unlike": ["red-circle"] * 65}, "unlike"),
+        ({"unlike": "red-circle"}, "text"),
         ({"image": "data:text/html;base64,PGI+"}, "image"),
         ({"image": "http://169.254.169.254/latest"}, "image"),
         ({"image": "file:///etc/passwd"}, "image"),

@@ -43,6 +43,7 @@ def search(  # noqa: PLR0913  what a question may have
     like: str = "",
     weights: Sequence[float] = (),
     without: str | Sequence[str] = (),
+    unlike: str | Sequence[str] = (),
     among: str = "",
     offset: int = 0,
     where: str = "",
@@ -63,6 +64,7 @@ def search(  # noqa: PLR0913  what a question may have
         like: id of an indexed record: its neighbours.
         weights: one for each text, then one for the picture; equal by default.
         without: words to move away from.
+        unlike: ids of indexed records to move away from.
         among: what is searched: `image`, `text`, `words`, or several with commas between.
         offset: so many results are left out first.
         where: a filter, such as ``width > 1000``.
@@ -96,6 +98,7 @@ def search(  # noqa: PLR0913  what a question may have
         "like": like,
         "weights": list(weights),
         "without": [without] if isinstance(without, str) else list(without),
+        "unlike": [unlike] if isinstance(unlike, str) else list(unlike),
         "among": among,
         "k": k,
         "offset": offset,

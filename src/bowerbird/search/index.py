@@ -216,6 +216,7 @@ class Index:
         like: str = "",
         weights: Sequence[float] = (),
         without: str | Sequence[str] = (),
+        unlike: str | Sequence[str] = (),
         among: str = "",
         offset: int = 0,
         where: str = "",
@@ -235,6 +236,7 @@ class Index:
             like: id or path of an indexed record: its neighbours.
             weights: one for each text, then one for the picture; equal by default.
             without: words to move away from.
+            unlike: ids or paths of indexed records to move away from.
             among: what is searched: `image`, `text`, `words` (BM25 over the texts), or several with commas between;
                 empty: pictures and texts, as far as there are any.
             offset: as of `ask`, like all that follow.
@@ -265,6 +267,7 @@ class Index:
             like=like,
             weights=tuple(weights),
             without=(without,) if isinstance(without, str) else tuple(without),
+            unlike=(unlike,) if isinstance(unlike, str) else tuple(unlike),
             among=among,
         )
         return self.ask(

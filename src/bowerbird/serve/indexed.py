@@ -197,13 +197,7 @@ class ServedIndex:
         index = self._now
         with self._nameless(index):
             self._check_where(index, ask.where, paths=ask.paths)
-            for id_ in filter(None, (ask.query.like, *ask.query.unlike)):
-                if self._row(index, id_, ["id"]) is None:
-                    raise QueryError(
-                        f"No record {id_!r} is in the index.",
-                        hint="Give the id of an indexed record.",
-                        param="like",
-                    )
+            self._check_records(index, ask.query)
             return index.ask(
                 ask.query,
                 k=ask.k,
@@ -216,6 +210,21 @@ class ServedIndex:
                 threshold=ask.threshold,
                 rerank=self._reranker(ask.rerank),
             )
+
+    def _check_records(self, index: Index, query: Query) -> None:
+        """By id alone: the index itself would take a path, too.
+
+        Raises:
+            QueryError: it has no record that the query names.
+        """
+        named = [("like", query.like)] if query.like else []
+        for param, id_ in (*named, *(("unlike", one) for one in query.unlike)):
+            if self._row(index, id_, ["id"]) is None:
+                raise QueryError(
+                    f"No record {id_!r} is in the index.",
+                    hint="Give the id of an indexed record.",
+                    param=param,
+                )
 
     def page(self, *, after: str = "", limit: int = 100, where: str = "", paths: bool = False) -> Page:
         """Records in the order of their ids, from behind one.

@@ -34,6 +34,9 @@ WHERE = 1 << 16
 TEXTS = 64
 """Texts of one question: each is embedded."""
 
+UNLIKE = 64
+"""Records that one question moves away from: each is looked up."""
+
 
 class SearchRequest(Strict):
     """A question: words, a picture, a record to be like, or a blend of these."""
@@ -51,6 +54,9 @@ class SearchRequest(Strict):
         None, description="One for each text, then one for the picture or the record; equal by default."
     )
     without: str | Many[str] | None = Field(None, description="Words to move away from.")
+    unlike: str | Many[str] | None = Field(
+        None, description="Ids of records to move away from: less like these."
+    )
     among: str = Field(
         "",
         description="What is searched: `image`, `text`, `words` (BM25), or several with commas between; empty: "
@@ -122,6 +128,7 @@ _FORM = {
         "image": {"type": "string", "format": "binary", "description": "The query picture."},
         "text": {"type": "array", "items": {"type": "string"}},
         "without": {"type": "array", "items": {"type": "string"}},
+        "unlike": {"type": "array", "items": {"type": "string"}},
         "k": {"type": "integer", "minimum": 1, "default": 10},
         "offset": {"type": "integer", "minimum": 0, "default": 0},
         "weights": {"type": "string", "description": "Such as `0.3,0.7`, or as JSON."},
@@ -191,7 +198,11 @@ async def _read(request: Request) -> tuple[SearchRequest, bytes | None]:
         return await json_of(request, SearchRequest), None
     async with form_of(request, FIELDS) as form:
         asked, files = await of_fields(
-            form, SearchRequest, files="image", many=("text", "texts", "without"), numbers=("weights",)
+            form,
+            SearchRequest,
+            files="image",
+            many=("text", "texts", "without", "unlike"),
+            numbers=("weights",),
         )
     if len(files) > 1:
         raise ApiError(400, "One query picture is taken.", code="invalid_form", param="image")
@@ -221,6 +232,14 @@ async def _ask(
         )
     texts, without = (*_listed(asked.text), *(asked.texts or ())), _listed(asked.without)
     _check_texts((*texts, *without), limits.text_chars)
+    unlike = _listed(asked.unlike)
+    if len(unlike) > UNLIKE:
+        raise ApiError(
+            400,
+            f"{len(unlike)} records were given; {UNLIKE} are taken.",
+            code="invalid_value",
+            param="unlike",
+        )
     if image is not None and asked.image is not None:
         raise ApiError(400, "Two query pictures were given.", code="invalid_value", param="image")
     try:
@@ -238,6 +257,7 @@ async def _ask(
             weights=tuple(asked.weights or ()),
             without=without,
             among=asked.among,
+            unlike=unlike,
         ),
         k=asked.k,
         offset=asked.offset,

@@ -93,9 +93,25 @@ def test_serve_and_deploy_have_one_word_for_one_thing():
     assert {word: served[word] for word in both} == {word: deployed[word] for word in both}
 
 
-def test_open_doors_are_told(index_path):
-    assert "ANYBODY" in told("deploy", index_path, "--host", "0.0.0.0", "--config", "-")[1]
-    assert "ANYBODY" not in told("deploy", index_path, "--config", "-")[1]
+@pytest.mark.parametrize(
+    ("given", "door"),
+    [
+        (("--host", "0.0.0.0"), "ANYBODY who can reach 0.0.0.0:8080 may use"),
+        (("--writable",), "may change and delete"),
+        (("--cors", "*"), "ANY site"),
+        (("--fetch-urls",), "fetches pictures"),
+    ],
+)
+def test_open_doors_are_told(index_path, tmp_path, given, door):
+    command = ("deploy", index_path, *given, "--config", "-")
+    assert door in told(*command)[1]
+    (tmp_path / "keys").write_text("a-very-secret-key\n", "utf-8")
+    with_keys = told(*command, "--api-keys", tmp_path / "keys")[1]
+    assert (door in with_keys) == (given[0] in ("--cors", "--fetch-urls"))
+
+
+def test_no_door_is_open_by_itself(index_path):
+    assert told("deploy", index_path, "--config", "-")[1] == ""
 
 
 def test_several_models_have_deployments_of_their_own(index_path):

@@ -11,6 +11,7 @@ import typer
 from bowerbird.cli import app, served
 from bowerbird.cli.records import Address
 from bowerbird.cli.screen import result, say
+from bowerbird.serve.listening import PORT
 
 if TYPE_CHECKING:
     from bowerbird.serve.cluster.plan import Deployed
@@ -87,7 +88,12 @@ def deploy(
     host: Annotated[
         str, typer.Option("--host", envvar="BOWERBIRD_HOST", help="Address that the proxies listen on.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", envvar="BOWERBIRD_PORT", help="Port of the proxies.")] = 8000,
+    port: Annotated[
+        int,
+        typer.Option(
+            "--port", "-p", min=1, max=65535, envvar="BOWERBIRD_PORT", help="Port that the proxies listen on."
+        ),
+    ] = PORT,
     name: Annotated[str, typer.Option("--name", help="Of the application.")] = "bowerbird",
     config: Annotated[
         str,
@@ -112,6 +118,7 @@ def deploy(
     machine.
     """
     from bowerbird.errors import BowerbirdError
+    from bowerbird.serve.callers import open_doors
     from bowerbird.serve.cluster.plan import Deployed, as_yaml
 
     if on != "ray":
@@ -137,21 +144,16 @@ def deploy(
         keys=keys,
         cors=tuple(cors or ()),
         hosts=_hosts(tuple(allow_host or ()), host, keys),
-        limits=_unusual(
-            served.limited(
-                rate=rate,
-                concurrent=concurrent,
-                queue_seconds=queue_seconds,
-                max_body=max_body,
-                max_inputs=max_inputs,
-                connections=connections,
-                request_seconds=request_seconds,
-                drain_seconds=drain_seconds,
-            )
-        ),
+        limits=_unusual(served.limited(context)),
     )
-    if not keys and host not in LOCAL:
-        say(f"ANYBODY who can reach {host}:{port} may use this service: --host without --api-keys.")
+    for warning in open_doors(
+        beyond="" if host in LOCAL else f"{host}:{port}",
+        keys=bool(keys),
+        writable=writable,
+        origins=deployed.cors,
+        fetch_urls=fetch_urls,
+    ):
+        say(warning)
     if config:
         _write(config, as_yaml(deployed, name=name, host=host, port=port), force=force)
         return

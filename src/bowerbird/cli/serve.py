@@ -10,6 +10,7 @@ import typer
 
 from bowerbird.cli import app, served
 from bowerbird.cli.screen import say
+from bowerbird.serve.listening import PORT
 
 
 class LogFormat(str, Enum):
@@ -61,7 +62,7 @@ def serve(
             help="0: any that is free.",
             rich_help_panel="Where",
         ),
-    ] = 8080,
+    ] = PORT,
     uds: Annotated[
         str,
         typer.Option(
@@ -176,18 +177,7 @@ def serve(
         access_log=access_log,
         otlp=otlp,
         public_metrics=public_metrics,
-        limits=Limits(
-            **served.limited(
-                rate=rate,
-                concurrent=concurrent,
-                queue_seconds=queue_seconds,
-                max_body=max_body,
-                max_inputs=max_inputs,
-                connections=connections,
-                request_seconds=request_seconds,
-                drain_seconds=drain_seconds,
-            )
-        ),
+        limits=Limits(**served.limited(context)),
     )
 
     def started(what: str, address: str) -> None:

@@ -127,28 +127,19 @@ DrainSeconds: TypeAlias = Annotated[
 ]
 
 
-def limited(
-    *,
-    rate: int,
-    concurrent: int,
-    queue_seconds: float,
-    max_body: int,
-    max_inputs: int,
-    connections: int,
-    request_seconds: float,
-    drain_seconds: float,
-) -> Mapping[str, Any]:
-    """What the options say of `Limits`, by name of the limit."""
+def limited(context: typer.Context) -> Mapping[str, Any]:
+    """What the options of a command say of `Limits`, by name of the limit."""
+    told = context.params
     return {
-        "body_bytes": max_body,
-        "bodies_bytes": max(max_body, USUAL.bodies_bytes),
-        "inputs": max_inputs,
-        "connections": connections,
-        "per_minute": rate,
-        "concurrent": concurrent,
-        "queue_seconds": queue_seconds,
-        "request_seconds": request_seconds,
-        "drain_seconds": drain_seconds,
+        "body_bytes": told["max_body"],
+        "bodies_bytes": max(told["max_body"], USUAL.bodies_bytes),
+        "inputs": told["max_inputs"],
+        "connections": told["connections"],
+        "per_minute": told["rate"],
+        "concurrent": told["concurrent"],
+        "queue_seconds": told["queue_seconds"],
+        "request_seconds": told["request_seconds"],
+        "drain_seconds": told["drain_seconds"],
     }
 
 

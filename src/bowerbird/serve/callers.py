@@ -1,7 +1,7 @@
 """Who may ask, as whoever starts the service says it: origins of pages, names of this machine, addresses of proxies.
 
 They are compared with what browsers and proxies send, as it stands. One that can never be sent would do nothing, and
-nobody would know why; so it is refused when the service starts.
+nobody would know why; so it is refused when the service starts. What lets in more than the usual is told then.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from bowerbird.errors import BowerbirdError
 
-__all__ = ["check_callers"]
+__all__ = ["check_callers", "open_doors"]
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[^\s/?#@:\[\]A-Z]+)(:[0-9]{1,5})?")
 _USUAL_PORT = re.compile(r"(http://.*):80|(https://.*):443")
@@ -51,6 +51,49 @@ def check_callers(
                 f"{proxy!r} is no address of a proxy.",
                 hint="Give --proxy 10.0.0.7, or a network such as 10.0.0.0/8; names are not looked up.",
             )
+
+
+def open_doors(
+    *,
+    beyond: str = "",
+    keys: bool = False,
+    writable: bool = False,
+    origins: Sequence[str] = (),
+    fetch_urls: bool = False,
+    any_model: bool = False,
+) -> list[str]:
+    """What whoever starts a service should know of who may do what.
+
+    Args:
+        beyond: what others than this machine can reach; empty: nothing.
+        keys: whether requests have to show one.
+        writable: whether records can be added and removed.
+        origins: of pages that may ask.
+        fetch_urls: whether pictures at addresses are fetched.
+        any_model: whether requests may name any model.
+    """
+    found = []
+    if beyond and not keys:
+        found.append(
+            f"ANYBODY who can reach {beyond} may use this service: it listens beyond this machine and wants no key. "
+            "Give --api-keys FILE, or --host 127.0.0.1."
+        )
+    if writable and not keys:
+        found.append(
+            "ANYBODY who can reach this service may change and delete its records: --writable without --api-keys."
+        )
+    if "*" in origins:
+        found.append("Pages of ANY site may ask this service from a visitor's browser: --cors '*'.")
+    if fetch_urls:
+        found.append(
+            "This service fetches pictures from public addresses that requests name: --fetch-urls. What it can reach "
+            "and they cannot should not answer to it."
+        )
+    if any_model and not keys:
+        found.append(
+            "ANYBODY who can reach this service may have it download models: --any-model without --api-keys."
+        )
+    return found
 
 
 def _origin(given: str) -> str:

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 
 from bowerbird.errors import BowerbirdError
 
-__all__ = ["Listening", "listen"]
+__all__ = ["PORT", "Listening", "listen"]
+
+PORT = 8080
+"""Where nobody says otherwise, on one machine and on a cluster."""
 
 BACKLOG = 2048
 

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, TypeAlias
 from bowerbird.errors import BowerbirdError, MissingExtraError
 from bowerbird.models.crossencoder import read_cross_card
 from bowerbird.models.hub.fetch import check_name, here
-from bowerbird.serve.callers import check_callers
+from bowerbird.serve.callers import check_callers, open_doors
 from bowerbird.serve.keys import Keys
 from bowerbird.serve.limits import Limits
-from bowerbird.serve.listening import Listening, listen
+from bowerbird.serve.listening import PORT, Listening, listen
 from bowerbird.serve.logs import AccessLog, logged
 from bowerbird.serve.tracing import Tracing, tracing
 from bowerbird.settings import settings
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from bowerbird.serve.service import LocalService
     from bowerbird.serve.tracing import Tracing
 
-__all__ = ["Served", "Started", "in_thread", "serve", "warnings_of"]
+__all__ = ["Served", "Started", "in_thread", "serve"]
 
 _LOG = logging.getLogger("bowerbird.serve")
 
@@ -82,7 +82,7 @@ class Served:
     models: Sequence[str | tuple[str, str]] = ()
     rerankers: Sequence[str] = ()
     host: str = "127.0.0.1"
-    port: int = 8080
+    port: int = PORT
     uds: str = ""
     certfile: str = ""
     keyfile: str = ""
@@ -131,7 +131,14 @@ def serve(options: Served, *, started: Started | None = None) -> int:
     traces = tracing(options.otlp)
     try:
         with logged(options.log_format):
-            for warning in warnings_of(options, keys, listening):
+            for warning in open_doors(
+                beyond="" if listening.is_local else options.host or "this machine",
+                keys=bool(len(keys)),
+                writable=options.writable,
+                origins=options.cors,
+                fetch_urls=options.fetch_urls,
+                any_model=options.any_model,
+            ):
                 _LOG.warning(warning)
             return _run(options, keys, listening, traces, started)
     finally:
@@ -197,32 +204,6 @@ def _shown(service: LocalService, keys: Keys) -> str:
     if len(keys):
         facts.append("1 key" if len(keys) == 1 else f"{len(keys)} keys")
     return ", ".join(facts)
-
-
-def warnings_of(options: Served, keys: Keys, listening: Listening) -> list[str]:
-    """What whoever starts it should know of who may do what."""
-    found = []
-    if not listening.is_local and not len(keys):
-        found.append(
-            f"ANYBODY who can reach {options.host or 'this machine'} may use this service: it listens beyond this "
-            "machine and wants no key. Give --api-keys FILE, or --host 127.0.0.1."
-        )
-    if options.writable and not len(keys):
-        found.append(
-            "ANYBODY who can reach this service may change and delete its records: --writable without --api-keys."
-        )
-    if "*" in options.cors:
-        found.append("Pages of ANY site may ask this service from a visitor's browser: --cors '*'.")
-    if options.fetch_urls:
-        found.append(
-            "This service fetches pictures from public addresses that requests name: --fetch-urls. What it can reach "
-            "and they cannot should not answer to it."
-        )
-    if options.any_model and not len(keys):
-        found.append(
-            "ANYBODY who can reach this service may have it download models: --any-model without --api-keys."
-        )
-    return found
 
 
 def _hosts(options: Served, keys: Keys, listening: Listening) -> Sequence[str]:

@@ -17,6 +17,7 @@ from bowerbird.search.index import Index
 from bowerbird.serve.callers import check_callers
 from bowerbird.serve.keys import Key
 from bowerbird.serve.limits import Limits
+from bowerbird.serve.listening import PORT
 from bowerbird.settings import settings
 
 __all__ = [
@@ -306,7 +307,7 @@ def config(
     *,
     name: str = "bowerbird",
     host: str = "127.0.0.1",
-    port: int = 8000,
+    port: int = PORT,
 ) -> dict[str, Any]:
     """A Serve config file as plain data, for `serve deploy` and `serve run`.
 
@@ -329,7 +330,7 @@ def config(
     }
 
 
-def as_yaml(deployed: Deployed, *, name: str = "bowerbird", host: str = "127.0.0.1", port: int = 8000) -> str:
+def as_yaml(deployed: Deployed, *, name: str = "bowerbird", host: str = "127.0.0.1", port: int = PORT) -> str:
     """The Serve config file; see `config`."""
     import yaml
 

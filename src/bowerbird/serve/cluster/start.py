@@ -12,6 +12,7 @@ from typing import Any
 from bowerbird.errors import BowerbirdError, MissingExtraError
 from bowerbird.flow.cluster import LOCAL, STORE_BYTES, answering
 from bowerbird.serve.cluster.plan import Deployed
+from bowerbird.serve.listening import PORT
 
 __all__ = ["connect", "deploy", "hold", "stop"]
 
@@ -61,7 +62,7 @@ def deploy(
     *,
     name: str = "bowerbird",
     host: str = "127.0.0.1",
-    port: int = 8000,
+    port: int = PORT,
 ) -> str:
     """Deploy the application, or replace the one of that name, and wait until it answers. Returns its address.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import pickle
 import random
 import threading
@@ -276,6 +277,37 @@ def test_a_batch_is_of_inputs_of_like_cost(alone):
     for call in calls:
         call.results()
     assert sorted(sorted(cost for cost, _ in run) for run in steps.runs) == [[10] * 4 + [12] * 4, [100] * 4]
+
+
+@given(
+    costs=st.lists(st.integers(1, 12), min_size=1, max_size=7),
+    alone=st.integers(0, 10),
+    budget=st.integers(1, 60),
+    most=st.integers(1, 6),
+)
+def test_no_other_batch_of_the_most_urgent_input_has_less_padding(costs, alone, budget, most):
+    """Of all that could be run with it, the one taken has the largest share of inputs in what it costs."""
+
+    def share(batch: Sequence[int]) -> float:
+        return sum(batch) / (max(batch) * len(batch) + alone)
+
+    lane = Lane("texts", at_once, budget, most, alone=alone)
+    call = Call([None] * len(costs), print)
+    works = [Work(call, place, cost, None, lane, number=place) for place, cost in enumerate(costs)]
+    lane.waiting.put(works)
+    taken = lane.take()
+    batch = [work.cost for work in taken]
+    assert taken[0] is works[0]
+    assert len(batch) == 1 or (max(batch) * len(batch) <= budget and len(batch) <= most)
+    possible = [
+        [costs[0], *others]
+        for count in range(1, most)
+        for others in itertools.combinations(costs[1:], count)
+        if max(costs[0], *others) * (count + 1) <= budget
+    ]
+    assert share(batch) == pytest.approx(max([share(costs[:1]), *map(share, possible)]))
+    assert len(lane.waiting) == len(costs) - len(batch)
+    assert set(lane.waiting.works()).isdisjoint(taken)
 
 
 def test_decoding_goes_on_beside_the_network():

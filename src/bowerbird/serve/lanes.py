@@ -164,8 +164,7 @@ class Lane:
         run: payloads -> one result for each.
         budget: of a batch: the number of inputs times the largest cost among them is not above it; one input may be.
         most: inputs in a batch.
-        alone: what a run of its own costs beside its inputs, in units of cost; an input that would bring more padding
-            into a batch than that waits for another.
+        alone: what a run costs beside its inputs, in units of cost: how much padding is worth one run less.
         speed: cost per second of one worker, as it was lately; 0: nothing is known yet.
         preparation: seconds that preparing one input took lately; 0: likewise.
         waiting: inputs that are ready to be run.
@@ -215,24 +214,34 @@ class Lane:
         return self.waiting.take(LOOKED_AT, self._chosen)
 
     def _chosen(self, works: Sequence[Work]) -> list[int]:
+        """The places of the batch that the most urgent input, the first one, is to be run in.
+
+        Of all batches that hold it, the one whose inputs make up the largest share of what it costs: padding, and what
+        a run costs beside its inputs, are the rest.
+        """
         costs = [work.cost for work in works]
         first = costs[0]
         if min(costs) == max(costs):
             return list(range(max(1, min(len(costs), self.most, self.budget // first))))
-        taken = [0]
-        largest = first
-        away = [abs(cost - first) for cost in costs]
-        # A stable sort: of equal ones the more urgent comes first.
-        for place in sorted(range(1, len(costs)), key=away.__getitem__):
-            count = len(taken)
-            if count >= self.most:
-                break
-            wider = max(largest, costs[place])
-            padded = wider * (count + 1)
-            if padded <= self.budget and padded <= largest * count + costs[place] + self.alone:
-                taken.append(place)
-                largest = wider
-        return taken
+        # Under one largest cost, the next costly input pads least. A stable sort: of equal ones the more urgent first.
+        order = sorted(range(1, len(costs)), key=lambda place: -costs[place])
+        best, best_share = [0], first / (first + self.alone)
+        for start, place in enumerate(order):
+            largest = max(first, costs[place])
+            taken, own, share = [0], first, first / (largest + self.alone)
+            for other in order[start:]:
+                count = len(taken) + 1
+                more = (own + costs[other]) / (largest * count + self.alone)
+                # As soon as one does not raise the share, those after it, which are shorter still, would not either.
+                if count > self.most or largest * count > self.budget or more < share:
+                    break
+                taken.append(other)
+                own, share = own + costs[other], more
+            if share > best_share:
+                best, best_share = taken, share
+            if costs[place] <= first:
+                break  # all that follow have the same largest cost, and fewer inputs
+        return best
 
 
 @dataclass(frozen=True)

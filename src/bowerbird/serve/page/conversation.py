@@ -16,19 +16,10 @@ from bowerbird.hits import Hits
 from bowerbird.search.query import Query
 from bowerbird.serve.indexed import Ask, Stored
 from bowerbird.serve.page.asked import LIKELY, Asked
-from bowerbird.serve.page.cards import (
-    cards,
-    chips,
-    collection,
-    id_of,
-    message,
-    near,
-    results,
-    side,
-    status,
-    unsure,
-    welcome,
-)
+from bowerbird.serve.page.boards import message, near, results, side, status, unsure, welcome
+from bowerbird.serve.page.cards import cards, collection
+from bowerbird.serve.page.chips import chips
+from bowerbird.serve.page.markup import id_of
 from bowerbird.serve.page.pictures import Pictures
 from bowerbird.serve.service import Facts, NotServedError, Service
 

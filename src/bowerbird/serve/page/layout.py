@@ -12,8 +12,9 @@ import gradio as gr
 
 from bowerbird.search.page import escaped, resource
 from bowerbird.serve.page.asked import AMONG, FUSIONS, Options, parts_of
-from bowerbird.serve.page.cards import filter_example, filter_help, things
+from bowerbird.serve.page.boards import things
 from bowerbird.serve.page.conversation import Answered, Conversation, Shown, Sides
+from bowerbird.serve.page.filters import filter_example, filter_help
 
 if TYPE_CHECKING:
     from bowerbird.serve.page.site import Page

@@ -10,8 +10,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,12 +91,19 @@ def launched(*options: str, env: Mapping[str, str] | None = None, cwd: Path | No
     )
 
 
-@contextmanager
 def running(
     *options: str, env: Mapping[str, str] | None = None, cwd: Path | None = None
-) -> Iterator[Process]:
+) -> AbstractContextManager[Process]:
     """A process that listens; it is stopped in the end. Without the page, on a port that the system chooses."""
-    found = launched(*options, "--no-page", "--port", "0", env=env, cwd=cwd)
+    return started(*options, "--no-page", "--port", "0", env=env, cwd=cwd)
+
+
+@contextmanager
+def started(
+    *options: str, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> Iterator[Process]:
+    """The same with nothing but what is given, which has to leave it a port."""
+    found = launched(*options, env=env, cwd=cwd)
     try:
         found.until(_SERVING.pattern)
         yield found
@@ -104,6 +111,23 @@ def running(
         if found.process.poll() is None:
             found.signal(signal.SIGTERM)
         found.ended()
+
+
+def until_ok(command: Sequence[str], env: Mapping[str, str]) -> None:
+    """Run a check again and again, as a supervisor does, until it passes."""
+    end = threading.Event()
+    timer = threading.Timer(SECONDS, end.set)
+    timer.start()
+    try:
+        while True:
+            done = subprocess.run(
+                command, env=dict(env), capture_output=True, text=True, timeout=SECONDS, check=False
+            )
+            if done.returncode == 0:
+                return
+            assert not end.wait(0.2), done.stderr
+    finally:
+        timer.cancel()
 
 
 @dataclass(frozen=True)

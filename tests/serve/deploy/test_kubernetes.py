@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.deploy.test_image import VARIABLES, said
+from tests.serve.deploy.test_image import VARIABLES, said
 
 from bowerbird.serve.limits import Limits
 
-FOLDER = Path(__file__).parents[2] / "deploy" / "kubernetes"
+FOLDER = Path(__file__).parents[3] / "deploy" / "kubernetes"
 FILES = sorted(FOLDER.glob("*.yaml"))
 KIND = {}
 for path in FILES:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-AUDIT = Path(__file__).parents[2] / "tools" / "audit.py"
+AUDIT = Path(__file__).parents[3] / "tools" / "audit.py"
 NOWHERE = "http://127.0.0.1:9"
 """The port of a service that nobody runs: connections are refused."""
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
-from tests.deploy.processes import started, until_ok
 from tests.serve.command import options, refused
+from tests.serve.processes import started, until_ok
 
 from bowerbird.settings import Settings
 
@@ -24,7 +25,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 TEXT = re.sub(r"\\\n\s*", "", DOCKERFILE.read_text("utf-8"))
 LINES = [line for line in TEXT.splitlines() if line and not line.startswith("#")]
@@ -92,7 +93,6 @@ def test_what_it_sets_are_settings_of_the_service():
         if name.startswith("BOWERBIRD_"):
             assert name in known or hasattr(Settings, name.removeprefix("BOWERBIRD_").lower()), name
     assert said("EXPOSE") == [VARIABLES["BOWERBIRD_PORT"]]
-    assert said("ENTRYPOINT") == ['["bowerbird", "serve"]']
     for place in json.loads(said("VOLUME")[0]):
         assert place in {VARIABLES["BOWERBIRD_DATA_DIR"], VARIABLES["BOWERBIRD_CACHE_DIR"]}
 
@@ -112,7 +112,7 @@ def test_the_versions_are_those_that_the_project_asks_for():
 
 
 @pytest.mark.slow
-def test_its_entry_point_and_its_check_of_health_run(index_path: Path, tmp_path: Path, run):
+def test_its_entry_point_and_its_check_of_health_run(index_path: Path, tmp_path: Path):
     """As the image would: by its variables alone, without a flag, from a folder that it may not write to."""
     keys = tmp_path / "keys"
     keys.write_text("sk-of-a-test-0123456789\n")
@@ -129,14 +129,14 @@ def test_its_entry_point_and_its_check_of_health_run(index_path: Path, tmp_path:
         "BOWERBIRD_PORT": "0",
         "BOWERBIRD_PAGE": "0",
     }
-    words = json.loads(said("ENTRYPOINT")[0])[1:]
-    with started(run, *words, cwd=tmp_path, env=env) as (address, process):
+    assert json.loads(said("ENTRYPOINT")[0]) == ["bowerbird", "serve"]
+    with started(cwd=tmp_path, env=env) as process:
         (check,) = re.findall(r"HEALTHCHECK .*?CMD (\[.*\])$", TEXT, re.MULTILINE)
         asked = [sys.executable, *json.loads(check)[1:]]
-        env["BOWERBIRD_PORT"] = address.rpartition(":")[2]
+        env["BOWERBIRD_PORT"] = process.address.rpartition(":")[2]
         until_ok(asked, env)
-        process.terminate()
-        assert process.wait(60) == 0
+        process.signal(signal.SIGTERM)
+        assert process.ended() == 0
         assert subprocess.run(asked, env=env, capture_output=True, timeout=60, check=False).returncode != 0
 
 

@@ -11,13 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.deploy.processes import started, until_ok
 from tests.serve.command import options
+from tests.serve.processes import started, until_ok
 
 from bowerbird.serve.limits import Limits
 from bowerbird.settings import Settings
 
-FOLDER = Path(__file__).parents[2] / "deploy"
+FOLDER = Path(__file__).parents[3] / "deploy"
 TEXT = (FOLDER / "bowerbird.service").read_text("utf-8")
 VALUES: dict[str, list[str]] = {}
 for name, value in re.findall(r"^(\w+)=(.*)$", TEXT, re.MULTILINE):
@@ -82,24 +82,25 @@ def test_keys_come_as_a_credential_of_that_name():
 
 
 @pytest.mark.slow
-def test_its_command_starts_reloads_and_stops(index_path: Path, tmp_path: Path, run):
+def test_its_command_starts_reloads_and_stops(index_path: Path, tmp_path: Path):
     """ExecStart, ExecReload and what systemd does to stop it."""
     (tmp_path / "keys").write_text("sk-the-first-0123456789\n")
-    words = shlex.split(START.replace("%d", str(tmp_path)))[1:]
+    program, verb, *words = shlex.split(START.replace("%d", str(tmp_path)))
+    assert (Path(program).name, verb) == ("bowerbird", "serve")
     env = {**VARIABLES, "BOWERBIRD_INDEX": str(index_path), "BOWERBIRD_PORT": "0", "BOWERBIRD_PAGE": "0"}
-    with started(run, *words, cwd=tmp_path, env=env) as (address, process):
+    with started(*words, cwd=tmp_path, env=env) as process:
 
         def asks(key: str) -> list[str]:
             fetch = (
                 "import urllib.request as web; "
-                f"web.urlopen(web.Request('{address}/v1/models', headers={{'Authorization': 'Bearer {key}'}}))"
+                f"web.urlopen(web.Request('{process.address}/v1/models', headers={{'Authorization': 'Bearer {key}'}}))"
             )
             return [sys.executable, "-c", fetch]
 
         until_ok(asks("sk-the-first-0123456789"), {})
         (tmp_path / "keys").write_text("sk-the-second-0123456789\n")
         assert VALUES["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
-        process.send_signal(signal.SIGHUP)
+        process.signal(signal.SIGHUP)
         until_ok(asks("sk-the-second-0123456789"), {})
-        process.terminate()
-        assert process.wait(60) == 0
+        process.signal(signal.SIGTERM)
+        assert process.ended() == 0

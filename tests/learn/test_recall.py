@@ -13,7 +13,7 @@ from bowerbird.judge.measures import measure, measured
 from bowerbird.judge.significance import intervals
 from bowerbird.learn import recall
 from bowerbird.learn.examples import Examples, Picture
-from bowerbird.learn.recall import CLASSES, PAIRS, aim, figures, per_query, ranks, summary, with_intervals
+from bowerbird.learn.recall import CLASSES, PAIRS, aim, figures, per_query, ranks, with_intervals
 
 
 def rows(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -177,8 +177,4 @@ def test_without_queries_there_are_no_figures():
     assert math.isnan(figures(none, empty, empty)[PAIRS])
     one = Examples(pictures(1), ("x",), np.asarray([[0, 0]]))
     assert per_query(one, None, empty) == {}
-    assert (
-        summary(figures(one, rows(np.random.default_rng(0), 1), np.ones((1, 3), np.float32)), PAIRS)
-        == "mean recall 1.000"
-    )
-    assert summary({}, PAIRS) == "no figure"
+    assert figures(one, rows(np.random.default_rng(0), 1), np.ones((1, 3), np.float32))[PAIRS] == 1.0

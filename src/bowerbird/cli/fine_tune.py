@@ -12,31 +12,29 @@ import typer
 from bowerbird.cli import app
 from bowerbird.cli.export import AllowPickle, Architecture, Pooling, Processor, Profile
 from bowerbird.cli.given import JsonOption, count
+from bowerbird.cli.learning import (
+    Format,
+    Labels,
+    Pairs,
+    Resume,
+    Seed,
+    TensorBoard,
+    Told,
+    above_zero,
+    check_format,
+    vacant,
+)
 from bowerbird.cli.records import Address, Cpus, Delimiter, Gpus, IdColumn, On, Root, executor
-from bowerbird.cli.screen import Display, result, say, seconds_
+from bowerbird.cli.screen import result, say, seconds_
 
 if TYPE_CHECKING:
     from bowerbird.learn.finetune.lora import LoRA
     from bowerbird.learn.finetune.tune import Tuned
-    from bowerbird.learn.loop import Progress
-
-_STAGES = {
-    "reading": "Reading the pairs",
-    "embedding": "Embedding everything as the model is",
-    "training": "Training",
-    "judging": "Judging",
-}
 
 
 @app.command("fine-tune")
 def fine_tune(
-    pairs: Annotated[
-        str,
-        typer.Argument(
-            help="CSV, Parquet, JSON Lines, a folder, COCO, Flickr30k or Karpathy captions.",
-            show_default=False,
-        ),
-    ],
+    pairs: Pairs,
     model: Annotated[
         str,
         typer.Option(
@@ -61,9 +59,7 @@ def fine_tune(
     ] = "",
     image: Annotated[str, typer.Option(metavar="COLUMN", help="Of a table: the pictures.")] = "",
     text: Annotated[str, typer.Option(metavar="COLUMN", help="Of a table: the texts.")] = "",
-    labels: Annotated[
-        str, typer.Option(metavar="folder|COLUMN", help="Learn classes: the names of folders, or a column.")
-    ] = "",
+    labels: Labels = "",
     root: Root = "",
     id_column: IdColumn = "",
     delimiter: Delimiter = "",
@@ -77,20 +73,23 @@ def fine_tune(
     epochs: Annotated[int, typer.Option(min=1, help="How often each picture is seen.")] = 3,
     batch_size: Annotated[int, typer.Option(min=2, help="Pairs in a batch.")] = 32,
     lr: Annotated[
-        float, typer.Option(help="Learning rate. Default: 1e-5, with LoRA 1e-4.", show_default=False)
-    ] = 0,
+        float | None,
+        typer.Option(
+            help="Learning rate. Default: 1e-5, with LoRA 1e-4.", show_default=False, callback=above_zero
+        ),
+    ] = None,
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
     accumulate: Annotated[int, typer.Option(min=1, help="Batches whose gradients make one step.")] = 1,
     freeze: Annotated[str, typer.Option(metavar="text|image", help="A tower that stays as it is.")] = "",
     validation: Annotated[float, typer.Option(help="Share of the pictures to choose the epoch by.")] = 0.1,
     test: Annotated[float, typer.Option(help="Share of the pictures to judge by.")] = 0.1,
-    seed: Annotated[int, typer.Option(help="Of the split and of all that is drawn.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on after the last whole epoch.")] = False,
-    format_: Annotated[str, typer.Option("--format", help="onnx or torchscript.")] = "onnx",
+    seed: Seed = 0,
+    resume: Resume = False,
+    format_: Format = "onnx",
     keep_weights: Annotated[
         bool, typer.Option("--keep-weights", help="Write the PyTorch weights too, to be tuned further.")
     ] = False,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write events for TensorBoard.")] = False,
+    tensorboard: TensorBoard = False,
     on: On = "local",
     address: Address = "",
     workers: Annotated[int, typer.Option(min=0, help="On Ray: how many learn together.")] = 0,
@@ -118,11 +117,12 @@ def fine_tune(
     from bowerbird.origin.request import Request
 
     target = _target(output, model)
+    check_format(format_, tensorboard=tensorboard)
     folder = target.with_name(f"{target.name}.training")
     place = executor(on, address, workers, cpus, gpus)
     if workers and not isinstance(place, Ray):
         raise BowerbirdError("--workers is an option of Ray.", hint="Add --on ray.")
-    with Display("Training") as display:
+    with Told(verbose=True) as told:
         tuned = run(
             pairs,
             model=model,
@@ -138,7 +138,7 @@ def fine_tune(
             lora=_lora(lora, rank, alpha, targets),
             epochs=epochs,
             batch_size=batch_size,
-            lr=lr,
+            lr=lr or 0.0,
             precision=precision,
             accumulate=accumulate,
             freeze=freeze,
@@ -154,7 +154,7 @@ def fine_tune(
             resume=resume,
             tensorboard=tensorboard,
             on=place if isinstance(place, Ray) else None,
-            progress=_Told(display),
+            progress=told,
         )
     if not tuned.first:
         return
@@ -166,20 +166,13 @@ def fine_tune(
 
 
 def _target(output: str, model: str) -> Path:
-    """Where the model goes; refused before anything is trained for it.
+    """Where the model goes.
 
     Raises:
         BowerbirdError: something is there.
     """
-    from bowerbird.errors import BowerbirdError
-
     name = model.rstrip("/").rpartition("/")[2].rpartition(":")[2]
-    target = Path(output or f"{name}-tuned").expanduser()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise BowerbirdError(
-            f"{target} exists and is not empty.", hint="Give a new directory; nothing is ever overwritten."
-        )
-    return target.absolute()
+    return vacant(Path(output or f"{name}-tuned").expanduser()).absolute()
 
 
 def _lora(wanted: bool, rank: int, alpha: float, targets: str) -> LoRA | None:
@@ -192,28 +185,6 @@ def _lora(wanted: bool, rank: int, alpha: float, targets: str) -> LoRA | None:
             raise BowerbirdError("--rank, --alpha and --targets are options of LoRA.", hint="Add --lora.")
         return None
     return LoRA(rank=rank, alpha=alpha, targets=names)
-
-
-class _Told:
-    """What is being done, on stderr: a line for each stage and epoch, and a bar of all steps."""
-
-    def __init__(self, display: Display) -> None:
-        self._display = display
-        self._steps = self._epoch = 0
-
-    def __call__(self, stage: str, told: Progress | None) -> None:
-        if told is None:
-            say(_STAGES.get(stage, stage))
-            return
-        if told.step == told.steps and told.metrics and told.epoch != self._epoch:
-            self._epoch = told.epoch
-            say(str(told))
-        done = (told.epoch - 1) * (told.steps or 0) + told.step
-        if not self._steps and told.steps:
-            self._display.start(told.epochs * told.steps)
-        if done > self._steps:
-            self._display.advance(done - self._steps)
-            self._steps = done
 
 
 def _show(tuned: Tuned, target: Path, *, as_json: bool) -> None:

@@ -10,8 +10,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from time import perf_counter
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,41 +17,29 @@ import typer
 from bowerbird.cli import app
 from bowerbird.cli.embed import SHOWN_FAILURES
 from bowerbird.cli.given import JsonOption
+from bowerbird.cli.learning import (
+    Format,
+    Labels,
+    Pairs,
+    Resume,
+    Seed,
+    TensorBoard,
+    Told,
+    above_zero,
+    check_format,
+    vacant,
+)
 from bowerbird.cli.records import Delimiter, IdColumn, ImageColumn, Root, TextColumns
-from bowerbird.cli.screen import Display, is_terminal, native_libraries_silent, result, say, seconds_
+from bowerbird.cli.screen import is_terminal, native_libraries_silent, result, say, seconds_
 
 if TYPE_CHECKING:
     from bowerbird.learn.fit import Run
-    from bowerbird.learn.loop import Progress
     from bowerbird.learn.recipes import Recipe
-
-_STAGES = {
-    "reading": "Reading the pairs",
-    "embedding": "Embedding",
-    "trying": "Trying",
-    "training": "Training",
-}
-
-_OFTEN = 5.0
-"""Seconds between two lines about the training, where nobody sees a bar."""
-
-
-def _above_zero(value: float | None) -> float | None:
-    if value is not None and not (math.isfinite(value) and value > 0):
-        raise typer.BadParameter(f"{value:g} is not above 0.")
-    return value
 
 
 @app.command()
 def fit(
-    pairs: Annotated[
-        str,
-        typer.Argument(
-            metavar="PAIRS",
-            help="CSV, Parquet, JSON Lines, a folder, a tar, COCO, Flickr30k or Karpathy captions.",
-            show_default=False,
-        ),
-    ],
+    pairs: Pairs,
     model: Annotated[
         str, typer.Option(help="Model for pictures and texts. Default: mini.", show_default=False)
     ] = "",
@@ -61,9 +47,7 @@ def fit(
     text_model: Annotated[str, typer.Option(help="Model for texts.", show_default=False)] = "",
     image: ImageColumn = "",
     text: TextColumns = None,
-    labels: Annotated[
-        str, typer.Option(metavar="folder|COLUMN", help="Learn classes: the names of folders, or a column.")
-    ] = "",
+    labels: Labels = "",
     root: Root = "",
     id_column: IdColumn = "",
     delimiter: Delimiter = "",
@@ -91,21 +75,19 @@ def fit(
         int | None, typer.Option(min=1, help="How often each picture is seen, at most.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=2, help="Pairs in a batch.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate.", callback=_above_zero)] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate.", callback=above_zero)] = None,
     dim: Annotated[int | None, typer.Option(min=1, help="Of the shared space.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Of the loss.", callback=_above_zero)] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the loss.", callback=above_zero)] = None,
     layer: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME", help="Of the pictures' network, that is read; may be given several times."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the split and of all that is drawn.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on after the last whole epoch.")] = False,
-    format_: Annotated[
-        str, typer.Option("--format", help="onnx, or torchscript: that beside ONNX.")
-    ] = "onnx",
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write events for TensorBoard.")] = False,
+    seed: Seed = 0,
+    resume: Resume = False,
+    format_: Format = "onnx",
+    tensorboard: TensorBoard = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 when something had to be left out.")
     ] = False,
@@ -136,9 +118,9 @@ def fit(
         layer=tuple(layer or ()) or None,
     )
     parts = {"validation": _part(validation), "test": _part(test)}
-    _check_format(format_, tensorboard=tensorboard)
+    check_format(format_, tensorboard=tensorboard)
     with _workplace(target, resume=resume) as folder, native_libraries_silent():
-        with _Told(verbose=verbose) as told:
+        with Told(verbose=verbose) as told:
             run = learn(
                 pairs,
                 model=model,
@@ -168,29 +150,15 @@ def fit(
 
 
 def _target(output: str, pairs: str) -> Path:
-    """Where the model goes; refused before anything is done for it.
+    """Where the model goes.
 
     Raises:
         BowerbirdError: something is there.
     """
-    from bowerbird.errors import BowerbirdError
-
     if output:
-        target = Path(output).expanduser()
-    else:
-        name = Path(pairs.rstrip("/")).expanduser().resolve().name
-        target = Path(f"{name.split('.')[0] or 'fitted'}-model")
-    if target.is_dir() and (target / "fit.json").is_file():
-        raise BowerbirdError(
-            f"{target} holds a model that was fitted before.",
-            hint="Give another directory (-o), or remove it; nothing is ever overwritten.",
-        )
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise BowerbirdError(
-            f"{target} exists and is not empty.",
-            hint="Give a new directory (-o); nothing is ever overwritten.",
-        )
-    return target
+        return vacant(Path(output).expanduser())
+    name = Path(pairs.rstrip("/")).expanduser().resolve().name
+    return vacant(Path(f"{name.split('.')[0] or 'fitted'}-model"))
 
 
 @contextmanager
@@ -289,80 +257,6 @@ def _part(given: str) -> float | str:
             f"{given} is no share of the pictures.", hint="Give a number from 0 to below 1, or a file."
         )
     return share
-
-
-def _check_format(format: str, *, tensorboard: bool) -> None:
-    """What is known to be missing is said before the work, not after it.
-
-    Raises:
-        BowerbirdError: there is no such format.
-        MissingExtraError: PyTorch or TensorBoard is wanted and not installed.
-    """
-    from bowerbird.errors import BowerbirdError
-    from bowerbird.learn.export import FORMATS
-    from bowerbird.origin.packages import TRAIN, need
-
-    if format not in FORMATS:
-        raise BowerbirdError(f"--format {format} is not known.", hint=f"Use {' or '.join(FORMATS)}.")
-    if format == "torchscript":
-        need("torch", TRAIN)
-    if tensorboard:
-        need("tensorboard", TRAIN)
-
-
-class _Told:
-    """What is being done, on stderr: a line for each stage; in it a bar for a person, or now and then a line."""
-
-    def __init__(self, *, verbose: bool) -> None:
-        self._verbose = verbose
-        self._display = Display("")
-        self._stage = ""
-        self._total = self._done = self._epoch = 0
-        self._last = perf_counter()
-
-    def __enter__(self) -> _Told:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._display.__exit__(kind, error, trace)
-
-    def __call__(self, stage: str, told: Progress | None) -> None:
-        """A stage begins, or has come so far."""
-        if told is None:
-            self._begin(stage)
-            return
-        if stage == "training" and self._stage == "embedding":  # of auto, a line says what is tried
-            self._begin(stage)
-        if told.metrics and told.step == told.steps and told.epoch != self._epoch:
-            self._epoch = told.epoch
-            self._epoch_done(told)
-        steps = told.steps or 0
-        if not self._total and steps:
-            self._total = told.epochs * steps
-            self._display.start(self._total)
-        done = (told.epoch - 1) * steps + told.step
-        if done > self._done:
-            self._display.advance(done - self._done)
-            self._done = done
-
-    def _begin(self, stage: str) -> None:
-        self._display.__exit__(None, None, None)
-        first = stage.partition(" ")[0]
-        line = _STAGES.get(first, first) + stage.removeprefix(first)
-        self._display = Display(line)
-        self._stage, self._total, self._done, self._epoch = stage, 0, 0, 0
-        self._last = perf_counter()
-        say(line)
-
-    def _epoch_done(self, told: Progress) -> None:
-        now = perf_counter()
-        if self._verbose or (now - self._last >= _OFTEN and not os.isatty(2)):
-            self._last = now
-            watched = list(told.metrics.items())[:1]
-            figures = "".join(f", {name} {value:.3f}" for name, value in watched)
-            say(f"  epoch {told.epoch} of at most {told.epochs}, loss {told.loss:.4f}{figures}")
 
 
 def _show(run: Run, target: Path, *, verbose: bool, as_json: bool) -> None:

@@ -8,7 +8,7 @@ written for matrices here, since they are asked for after every epoch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import numpy as np
@@ -208,8 +208,3 @@ def _by_relevance(
         "Rprec": np.concatenate(r_precision),
         "AP": np.concatenate(average),
     }
-
-
-def summary(figures: Mapping[str, float], watched: str) -> str:
-    """The figure that is watched, for people."""
-    return f"{watched} {figures[watched]:.3f}" if watched in figures else "no figure"

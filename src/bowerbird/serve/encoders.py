@@ -22,7 +22,7 @@ from bowerbird.models.vision.tower import ImageSide, Input
 from bowerbird.serve.batching import BusyError, Scheduler
 from bowerbird.serve.lanes import Call, Lane, Work
 
-__all__ = ["Answer", "SharedEncoder"]
+__all__ = ["Answer", "SharedEncoder", "check_characters", "check_tokens"]
 
 AT_ONCE = 8192
 """Characters that are tokenised where the request is read; more are in another thread, so that nobody waits."""
@@ -170,12 +170,7 @@ class SharedEncoder:
         self._scheduler.check()  # what would be refused is not tokenised first
         asked = _Asked(self, inputs, output, role)
         characters = sum(len(value) for value in inputs if isinstance(value, str))
-        if tokens and characters > TOKEN_CHARACTERS * tokens:
-            raise UnsupportedInputError(
-                f"The texts have {characters:,} characters, and so more than the {tokens:,} tokens together "
-                "that are taken at once.",
-                hint="Send them in several requests.",
-            )
+        check_characters(characters, tokens)
         if characters > min(AT_ONCE, tokens or AT_ONCE):
             await asyncio.to_thread(asked.read_texts)
             asked.check(tokens)
@@ -215,6 +210,37 @@ class SharedEncoder:
                 lane.speed = next(filter(None, like), 0.0)
                 self._lanes[kind, name] = lane
             return self._lanes[kind, name]
+
+
+def check_characters(total: int, most: int) -> None:
+    """Refuse texts that have more tokens than are taken, as can be seen without counting them.
+
+    Args:
+        total: characters of all texts.
+        most: tokens that are taken; 0: any number.
+
+    Raises:
+        UnsupportedInputError: there are more.
+    """
+    if most and total > TOKEN_CHARACTERS * most:
+        raise UnsupportedInputError(
+            f"The texts have {total:,} characters, and so more than the {most:,} tokens together "
+            "that are taken at once.",
+            hint="Send them in several requests.",
+        )
+
+
+def check_tokens(total: int, most: int) -> None:
+    """Refuse more tokens than are taken; 0: any number is.
+
+    Raises:
+        UnsupportedInputError: there are more.
+    """
+    if most and total > most:
+        raise UnsupportedInputError(
+            f"The texts have {total:,} tokens together; {most:,} are taken at once.",
+            hint="Send them in several requests.",
+        )
 
 
 class _Asked:
@@ -263,12 +289,7 @@ class _Asked:
         Raises:
             UnsupportedInputError: there are more.
         """
-        total = sum(len(one.ids) for one in (self.tokens or {}).values())
-        if most and total > most:
-            raise UnsupportedInputError(
-                f"The texts have {total:,} tokens together; {most:,} are taken at once.",
-                hint="Send them in several requests.",
-            )
+        check_tokens(sum(len(one.ids) for one in (self.tokens or {}).values()), most)
 
     def works(self, call: Call) -> list[Work]:
         """What is to be done for a call."""

@@ -81,9 +81,11 @@ class Process:
         return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) << 10
 
 
-def launched(*options: str, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Process:
-    """A process that has just begun."""
-    command = [sys.executable, "-c", "from bowerbird.cli import main; main()", "serve", *options]
+def launched(
+    *options: str, env: Mapping[str, str] | None = None, cwd: Path | None = None, first: str = ""
+) -> Process:
+    """A process that has just begun, with some code that it runs first."""
+    command = [sys.executable, "-c", f"{first}\nfrom bowerbird.cli import main; main()", "serve", *options]
     return Process(
         subprocess.Popen(
             command, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})}, cwd=cwd

@@ -182,7 +182,7 @@ def test_who_leaves_a_thread_is_counted_until_it_is_free() -> None:
         with pytest.raises(BusyError):
             await threads.run(work)
         may_end.set()
-        threads.close(wait=True)
+        assert await threads.close(SECONDS)
         with pytest.raises(BusyError) as caught:
             await threads.run(work)
         assert caught.value.stopping

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import socket
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
 import pytest
-from tests.serve.processes import Process, launched, opened, post, received, running
+from tests.serve.processes import Process, check_refused, launched, opened, post, received, running
+
+import bowerbird as bb
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="signals of POSIX")
 
@@ -82,6 +88,65 @@ def test_under_load_nobody_is_left_without_an_answer() -> None:
         assert process.ended() == 0
     assert not broken
     assert answered[0] >= 40
+
+
+def made_pipe(path: Path) -> Path:
+    """In the place of a file, a pipe that nobody writes to: whoever reads it hangs."""
+    path.unlink()
+    os.mkfifo(path)
+    return path
+
+
+@contextmanager
+def read(path: Path) -> Iterator[None]:
+    """Wait until somebody reads a pipe, and keep it open."""
+    for _ in range(12_000):
+        try:
+            writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+            break
+        except OSError:  # nobody does
+            threading.Event().wait(0.01)
+    else:
+        pytest.fail(f"nobody reads {path}")
+    try:
+        yield
+    finally:
+        os.close(writer)
+
+
+def test_threads_that_hang_in_a_store_or_a_model_do_not_hold_up_the_end(
+    own_index: Path, tmp_path: Path, model: bb.Encoder
+) -> None:
+    stuck = Path(shutil.copytree(model.card.directory, tmp_path / "stuck"))
+    tokenizer = made_pipe(stuck / "tokenizer.json")
+    service = (str(own_index), "--model", "mini", "--model", f"stuck={stuck}", "--drain-seconds", "1")
+    with running(*service) as process:
+        assert asked(process) == 200
+        manifest = made_pipe(own_index / "manifest.json")
+        questions = (
+            post("/v1/index/refresh", b""),
+            post("/v1/embeddings", json.dumps({**GOOD, "model": "stuck"}).encode()),
+        )
+        connections = [opened(process.address) for _ in questions]
+        for connection, question in zip(connections, questions, strict=True):
+            connection.sendall(question)
+        with read(manifest), read(tokenizer):
+            process.signal(signal.SIGTERM)
+            replies = [received(connection) for connection in connections]
+            assert process.ended() == 0
+    for connection in connections:
+        connection.close()
+    assert [check_refused(reply, 503)["code"] for reply in replies] == ["stopping"] * 2
+
+
+def test_what_hangs_elsewhere_is_cut_off() -> None:
+    """Python waits for threads of libraries for ever."""
+    hangs = "import threading; threading.Thread(target=threading.Event().wait).start()"
+    process = launched("--model", "mini", "--no-page", "--port", "0", "--drain-seconds", "0", first=hangs)
+    process.until("Serving ")
+    process.signal(signal.SIGTERM)
+    process.until("something works in it")
+    assert process.ended() == 0
 
 
 def test_killed_and_started_again(own_index: Path) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 from enum import Enum
 from typing import Annotated
 
 import typer
 
 from bowerbird.cli import app, served
+from bowerbird.cli.ending import Deadline, exit_code, leave, unfinished
 from bowerbird.cli.screen import say
 from bowerbird.serve.listening import PORT
 
@@ -185,8 +185,11 @@ def serve(
         further = f"  page {address}/" if page else ""
         say(f"Serving {named}{what} at {address}/v1  docs {address}/docs{further}")
 
-    if run(options, started=started) == signal.SIGINT:
-        raise typer.Exit(130)
+    number = run(options, started=started, stopping=Deadline().set)
+    if unfinished():
+        leave(number)
+    if code := exit_code(number):
+        raise typer.Exit(code)
 
 
 def _named(given: str) -> str | tuple[str, str]:

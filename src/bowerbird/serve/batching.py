@@ -22,8 +22,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bowerbird.errors import BowerbirdError, EngineError, InputError
+from bowerbird.errors import BowerbirdError, InputError
+from bowerbird.serve.accounts import SLOT_SECONDS, Accounts
 from bowerbird.serve.lanes import Batch, Call, Lane, Queue, Work
+from bowerbird.serve.leaving import told_of_leaving
+from bowerbird.serve.runs import run, unexpected
 
 __all__ = ["Batch", "BusyError", "Call", "Lane", "Scheduler", "Work"]
 
@@ -31,9 +34,6 @@ _LOG = logging.getLogger("bowerbird")
 
 GATHER_SECONDS = 0.004
 """How long prepared inputs may wait for others that are being prepared."""
-
-SLOT_SECONDS = 0.25
-"""Work that waits is added up by deadline, in slots of so many seconds."""
 
 
 class BusyError(BowerbirdError):
@@ -80,12 +80,9 @@ class Scheduler:
         self.queue_bytes = queue_bytes
         self.watch = watch
         self._changed = threading.Condition(threading.Lock())
-        self._lanes: set[Lane] = set()  # those with anything open
-        self._calls: set[Call] = set()  # likewise
+        self._open = Accounts()
         self._preparing = Queue()
         self._numbers = itertools.count()
-        self._ahead: dict[int, int] = {}  # microseconds of work that is open, by slot of its deadline
-        self._held = 0
         self._stopping = False
         self._workers = [
             threading.Thread(target=self._work, name=f"bowerbird-worker-{number}", daemon=True)
@@ -113,12 +110,12 @@ class Scheduler:
         with self._changed:
             self._check(now + total, size)
             call.open, call.works = len(works), works
-            self._calls.add(call)
+            self._open.calls.add(call)
             ready: dict[Lane, list[Work]] = {}
             raw: list[Work] = []
             for work in works:
                 work.number = next(self._numbers)
-                self._enter(work)
+                self._open.enter(work)
                 if work.prepare is None:
                     ready.setdefault(work.lane, []).append(work)
                 else:
@@ -145,7 +142,8 @@ class Scheduler:
             self._check(time.monotonic() + SLOT_SECONDS, 0)
 
     def wait(self, works: Callable[[Call], Sequence[Work]], count: int) -> Call:
-        """Ask, and wait for all results, in a thread that is no worker.
+        """Ask, and wait for all results, in a thread that is no worker. The call is cancelled when the one leaves for
+        whom the thread works, as `leaving` says.
 
         Args:
             works: what is to be done for a call.
@@ -153,12 +151,19 @@ class Scheduler:
 
         Raises:
             BusyError: see `submit`.
+            LeftError: nobody waits any more.
         """
         done = threading.Event()
         call = Call([None] * count, lambda _: done.set())
         if listed := works(call):
             self.submit(call, listed)
-            done.wait()
+
+            def left() -> None:
+                self.cancel(call)
+                done.set()
+
+            with told_of_leaving(left):
+                done.wait()
         return call
 
     async def result(self, works: Callable[[Call], Sequence[Work]], count: int) -> Call:
@@ -190,20 +195,17 @@ class Scheduler:
     def waiting_seconds(self) -> float:
         """How long all that was accepted and is not done will take."""
         with self._changed:
-            return sum(self._ahead.values()) / 1e6 / len(self._workers)
+            return self._open.seconds() / len(self._workers)
 
     def waiting_inputs(self) -> dict[str, int]:
         """How many inputs wait, by the names of the lanes that have any open."""
-        found: dict[str, int] = {}
         with self._changed:
-            for lane in self._lanes:
-                found[lane.name] = found.get(lane.name, 0) + len(lane.waiting) + lane.preparing
-        return found
+            return self._open.waiting()
 
     def held_bytes(self) -> int:
         """What the inputs hold that were accepted and are not done."""
         with self._changed:
-            return self._held
+            return self._open.held
 
     def stop(self, seconds: float = 30.0) -> bool:
         """Take nothing more, finish what was accepted. Returns whether all of it was done in time.
@@ -219,7 +221,7 @@ class Scheduler:
         if not any(worker.is_alive() for worker in self._workers):
             return True
         with self._changed:
-            left = list(self._calls)
+            left = list(self._open.calls)
             for call in left:
                 for work in call.works:
                     if call.results[work.index] is None:
@@ -234,57 +236,30 @@ class Scheduler:
         """Whether a call may come whose last deadline this is; the lock is held."""
         if self._stopping:
             raise BusyError(1.0, stopping=True)
-        slot = int(until / SLOT_SECONDS)
-        micros = sum(worth for due, worth in self._ahead.items() if due <= slot)
-        ahead = micros / 1e6 / len(self._workers)
+        ahead = self._open.seconds(until) / len(self._workers)
         if ahead > self.queue_seconds:
             raise BusyError(ahead)
-        if self._held and self._held + size > self.queue_bytes:
+        if self._open.held and self._open.held + size > self.queue_bytes:
             raise BusyError(max(1.0, ahead))
 
-    # Accounts; the lock is held
-
-    def _enter(self, work: Work) -> None:
-        lane = work.lane
-        lane.open += 1
-        self._lanes.add(lane)
-        self._held += work.size
-        self._count(work)
-
-    def _count(self, work: Work) -> None:
-        if work.micros:
-            slot = int(work.due / SLOT_SECONDS)
-            self._ahead[slot] = self._ahead.get(slot, 0) + work.micros
-
-    def _leave(self, work: Work) -> None:
-        lane = work.lane
-        lane.open -= 1
-        if not lane.open:
-            self._lanes.discard(lane)  # a model that is unloaded is not held by what it once did
-        self._held -= work.size
-        if work.micros:
-            slot = int(work.due / SLOT_SECONDS)
-            self._ahead[slot] -= work.micros
-            if not self._ahead[slot]:
-                del self._ahead[slot]
-
     def _weigh(self, lane: Lane) -> None:
-        """Now that a lane's speed is known, count what came before that."""
+        """Now that a lane's speed is known, count what came before that; the lock is held."""
         for queue in (lane.waiting, self._preparing):
             for work in queue.works():
                 if work.lane is lane and not work.micros:
                     work.micros = round(lane.seconds_of(work) * 1e6)
-                    self._count(work)
+                    self._open.count(work)
 
     def _give_up(self, call: Call) -> None:
+        """See `cancel`; the lock is held."""
         call.cancelled = True
-        self._calls.discard(call)
+        self._open.calls.discard(call)
         for work in call.works:
             if work.queue is not None:
                 work.lane.preparing -= work.queue is self._preparing
                 work.queue.withdraw(work)
                 work.payload = None
-                self._leave(work)
+                self._open.leave(work)
         call.works = ()
         if self._stopping:
             self._changed.notify_all()
@@ -296,10 +271,10 @@ class Scheduler:
             with self._changed:
                 task = self._next()
                 while task is None:
-                    if self._stopping and not self._lanes:
+                    if self._stopping and not self._open.lanes:
                         self._changed.notify_all()
                         return
-                    gathering = any(len(lane.waiting) for lane in self._lanes)
+                    gathering = any(len(lane.waiting) for lane in self._open.lanes)
                     self._changed.wait(GATHER_SECONDS if gathering else None)
                     task = self._next()
             try:
@@ -312,7 +287,7 @@ class Scheduler:
         now = time.monotonic()
         best: Lane | None = None
         soonest: tuple[float, int] | None = None
-        for lane in self._lanes:
+        for lane in self._open.lanes:
             first = lane.waiting.first()
             if first is None or (lane.preparing and now - first.began < GATHER_SECONDS and not lane.full()):
                 continue
@@ -340,7 +315,7 @@ class Scheduler:
         except InputError as error:
             failed = error
         except BaseException as error:  # noqa: BLE001  one input's trouble is told at its own place
-            failed = _unexpected(error)
+            failed = unexpected(error)
         now = time.monotonic()
         with self._changed:
             lane.preparing -= 1
@@ -360,13 +335,8 @@ class Scheduler:
             work.payload = None
             if work.call.waited < 0:
                 work.call.waited = began - work.began
-        whole = True
         worked = time.thread_time()
-        try:
-            results = _ran(lane, payloads)
-        except BaseException as error:  # noqa: BLE001  engines raise what they like
-            whole = False
-            results = self._one_by_one(lane, payloads, error)
+        results, whole = run(lane, payloads)
         processor = time.thread_time() - worked
         seconds = time.monotonic() - began
         cost = max(work.cost for work in works) * len(works)
@@ -389,24 +359,11 @@ class Scheduler:
             except Exception:  # noqa: BLE001  it is no part of the work
                 _LOG.exception("A watcher of batches failed.")
 
-    @staticmethod
-    def _one_by_one(lane: Lane, payloads: Sequence[Any], error: BaseException) -> list[Any]:
-        """After a run failed: each input alone, so that only those fail that cannot be run."""
-        if len(payloads) == 1:
-            return [_told(error)]
-        results: list[Any] = []
-        for payload in payloads:
-            try:
-                results += _ran(lane, [payload])
-            except BaseException as alone:  # noqa: BLE001  see `_run`
-                results.append(_told(alone))
-        return results
-
     def _finish(self, works: Sequence[Work], results: Sequence[Any]) -> None:
         done: list[Call] = []
         with self._changed:
             for work, result in zip(works, results, strict=True):
-                self._leave(work)
+                self._open.leave(work)
                 call = work.call
                 if call.cancelled:
                     continue
@@ -414,7 +371,7 @@ class Scheduler:
                 call.open -= 1
                 if not call.open:
                     call.works = ()  # what is done refers to nothing that refers to it
-                    self._calls.discard(call)
+                    self._open.calls.discard(call)
                     done.append(call)
             if self._stopping:
                 self._changed.notify_all()
@@ -436,24 +393,3 @@ def _busy(seconds: float, stopping: bool) -> BusyError:
 def _set(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _ran(lane: Lane, payloads: Sequence[Any]) -> list[Any]:
-    results = list(lane.run(payloads))
-    if len(results) != len(payloads):
-        raise EngineError(
-            f"{len(payloads)} inputs gave {len(results)} results.",
-            hint="This is a defect; please report it.",
-        )
-    return results
-
-
-def _told(error: BaseException) -> BowerbirdError:
-    return error if isinstance(error, BowerbirdError) else _unexpected(error)
-
-
-def _unexpected(error: BaseException) -> EngineError:
-    _LOG.error("A batch failed: %s", error, exc_info=error)
-    return EngineError(
-        f"Unexpected {type(error).__name__}: {error}.", hint="This is a defect; please report it."
-    )

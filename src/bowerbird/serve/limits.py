@@ -27,7 +27,8 @@ class Limits:
         idle_seconds: that a connection is kept open between two requests.
         queue_seconds: of work that may come before a request; where more would, it is told to come back (503).
         queue_bytes: that waiting pictures may hold.
-        connections: at once; beyond that, new ones are told to come back (503).
+        connections: at once; beyond that, new ones are told to come back (503). An address that is no proxy's may have
+            half of them.
         per_minute: requests that one key, or one address where there are no keys, may make in a minute; 0: any number.
         concurrent: requests of one key, or one address, at once; 0: any number.
         fetch_bytes: of one picture at an address.

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 from bowerbird.errors import BowerbirdError, ModelNotFoundError
 from bowerbird.models.encoder import Encoder, load
 from bowerbird.serve.batching import Scheduler
 from bowerbird.serve.encoders import SharedEncoder
+from bowerbird.serve.threads import Threads
 
 __all__ = ["ModelInUseError", "ModelState", "Models"]
+
+LOADS = 2
+"""Models that are loaded at once: it takes the disk, the network and memory for what is there twice meanwhile."""
+
+LOADS_WAITING = 64
+"""How many others may wait for that."""
 
 
 class ModelInUseError(BowerbirdError):
@@ -61,14 +72,15 @@ class _Place:
     """One name, and the model when it is there.
 
     Attributes:
+        loading: what all who ask meanwhile wait for; None: it is not being loaded.
         pinned: the index is searched with it.
         named: by whoever has started the service; else by a request.
         ever: whether it has been loaded at any time.
     """
 
     load: Callable[[], Encoder]
-    lock: threading.Lock = field(default_factory=threading.Lock)
     shared: SharedEncoder | None = None
+    loading: Future[SharedEncoder] | None = None
     since: float = 0.0
     used: float = 0.0
     pinned: bool = False
@@ -91,6 +103,8 @@ class Models:
         self.idle_seconds = idle_seconds
         self._places: dict[str, _Place] = {}
         self._lock = threading.Lock()
+        # Apart from all other threads: a model that takes minutes holds up nobody who does not ask for it.
+        self._loads = Threads("bowerbird-load", LOADS, seconds=math.inf, most=LOADS_WAITING)
 
     def add(self, name: str, source: str | Encoder = "", *, pinned: bool = False) -> None:
         """Have a model under a name; it is loaded with the first request for it.
@@ -123,29 +137,43 @@ class Models:
         Raises:
             ModelNotFoundError: there is none of that name here.
             ModelError: it cannot be loaded.
+            BusyError: too many others are being loaded.
         """
-        place = self._place(name)
-        place.used = time.time()
-        shared = place.shared
-        if shared is not None:
-            return shared
-        with place.lock:
-            if place.shared is None:
-                try:
-                    place.shared = SharedEncoder(place.load(), self.scheduler).warm()
-                except BaseException:
-                    self._forget(name, place)
-                    raise
-                place.since, place.ever = time.time(), True
-            return place.shared
+        found = self._asked(name)
+        return found if isinstance(found, SharedEncoder) else found.result()
 
     async def got(self, name: str = "") -> SharedEncoder:
         """As `get`, without holding up the loop."""
+        found = self._asked(name)
+        # Others may wait for it too, so who leaves does not stop it.
+        return found if isinstance(found, SharedEncoder) else await asyncio.shield(asyncio.wrap_future(found))
+
+    def _asked(self, name: str) -> SharedEncoder | Future[SharedEncoder]:
+        """The model of a name, or what it will be; however many ask, it is loaded once."""
         place = self._place(name)
-        if place.shared is not None:
-            place.used = time.time()
-            return place.shared
-        return await asyncio.to_thread(self.get, name)
+        place.used = time.time()
+        with self._lock:
+            if place.shared is not None:
+                return place.shared
+            if place.loading is None:
+                try:
+                    place.loading = self._loads.submit(partial(self._load, name, place))
+                except BaseException:
+                    self._forget(name, place)
+                    raise
+            return place.loading
+
+    def _load(self, name: str, place: _Place) -> SharedEncoder:
+        try:
+            shared = SharedEncoder(place.load(), self.scheduler).warm()
+        except BaseException:
+            with self._lock:
+                place.loading = None
+                self._forget(name, place)
+            raise
+        with self._lock:
+            place.shared, place.since, place.ever, place.loading = shared, time.time(), True, None
+        return shared
 
     def unload(self, name: str) -> bool:
         """Take a model out of memory; requests that have begun with it are finished. Whether it was there.
@@ -154,17 +182,21 @@ class Models:
             ModelNotFoundError: there is none of that name here.
             ModelInUseError: the index is searched with it.
         """
+        place = self._unpinned(name)
         with self._lock:
-            place = self._places.get(name)
-        if place is None:
-            raise _unknown(name, self.names)
-        if place.pinned:
-            raise ModelInUseError(
-                f"The index is searched with {name}.", hint="Models of the index stay in memory."
-            )
-        with place.lock:
             shared, place.shared, place.since = place.shared, None, 0.0
         return shared is not None
+
+    async def unloaded(self, name: str) -> bool:
+        """As `unload`; one that is being loaded is waited for first, which may take minutes."""
+        if (loading := self._unpinned(name).loading) is not None:
+            with suppress(Exception):  # whoever wants it is told
+                await asyncio.shield(asyncio.wrap_future(loading))
+        return await asyncio.to_thread(self.unload, name)
+
+    async def close(self, seconds: float) -> bool:
+        """Load nothing more; whether what is being loaded was there in time."""
+        return await self._loads.close(seconds)
 
     def sweep(self) -> list[str]:
         """Unload what nobody has asked for lately. Returns the names."""
@@ -207,13 +239,25 @@ class Models:
     def loading(self) -> list[str]:
         """Names of models that are being loaded for the first time."""
         with self._lock:
-            return [n for n, place in self._places.items() if not place.ever and place.lock.locked()]
+            return [n for n, place in self._places.items() if not place.ever and place.loading is not None]
 
     def _forget(self, name: str, place: _Place) -> None:
-        """A name that only a request knew, and that is no model: whoever asks for many does not fill the list."""
+        """A name that only a request knew, and that is no model: whoever asks for many does not fill the list. The lock
+        is held.
+        """
+        if not place.named and self._places.get(name) is place:
+            del self._places[name]
+
+    def _unpinned(self, name: str) -> _Place:
         with self._lock:
-            if not place.named and self._places.get(name) is place:
-                del self._places[name]
+            place = self._places.get(name)
+        if place is None:
+            raise _unknown(name, self.names)
+        if place.pinned:
+            raise ModelInUseError(
+                f"The index is searched with {name}.", hint="Models of the index stay in memory."
+            )
+        return place
 
     def _place(self, name: str) -> _Place:
         with self._lock:

@@ -1,12 +1,16 @@
 """HTTP on one connection: uvicorn's, with what a server that strangers can reach needs besides.
 
 Connections whose headers drip in, or never end, are closed; so are those that do not take their answer. Beyond a number
-of connections, new ones are told to come back. Where the server stops, what was sent to it by then is answered.
+of connections, new ones are told to come back, and so are those of an address that has half of them already. Where the
+server stops, what was sent to it by then is answered.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -26,9 +30,76 @@ REFUSED_SECONDS = 2.0
 """Until the headers of a connection that is one too many are there."""
 
 
-def connection(limits: Limits) -> type[Connection]:
-    """The class of connections under some limits, as uvicorn takes it."""
-    return type("Connection", (Connection,), {"limits": limits})
+SHARE = 2
+"""An address may have one of so many connections."""
+
+IPV6_BITS = 64
+"""Of an address that say whose it is: whoever has one has all those that begin with the same."""
+
+
+def connection(limits: Limits, proxies: Sequence[str] = ()) -> type[Connection]:
+    """The class of connections of one server, as uvicorn takes it.
+
+    Args:
+        limits: of the service.
+        proxies: addresses or networks that bring the connections of many, and may have all there are; `*`: every one.
+    """
+    places = Places(limits.connections, proxies)
+    return type("Connection", (Connection,), {"limits": limits, "places": places})
+
+
+class Places:
+    """How many connections there are, and whose.
+
+    Args:
+        most: at once; 0: any number.
+        proxies: as of `connection`.
+    """
+
+    def __init__(self, most: int, proxies: Sequence[str] = ()) -> None:
+        self.most = most
+        self.refused = 0
+        self._all = 0
+        self._taken: Counter[str] = Counter()
+        self._shared = "*" in proxies
+        self._proxies = [ipaddress.ip_network(proxy) for proxy in proxies if proxy != "*"]
+
+    def take(self, host: str) -> str | None:
+        """Take a place for who comes from an address; empty: it has none, such as that of a socket file.
+
+        Returns:
+            what to give back; None: there is no place.
+        """
+        owner = self._owner(host)
+        own = max(1, self.most // SHARE) if owner else self.most
+        if self.most and (self._all >= self.most or self._taken[owner] >= own):
+            return None
+        self._all += 1
+        self._taken[owner] += 1
+        return owner
+
+    def give_back(self, owner: str) -> None:
+        """A connection is gone."""
+        self._all -= 1
+        self._taken[owner] -= 1
+        if not self._taken[owner]:
+            del self._taken[owner]
+
+    def _owner(self, host: str) -> str:
+        """Who answers for an address; empty: nobody alone."""
+        try:
+            address = ipaddress.ip_address(host.partition("%")[0])
+        except ValueError:
+            return ""
+        if isinstance(address, ipaddress.IPv6Address):
+            if address.ipv4_mapped is None:
+                network = ipaddress.IPv6Network((address, IPV6_BITS), strict=False)
+                return "" if self._is_shared(address) else str(network)
+            address = address.ipv4_mapped
+        return "" if self._is_shared(address) else str(address)
+
+    def _is_shared(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+        return self._shared or any(address in network for network in self._proxies)
 
 
 class Connection(HttpToolsProtocol):
@@ -36,9 +107,12 @@ class Connection(HttpToolsProtocol):
 
     Attributes:
         limits: of the service.
+        places: that connections of this server take.
     """
 
     limits: Limits = Limits()
+    places: Places = Places(0)
+    _owner: str | None = None
     _late: asyncio.TimerHandle | None = None
     _taking: asyncio.TimerHandle | None = None
     _in_headers = False
@@ -51,17 +125,22 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there."""
         super().connection_made(transport)
-        count = len(self.connections)
-        if self.limits.connections and count > self.limits.connections:
-            if count > 2 * self.limits.connections + 16:
+        self._owner = self.places.take(self.client[0] if self.client else "")
+        if self._owner is None:
+            self._refused = True
+            self.places.refused += 1
+            if self.places.refused > self.limits.connections + 16:
                 transport.abort()  # not even to tell them is possible any more
                 return
-            self._refused = True
             self.app = _busy
         self._expect_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
+        if self._owner is not None:
+            self.places.give_back(self._owner)
+        elif self._refused:
+            self.places.refused -= 1
         self._headers_came()
         if self._taking is not None:
             self._taking.cancel()
@@ -209,7 +288,9 @@ def _error(message: str, code: str, kind: str = "invalid_request_error") -> byte
 async def _busy(scope: Any, receive: Any, send: Any) -> None:
     """To a client that is one too many."""
     body = _error(
-        "More clients are connected than can be served. Try again in 1 s.", "overloaded", "server_error"
+        "More connections are open than can be served, or than one address may have. Try again in 1 s.",
+        "overloaded",
+        "server_error",
     )
     headers = [
         (b"content-type", b"application/json"),

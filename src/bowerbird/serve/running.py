@@ -7,6 +7,7 @@ import logging
 import selectors
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -20,7 +21,7 @@ from bowerbird.serve.api.door import Door
 from bowerbird.serve.keys import Keys
 from bowerbird.serve.listening import Listening
 from bowerbird.serve.protocol import connection
-from bowerbird.serve.server import Served
+from bowerbird.serve.server import Served, Stopping
 from bowerbird.serve.service import LocalService
 
 if TYPE_CHECKING:
@@ -30,6 +31,16 @@ __all__ = ["Running"]
 
 LET_IN = 400
 """Looks for clients that still come in when the server stops, 5 ms apart; more than that come for ever."""
+
+GRACE = 3.0
+"""Seconds after `drain_seconds` that the end takes at the most: those whose requests were broken off are told, the last
+traces are sent, and what is open is closed."""
+
+TELLING = 0.5
+"""Seconds of it to tell them."""
+
+CLOSING = 1.0
+"""Seconds of it that the page has, and then the service."""
 
 _LOG = logging.getLogger("bowerbird.serve")
 
@@ -43,10 +54,17 @@ class Running(uvicorn.Server):
         options: of the process.
         keys: to be read again on SIGHUP.
         listening: where clients come.
+        stopping: told by each signal to stop in how many seconds the process shall be gone.
     """
 
     def __init__(
-        self, door: Door, service: LocalService, options: Served, keys: Keys, listening: Listening
+        self,
+        door: Door,
+        service: LocalService,
+        options: Served,
+        keys: Keys,
+        listening: Listening,
+        stopping: Stopping | None = None,
     ) -> None:
         super().__init__(_config(door, options))
         self.door = door
@@ -54,6 +72,7 @@ class Running(uvicorn.Server):
         self.options = options
         self.keys = keys
         self.listening = listening
+        self.stopping = stopping
         self._beside: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._signal = 0
@@ -89,17 +108,24 @@ class Running(uvicorn.Server):
             self._started(self.listening.address("https" if self.options.certfile else "http"))
 
     async def shutdown(self, sockets: list[Any] | None = None) -> None:
-        """Accept nothing more, finish what is here, then let go of the models."""
+        """Accept nothing more, finish what is here, then let go of the models: all within `drain_seconds`."""
+        end = time.monotonic() + self.options.limits.drain_seconds
         for task in self._beside:
             task.cancel()
         await self._let_in()
         if self._page is not None:
             self._page.leave()
+        # It is handed on to `asyncio.wait_for`.
+        self.config.timeout_graceful_shutdown = max(0.0, end - time.monotonic())  # type: ignore[assignment]
         await super().shutdown(sockets)
+        if self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks, timeout=TELLING)
+        left = CLOSING if self.force_exit else max(CLOSING, end - time.monotonic())
         if self._page is not None:
             with suppress(Exception):  # nobody looks at it any more
-                await self._page.close()
-        await self.service.close()
+                await asyncio.wait_for(self._page.close(), CLOSING)
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self.service.close(), left)
 
     async def _let_in(self) -> None:
         """Those who are connected as far as they know: the system has taken them in, and nobody has looked yet."""
@@ -133,6 +159,8 @@ class Running(uvicorn.Server):
         """Told to stop; told twice by Ctrl-C, wait for nothing."""
         self._signal = self._signal or sig
         super().handle_exit(sig, frame)
+        if self.stopping is not None:
+            self.stopping(GRACE + (0.0 if self.force_exit else self.options.limits.drain_seconds), sig)
 
     def _mounted(self) -> Page | None:
         """The page, of which nothing is imported yet; it asks for keys in a way of its own."""
@@ -200,7 +228,7 @@ def _config(door: Door, options: Served) -> uvicorn.Config:
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     return uvicorn.Config(
         door,
-        http=connection(limits),
+        http=connection(limits, options.proxies),
         ws="none",
         log_config=None,
         access_log=False,
@@ -208,7 +236,6 @@ def _config(door: Door, options: Served) -> uvicorn.Config:
         proxy_headers=bool(options.proxies),
         forwarded_allow_ips=list(options.proxies),
         timeout_keep_alive=max(1, round(limits.idle_seconds)) if limits.idle_seconds else 1 << 20,
-        timeout_graceful_shutdown=max(1, round(limits.drain_seconds)),
         ssl_certfile=options.certfile or None,
         ssl_keyfile=options.keyfile or None,
     )

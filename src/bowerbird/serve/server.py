@@ -9,9 +9,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import ssl
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
@@ -24,6 +22,7 @@ from bowerbird.serve.keys import Keys
 from bowerbird.serve.limits import Limits
 from bowerbird.serve.listening import PORT, Listening, listen
 from bowerbird.serve.logs import AccessLog, logged
+from bowerbird.serve.threads import in_thread
 from bowerbird.serve.tracing import Tracing, tracing
 from bowerbird.settings import settings
 
@@ -32,12 +31,15 @@ if TYPE_CHECKING:
     from bowerbird.serve.service import LocalService
     from bowerbird.serve.tracing import Tracing
 
-__all__ = ["Served", "Started", "in_thread", "serve"]
+__all__ = ["Served", "Started", "Stopping", "serve"]
 
 _LOG = logging.getLogger("bowerbird.serve")
 
 Started: TypeAlias = Callable[[str, str], None]
 """Told what is served, and the address."""
+
+Stopping: TypeAlias = Callable[[float, int], None]
+"""Told by each signal to stop in how many seconds the process shall be gone, and the number of the signal."""
 
 NEEDED = ("fastapi", "uvicorn", "httptools", "orjson", "prometheus_client")
 """Packages that nothing can be served without."""
@@ -107,12 +109,14 @@ class Served:
         check_callers(origins=self.cors, hosts=self.hosts, proxies=self.proxies)
 
 
-def serve(options: Served, *, started: Started | None = None) -> int:
+def serve(options: Served, *, started: Started | None = None, stopping: Stopping | None = None) -> int:
     """Serve until the process is told to stop.
 
     Args:
         options: what, where and to whom.
         started: told what is served and at which address, once requests are answered.
+        stopping: told in how many seconds this will have returned, by a handler of signals; what hangs in a thread may
+            hold it up, and Python waits for some threads when the process ends.
 
     Returns:
         the signal that ended it; 0: it ended by itself.
@@ -140,7 +144,7 @@ def serve(options: Served, *, started: Started | None = None) -> int:
                 any_model=options.any_model,
             ):
                 _LOG.warning(warning)
-            return _run(options, keys, listening, traces, started)
+            return _run(options, keys, listening, traces, started, stopping)
     finally:
         listening.close()
         if traces is not None:
@@ -153,6 +157,7 @@ def _run(
     listening: Listening,
     traces: Tracing | None,
     started: Started | None,
+    stopping: Stopping | None,
 ) -> int:
     from bowerbird.serve.metrics import Metrics
     from bowerbird.serve.service import LocalService
@@ -189,7 +194,7 @@ def _run(
         metrics=metrics,
     )
     told = None if started is None else partial(started, _shown(service, keys))
-    return Running(door, service, options, keys, listening).until_stopped(warming, told)
+    return Running(door, service, options, keys, listening, stopping).until_stopped(warming, told)
 
 
 def _shown(service: LocalService, keys: Keys) -> str:
@@ -244,19 +249,3 @@ def _warmed(service: LocalService) -> None:
         service.registry.get(name)
     for name in service.rerankers.names:
         service.rerankers.get(name)
-
-
-def in_thread(name: str, action: Callable[[], None]) -> Future[None]:
-    """Do something in a thread that nobody waits for when the process ends."""
-    future: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            action()
-        except BaseException as error:  # noqa: BLE001  whoever looks at the future is told
-            future.set_exception(error)
-        else:
-            future.set_result(None)
-
-    threading.Thread(target=run, name=name, daemon=True).start()
-    return future

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,7 +27,7 @@ from bowerbird.serve.indexed import Added, Ask, Page, ServedIndex, Stored
 from bowerbird.serve.limits import Limits
 from bowerbird.serve.models import Models, ModelState
 from bowerbird.serve.rerankers import Rerankers
-from bowerbird.serve.threads import Threads
+from bowerbird.serve.threads import Threads, in_thread
 from bowerbird.settings import settings
 
 __all__ = ["Facts", "LocalService", "NoIndexError", "NotServedError", "Readiness", "Service", "facts_of"]
@@ -276,6 +277,8 @@ class LocalService:
         self._changes = Threads("bowerbird-change", 1, seconds=10 * wait, most=CHANGES_WAITING)
         self._upkeep = Threads("bowerbird-upkeep", 1, seconds=wait, most=1)
         self._reports = Threads("bowerbird-report", 1, seconds=20 * wait, most=CHANGES_WAITING)
+        # Not behind those who change it: that may take a while.
+        self._refreshes = Threads("bowerbird-refresh", 1, seconds=10 * wait, most=CHANGES_WAITING)
 
     @property
     def limits(self) -> Limits:
@@ -307,7 +310,7 @@ class LocalService:
 
     async def search(self, ask: Ask) -> Hits:
         """See `Service`."""
-        return await self._searches.run(partial(self._indexed().search, ask))
+        return await self._searches.read(partial(self._indexed().search, ask))
 
     async def facts(self) -> Facts | None:
         """See `Service`."""
@@ -356,8 +359,7 @@ class LocalService:
         """See `Service`."""
         if self.index is None:
             return False
-        # Not behind those who change it: that may take a while.
-        return await asyncio.to_thread(self.index.refresh)
+        return await self._refreshes.run(self.index.refresh)
 
     async def models(self) -> list[ModelState]:
         """See `Service`."""
@@ -366,16 +368,16 @@ class LocalService:
     async def load(self, model: str) -> ModelState:
         """See `Service`."""
         if model in self.rerankers.names:
-            await asyncio.to_thread(self.rerankers.get, model)
+            await self._reranks.run(partial(self.rerankers.get, model))
             return self.rerankers.state(model)
         await self.registry.got(model)
         return self.registry.state(model)
 
     async def unload(self, model: str) -> bool:
         """See `Service`."""
-        own = self.rerankers if model in self.rerankers.names else self.registry
-        # One that is being loaded is waited for, which may take minutes.
-        return await asyncio.to_thread(own.unload, model)
+        if model in self.rerankers.names:
+            return await self._reranks.run(partial(self.rerankers.unload, model))
+        return await self.registry.unloaded(model)
 
     async def ready(self) -> Readiness:
         """See `Service`."""
@@ -415,9 +417,13 @@ class LocalService:
 
     async def close(self) -> None:
         """See `Service`."""
-        done = await asyncio.to_thread(self.scheduler.stop, self._limits.drain_seconds)
-        for threads in (self._searches, self._reranks, self._changes, self._upkeep, self._reports):
-            threads.close(wait=done)
+        end = time.monotonic() + self._limits.drain_seconds
+        stop = partial(self.scheduler.stop, self._limits.drain_seconds)
+        await asyncio.wrap_future(in_thread("bowerbird-stop", stop))
+        for reading in (self._searches, self._reranks, self._reports, self._refreshes, self.registry):
+            await reading.close(0.0)  # whoever has asked is not here any more
+        for changing in (self._changes, self._upkeep):
+            await changing.close(max(0.0, end - time.monotonic()))
 
     @staticmethod
     async def _checked(check: Awaitable[object]) -> str:

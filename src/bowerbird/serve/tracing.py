@@ -12,9 +12,12 @@ What OpenTelemetry reads from the environment (`OTEL_SERVICE_NAME`, `OTEL_TRACES
 from __future__ import annotations
 
 import time
+from concurrent.futures import TimeoutError as FuturesTimeoutError
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from bowerbird.origin.packages import need
+from bowerbird.serve.threads import in_thread
 from bowerbird.settings import traces_endpoint
 
 if TYPE_CHECKING:
@@ -24,7 +27,8 @@ __all__ = ["Tracing", "tracing"]
 
 STAGES = ("queue", "decode", "model", "search")
 
-SHUTDOWN_MILLIS = 3000
+SHUTDOWN_SECONDS = 1.0
+"""That the last spans may take to be sent; a collector that does not answer must not hold up the end."""
 
 
 def tracing(endpoint: str = "") -> Tracing | None:
@@ -63,9 +67,11 @@ class Tracing:
 
         default = resources.Resource({"service.name": "bowerbird", "service.version": bowerbird.__version__})
         found = resources.OTELResourceDetector().detect()
-        self._provider = sdk.TracerProvider(resource=resources.Resource.create().merge(default).merge(found))
-        exporter = exporting.OTLPSpanExporter(endpoint=address or None)
-        self._provider.add_span_processor(batching.BatchSpanProcessor(exporter))
+        self._provider = sdk.TracerProvider(
+            resource=resources.Resource.create().merge(default).merge(found), shutdown_on_exit=False
+        )
+        self._exporter = exporting.OTLPSpanExporter(endpoint=address or None)
+        self._provider.add_span_processor(batching.BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("bowerbird.serve", bowerbird.__version__)
         self._parents = propagation.TraceContextTextMapPropagator()
 
@@ -105,9 +111,13 @@ class Tracing:
                 at = until
 
     def close(self) -> None:
-        """Send what is left, for some seconds at the most."""
-        self._provider.force_flush(SHUTDOWN_MILLIS)
-        self._provider.shutdown()
+        """Send what is left, for a second at the most: what cannot be sent by then is given up."""
+        # Told to end within a time, a processor still tries again and again to send what it has.
+        ending = in_thread("traces-end", self._provider.shutdown)
+        with suppress(FuturesTimeoutError):
+            ending.result(SHUTDOWN_SECONDS)
+            return
+        self._exporter.shutdown()
 
 
 def _attributes(noted: Noted, route: str) -> dict[str, Any]:

@@ -154,6 +154,18 @@ def test_a_hundred_thousand_inputs(address: str) -> None:
     assert error["param"] == "input"
 
 
+@pytest.mark.parametrize(
+    ("path", "name", "words"), [("embeddings", "input", "inputs"), ("records", "records", "records")]
+)
+def test_they_are_counted_before_they_are_looked_at(address: str, path: str, name: str, words: str) -> None:
+    """None of them is what it should be, which is not found out."""
+    response = httpx2.post(f"{address}/v1/{path}", json={name: [{}] * 100_000}, timeout=60)
+    error = check_refused(response, 400)
+    assert error["code"] == "too_many_inputs"
+    assert error["param"] == name
+    assert f"100,000 {words} were given" in error["message"]
+
+
 def test_an_unknown_model(address: str) -> None:
     error = check_refused(asked(address, {"model": "minni", "input": "a"}), 404)
     assert error["code"] == "model_not_found"

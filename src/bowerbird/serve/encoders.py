@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -21,6 +20,8 @@ from bowerbird.models.text.tower import LONGEST_BATCH, TOKENS_PER_BATCH, TextSid
 from bowerbird.models.vision.tower import ImageSide, Input
 from bowerbird.serve.batching import BusyError, Scheduler
 from bowerbird.serve.lanes import Call, Lane, Work
+from bowerbird.serve.threads import Threads
+from bowerbird.serve.tokenising import tokens_of
 
 __all__ = ["Answer", "SharedEncoder", "check_characters", "check_tokens"]
 
@@ -35,6 +36,9 @@ RUN_TOKENS = 12
 
 TEXT_BYTES, TOKEN_BYTES = 400, 44
 """What a text holds that waits, and each of its tokens."""
+
+READERS = Threads("bowerbird-tokens", 2, seconds=10.0, most=256)
+"""Who sends much text waits for others who do, and for nobody else."""
 
 PROBE = "A photograph of a red dress in a shop window."
 
@@ -172,7 +176,7 @@ class SharedEncoder:
         characters = sum(len(value) for value in inputs if isinstance(value, str))
         check_characters(characters, tokens)
         if characters > min(AT_ONCE, tokens or AT_ONCE):
-            await asyncio.to_thread(asked.read_texts)
+            await READERS.run(asked.read_texts)
             asked.check(tokens)
         call = await self._scheduler.result(asked.works, len(inputs))
         return asked.answer(call, normalize=normalize)
@@ -254,6 +258,7 @@ class _Asked:
         self.output = output
         self.role = role
         self.tokens: dict[int, Tokens] | None = None
+        self.begun: set[int] = set()  # of which only about is known how many more tokens they have
         self.refused: dict[int, InputError] = {}
 
     def read_texts(self) -> None:
@@ -276,10 +281,11 @@ class _Asked:
             texts = [clean(str(self.inputs[index])) for index in indices]
             side = encoder.text
             try:
-                tokens = side.tokens(texts, self.role)
+                tokens, begun = tokens_of(side, texts, self.role)
             except UnsupportedInputError as error:
                 raise _about("role", error) from None
             self.tokens = dict(zip(indices, tokens, strict=True))
+            self.begun = {indices[place] for place in begun}
         except UnsupportedInputError as error:
             self.refused.update(dict.fromkeys(indices, error))
 
@@ -342,7 +348,8 @@ class _Asked:
             if error is not None:
                 outcomes.append(Outcome(index, error=error))
                 continue
-            note = f"cut to {limit} tokens; {lost[index]} more were not read" if index in lost else ""
+            about = "about " if index in self.begun else ""
+            note = f"cut to {limit} tokens; {about}{lost[index]} more were not read" if index in lost else ""
             outcomes.append(unit_outcome(index, result, note, normalize=normalize))
         return Answer(
             outcomes,

@@ -38,8 +38,8 @@ def is_form(request: Request) -> bool:
     )
 
 
-async def json_of(request: Request, kind: type[M]) -> M:
-    """The body as a model.
+async def json_of(request: Request, kind: type[M], most: int = 0) -> M:
+    """The body as a model; see `read`.
 
     Raises:
         ApiError: it is no JSON, or not of this form; says where.
@@ -50,7 +50,7 @@ async def json_of(request: Request, kind: type[M]) -> M:
             "The body is a form; JSON is taken here. Send it with the header Content-Type: application/json.",
             code="unsupported_media_type",
         )
-    found: M = read(kind, await request.body())
+    found: M = read(kind, await request.body(), most)
     return found
 
 

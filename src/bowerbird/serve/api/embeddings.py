@@ -33,6 +33,7 @@ from bowerbird.serve.api.schemas import (
     ImageUrlInput,
     TensorInput,
     TextInput,
+    check_number,
     checked,
     read,
 )
@@ -106,15 +107,9 @@ async def _embeddings(
     if is_form(request):
         asked, items = await _form(request, limits.inputs)
     else:
-        asked = read(EmbeddingsRequest, await request.body())
+        asked = read(EmbeddingsRequest, await request.body(), limits.inputs)
         items = _listed(asked)
-    if len(items) > limits.inputs:
-        raise ApiError(
-            400,
-            f"{len(items):,} inputs were given; {limits.inputs:,} are taken at once. Send them in several requests.",
-            code="too_many_inputs",
-            param="input",
-        )
+    check_number("input", len(items), limits.inputs)
     inputs, refused = await _inputs(items, asked, service, pictures)
     places = [index for index in range(len(items)) if index not in refused]
     answer = Answer([])

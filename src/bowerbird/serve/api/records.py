@@ -20,7 +20,7 @@ from bowerbird.serve.api.examples import PICTURE
 from bowerbird.serve.api.images import image_route
 from bowerbird.serve.api.inputs import Pictures, check_pixels
 from bowerbird.serve.api.paths import ID, id_of, not_found
-from bowerbird.serve.api.schemas import ErrorDetail, Many, Strict, checked
+from bowerbird.serve.api.schemas import ErrorDetail, Many, Strict, check_number, checked
 from bowerbird.serve.api.shown import image_address, shown_attributes, shown_uri
 from bowerbird.serve.indexed import Stored
 from bowerbird.serve.service import Service
@@ -251,16 +251,14 @@ def routes(to: Routes, service: Service, pictures: Pictures, *, show_paths: bool
 async def _read(request: Request, most: int) -> tuple[list[RecordInput], list[bytes]]:
     """Records, and their pictures where they were uploaded."""
     if not is_form(request):
-        asked = await json_of(request, RecordsRequest)
-        _check_number(len(asked.records), most)
-        return asked.records, []
+        return (await json_of(request, RecordsRequest, most)).records, []
     async with form_of(request, most) as form:
         fields, files = await of_fields(
             form, RecordFields, files="image", many=("id", "text"), objects=("attributes",)
         )
     if not files:
         raise ApiError(400, "The form has no picture.", code="invalid_form", param="image")
-    _check_number(len(files), most)
+    check_number("records", len(files), most)
     for name in ("id", "text", "attributes"):
         given = len(getattr(fields, name))
         if given not in (0, len(files)):
@@ -273,16 +271,6 @@ async def _read(request: Request, most: int) -> tuple[list[RecordInput], list[by
     columns = {name: values for name in ("id", "text", "attributes") if (values := getattr(fields, name))}
     rows = ({name: values[place] for name, values in columns.items()} for place in range(len(files)))
     return [checked(RecordInput, row) for row in rows], files
-
-
-def _check_number(given: int, most: int) -> None:
-    if given > most:
-        raise ApiError(
-            400,
-            f"{given:,} records were given; {most:,} are taken at once. Send them in several requests.",
-            code="too_many_inputs",
-            param="records",
-        )
 
 
 async def _add(

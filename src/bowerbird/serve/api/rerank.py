@@ -67,9 +67,9 @@ def routes(to: Routes, service: Service) -> None:
 
     async def rerank(request: Request) -> Response:
         """Say how well each text answers a question, and put the best first."""
-        asked = await json_of(request, RerankRequest)
+        asked = await json_of(request, RerankRequest, service.limits.inputs)
         texts = [one if isinstance(one, str) else one.text for one in asked.documents]
-        _check(asked.query, texts, service)
+        _check(asked.query, service)
         refused: dict[int, InputError] = {
             index: UnsupportedInputError(
                 f"The text has {len(text):,} characters; {service.limits.text_chars:,} are taken."
@@ -103,15 +103,8 @@ def routes(to: Routes, service: Service) -> None:
     )
 
 
-def _check(query: str, texts: list[str], service: Service) -> None:
+def _check(query: str, service: Service) -> None:
     limits = service.limits
-    if len(texts) > limits.inputs:
-        raise ApiError(
-            400,
-            f"{len(texts):,} documents were given; {limits.inputs:,} are taken at once.",
-            code="too_many_inputs",
-            param="documents",
-        )
     if not query.strip():
         raise ApiError(400, "The query is empty.", code="invalid_value", param="query")
     if len(query) > limits.text_chars:

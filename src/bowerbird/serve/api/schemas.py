@@ -16,6 +16,9 @@ __all__ = [
     "Many",
     "TensorInput",
     "TextInput",
+    "check_number",
+    "checked",
+    "read",
 ]
 
 LARGE = 64 << 10
@@ -173,8 +176,13 @@ class EmbeddingsResponse(BaseModel):
     usage: Usage
 
 
-def read(kind: type[Any], body: bytes) -> Any:
+def read(kind: type[Any], body: bytes, most: int = 0) -> Any:
     """A body as a model.
+
+    Args:
+        kind: the model.
+        body: of a request.
+        most: entries that each of its lists may have; 0: any number.
 
     Raises:
         ApiError: it is no JSON, or not of this form; says where.
@@ -192,7 +200,35 @@ def read(kind: type[Any], body: bytes) -> Any:
         raise ApiError(400, f"The body is no JSON: {error}.", code="invalid_json") from None
     if large:
         _check_objects(value)
+    if most and isinstance(value, dict):
+        # Before they are made, one by one: while 100,000 are, nobody is answered.
+        for name in kind.model_fields:
+            if isinstance(given := value.get(name), list):
+                check_number(name, len(given), most)
     return checked(kind, value)
+
+
+def check_number(param: str, given: int, most: int) -> None:
+    """Refuse more entries of a list than are taken.
+
+    Args:
+        param: the field that has them, such as `records`.
+        given: how many.
+        most: that are taken.
+
+    Raises:
+        ApiError: there are more.
+    """
+    from bowerbird.serve.api.errors import ApiError
+
+    if given > most:
+        raise ApiError(
+            400,
+            f"{given:,} {param.removesuffix('s')}s were given; {most:,} are taken at once. "
+            "Send them in several requests.",
+            code="too_many_inputs",
+            param=param,
+        )
 
 
 def _check_objects(value: Any) -> None:

@@ -150,7 +150,7 @@ def routes(to: Routes, service: Service, pictures: Pictures, *, show_paths: bool
         between models. With `min_match`, "nothing matches" is an answer: `data` is empty then, and `below` has what
         came closest.
         """
-        asked, image = await _read(request)
+        asked, image = await _read(request, service.limits.inputs)
         ask = await _ask(asked, image, service, pictures, paths=show_paths)
         began = time.perf_counter()
         try:
@@ -193,9 +193,9 @@ def routes(to: Routes, service: Service, pictures: Pictures, *, show_paths: bool
     )
 
 
-async def _read(request: Request) -> tuple[SearchRequest, bytes | None]:
+async def _read(request: Request, most: int) -> tuple[SearchRequest, bytes | None]:
     if not is_form(request):
-        return await json_of(request, SearchRequest), None
+        return await json_of(request, SearchRequest, most), None
     async with form_of(request, FIELDS) as form:
         asked, files = await of_fields(
             form,

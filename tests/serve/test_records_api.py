@@ -298,7 +298,7 @@ def test_what_is_no_record_is_refused(refusing, body):
 
 
 def test_who_serves_read_only_changes_nothing(client):
-    assert add(client, {"id": "x", "text": "x"}, code=403)["error"]["code"] == "not_served"
+    assert add(client, {"id": "x", "text": "x"}, code=403)["error"]["code"] == "read_only"
     assert client.delete("/v1/records/red-circle").status_code == 403
     assert client.get("/v1/records/red-circle").status_code == 200
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +25,8 @@ from bowerbird.serve.threads import Threads
 from bowerbird.serve.tokenising import tokens_of
 
 __all__ = ["Answer", "SharedEncoder", "check_characters", "check_tokens"]
+
+_LOG = logging.getLogger("bowerbird.serve")
 
 AT_ONCE = 8192
 """Characters that are tokenised where the request is read; more are in another thread, so that nobody waits."""
@@ -373,7 +376,8 @@ def _as_input_error(result: Any, call: Call) -> InputError | None:
     ):
         raise result
     said = result.message if isinstance(result, BowerbirdError) else str(result)
-    return InputError(f"The model failed on this input alone: {said}", hint="Leave it out.")
+    _LOG.warning("A model failed on one input alone: %s", said)
+    return InputError("The model failed on this input alone.", hint="Leave it out.")
 
 
 def _about(param: str, error: UnsupportedInputError) -> UnsupportedInputError:

@@ -30,7 +30,16 @@ from bowerbird.serve.rerankers import Rerankers
 from bowerbird.serve.threads import Threads, in_thread
 from bowerbird.settings import settings
 
-__all__ = ["Facts", "LocalService", "NoIndexError", "NotServedError", "Readiness", "Service", "facts_of"]
+__all__ = [
+    "Facts",
+    "LocalService",
+    "NoIndexError",
+    "NotServedError",
+    "ReadOnlyError",
+    "Readiness",
+    "Service",
+    "facts_of",
+]
 
 _LOG = logging.getLogger("bowerbird.serve")
 
@@ -47,6 +56,10 @@ CHANGES_WAITING = 16
 
 class NotServedError(BowerbirdError):
     """The service is read-only, or does not do this."""
+
+
+class ReadOnlyError(NotServedError):
+    """The service takes no changes."""
 
 
 class NoIndexError(NotServedError):
@@ -170,14 +183,14 @@ class Service(Protocol):
             records: pictures are bytes; those that are not `named` are given an id by their content.
 
         Raises:
-            NotServedError: the service is read-only.
+            ReadOnlyError: the service is.
         """
 
     async def remove(self, ids: Sequence[str]) -> int:
         """Take records out of the index; how many there were.
 
         Raises:
-            NotServedError: the service is read-only.
+            ReadOnlyError: the service is.
         """
 
     async def report(self, kind: str, *, model: str = "", colour: str = "") -> str:
@@ -433,7 +446,7 @@ class LocalService:
             return "ok"  # it is at work
         except Exception as error:  # noqa: BLE001  whatever it is, it is what was asked
             _LOG.warning("Not ready: %s", error)
-            return error.message if isinstance(error, BowerbirdError) else type(error).__name__
+            return f"{type(error).__name__}; the log has the details"
         return "ok"
 
     def _indexed(self) -> ServedIndex:
@@ -446,7 +459,7 @@ class LocalService:
     def _changed(self) -> ServedIndex:
         index = self._indexed()
         if not self.writable:
-            raise NotServedError(
+            raise ReadOnlyError(
                 "The index is served read-only.", hint="Start the service with --writable to allow changes."
             )
         return index

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -17,9 +16,10 @@ from bowerbird.errors import BowerbirdError
 from bowerbird.serve.api import docs, embeddings, health, index, models, records, rerank, search
 from bowerbird.serve.api.astray import no_method, no_route
 from bowerbird.serve.api.document import Routes
-from bowerbird.serve.api.door import Door, Noted
-from bowerbird.serve.api.errors import ApiError, error_of, response_of
+from bowerbird.serve.api.door import Door
+from bowerbird.serve.api.errors import ApiError, error_of, response_of, told
 from bowerbird.serve.api.inputs import Pictures
+from bowerbird.serve.api.noted import Noted
 from bowerbird.serve.api.schemas import invalid
 from bowerbird.serve.keys import Keys
 from bowerbird.serve.limits import Limits
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from bowerbird.serve.metrics import Metrics
 
 __all__ = ["build", "document"]
-
-_LOG = logging.getLogger("bowerbird.serve")
 
 
 def build(
@@ -122,19 +120,17 @@ def _application(
     health.routes(to, service)
     docs.routes(app)
 
-    async def told(request: Request, error: Exception) -> Response:
-        found = _as_error(error, app, request)
-        noted: Noted | None = request.scope.get("bowerbird")
-        if noted is not None:
-            noted.code = found.code
-            if found.status == 500 and isinstance(
-                error, BowerbirdError
-            ):  # others reach the door, which logs them
-                _LOG.error("Request %s failed.", noted.id, exc_info=error)
+    async def refused(request: Request, error: Exception) -> Response:
+        noted: Noted = request.scope["bowerbird"]
+        # What the library did not raise reaches the door as well, which logs it.
+        found = told(
+            _as_error(error, app, request), noted.id, log=isinstance(error, (ApiError, BowerbirdError))
+        )
+        noted.code = found.code
         return response_of(found)
 
     for kind in (ApiError, BowerbirdError, RequestValidationError, HTTPException, TimeoutError, Exception):
-        app.add_exception_handler(kind, told)
+        app.add_exception_handler(kind, refused)
     return app, endpoint
 
 

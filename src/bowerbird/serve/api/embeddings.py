@@ -25,12 +25,14 @@ from bowerbird.serve.api.bodies import field_value, form_of, is_form
 from bowerbird.serve.api.document import Answers, Routes
 from bowerbird.serve.api.errors import ApiError, error_of, plain
 from bowerbird.serve.api.examples import PICTURE
-from bowerbird.serve.api.inputs import Pictures, check_pixels, of_tensor
+from bowerbird.serve.api.inputs import Pictures, beside, check_pixels, of_tensors
+from bowerbird.serve.api.memory import Account, account_of
 from bowerbird.serve.api.schemas import (
     EmbeddingsRequest,
     EmbeddingsResponse,
     ImageInput,
     ImageUrlInput,
+    Tensor,
     TensorInput,
     TextInput,
     check_number,
@@ -38,6 +40,7 @@ from bowerbird.serve.api.schemas import (
     read,
 )
 from bowerbird.serve.encoders import Answer
+from bowerbird.serve.limits import Limits
 from bowerbird.serve.service import Service
 
 _EXAMPLES = {
@@ -110,7 +113,7 @@ async def _embeddings(
         asked = read(EmbeddingsRequest, await request.body(), limits.inputs)
         items = _listed(asked)
     check_number("input", len(items), limits.inputs)
-    inputs, refused = await _inputs(items, asked, service, pictures)
+    inputs, refused = await _inputs(items, asked, service, pictures, account_of(request))
     places = [index for index in range(len(items)) if index not in refused]
     answer = Answer([])
     if places:
@@ -170,55 +173,79 @@ def _listed(asked: EmbeddingsRequest) -> Sequence[Any]:
 
 
 async def _inputs(
-    items: Sequence[Any], asked: EmbeddingsRequest, service: Service, pictures: Pictures
+    items: Sequence[Any],
+    asked: EmbeddingsRequest,
+    service: Service,
+    pictures: Pictures,
+    account: Account,
 ) -> tuple[dict[int, Any], dict[int, InputError]]:
     """By index: what the model is given, or why that cannot be."""
     found: dict[int, Any] = {}
     refused: dict[int, InputError] = {}
-    had = 0
+    sources: dict[int, str] = {}
+    tensors: dict[int, Tensor] = {}
     for index, item in enumerate(items):
         try:
-            found[index] = given = await _input(item, asked, service, pictures, had)
-            had += len(given) if isinstance(given, bytes) else 0
+            _check(item, asked, service.limits)
         except InputError as error:
             refused[index] = error
+            continue
+        if isinstance(item, (str, bytes)):
+            found[index] = item
+        elif isinstance(item, TextInput):
+            found[index] = item.text
+        elif isinstance(item, TensorInput):
+            tensors[index] = item.tensor
+        else:
+            sources[index] = _source(item)
+    if sources or tensors:
+        size = sum(len(one.data) for one in tensors.values())
+        for had, bad in (
+            await pictures.read(sources, account),
+            await beside(size, of_tensors, tensors),
+        ):
+            found.update(had)
+            refused.update(bad)
     if any(isinstance(value, bytes) for value in found.values()):
         given = [found.get(index) for index in range(len(items))]
         refused.update(await asyncio.to_thread(check_pixels, given, service.limits))
     return found, refused
 
 
-async def _input(item: Any, asked: EmbeddingsRequest, service: Service, pictures: Pictures, had: int) -> Any:
+def _check(item: Any, asked: EmbeddingsRequest, limits: Limits) -> None:
+    """See that an input can be taken.
+
+    Raises:
+        InputError: it cannot.
+    """
     text = item if isinstance(item, str) else item.text if isinstance(item, TextInput) else None
     if text is not None:
         if not text:
             raise UnsupportedInputError("The text is empty.", hint="Leave it out.")
-        if len(text) > service.limits.text_chars:
+        if len(text) > limits.text_chars:
             raise UnsupportedInputError(
-                f"The text has {len(text):,} characters; {service.limits.text_chars:,} are taken.",
+                f"The text has {len(text):,} characters; {limits.text_chars:,} are taken.",
                 hint="Cut it: the model reads its beginning only.",
             )
-        return text
-    if isinstance(item, TensorInput):
+    elif isinstance(item, TensorInput):
         if asked.preprocess != "none":
             raise UnsupportedInputError(
                 "A tensor is taken with preprocess=none only.", hint='Add "preprocess": "none".'
             )
-        return of_tensor(item.tensor.shape, item.tensor.data)
-    if asked.preprocess == "none":
+    elif asked.preprocess == "none":
         raise UnsupportedInputError(
             "With preprocess=none a picture is a tensor.",
             hint='Give {"tensor": {"shape": [3, h, w], "data": "<base64>"}}.',
         )
-    if isinstance(item, bytes):
-        if not item:
-            raise UnreadableError("The picture has no bytes.", hint="Send the bytes of the picture file.")
-        return item
+    elif isinstance(item, bytes) and not item:
+        raise UnreadableError("The picture has no bytes.", hint="Send the bytes of the picture file.")
+
+
+def _source(item: ImageInput | ImageUrlInput) -> str:
+    """What a request says of a picture."""
     if isinstance(item, ImageInput):
-        return await pictures.read(item.image, had)
-    assert isinstance(item, ImageUrlInput)
-    url = item.image_url if isinstance(item.image_url, str) else item.image_url.url
-    return await pictures.read(url, had)
+        return item.image
+    return item.image_url if isinstance(item.image_url, str) else item.image_url.url
 
 
 def _response(

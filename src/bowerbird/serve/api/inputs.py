@@ -6,17 +6,32 @@ import asyncio
 import base64
 import binascii
 import io
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
 from bowerbird.errors import InputError, UnreadableError, UnsupportedInputError
 from bowerbird.flow.web import WebFile, WebLimits
 from bowerbird.media.policy import DecodePolicy
+from bowerbird.serve.api.memory import Account
+from bowerbird.serve.api.schemas import Tensor
 from bowerbird.serve.encoders import Prepared
 from bowerbird.serve.limits import Limits
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+LARGE = 1 << 20
+"""Characters of base64 that are decoded at once; of more, others would notice."""
+
+SLICE = 1 << 18
+"""Characters that are decoded in one step, whose length is a multiple of 4: between two, other threads may go on."""
+
+AT_ONCE = 4
+"""Pictures at addresses that are fetched at once for one request, so that none has all threads to itself."""
 
 
 class Pictures:
@@ -36,43 +51,111 @@ class Pictures:
         # Threads of their own: strangers' servers may be slow, and nothing else should wait for them.
         self._threads = ThreadPoolExecutor(max(1, limits.fetches), "bowerbird-fetch") if fetch else None
 
-    async def read(self, source: str, had: int = 0) -> bytes:
-        """The bytes of a picture that is given as a data URL, as plain base64, or by its address.
+    async def read(
+        self, sources: Mapping[int, str], account: Account
+    ) -> tuple[dict[int, bytes], dict[int, InputError]]:
+        """The bytes of a request's pictures; and why others cannot be had.
 
         Args:
-            source: what the request says.
-            had: bytes of the request's other pictures so far; all may have as many as a body.
+            sources: by index, what the request says: a data URL, plain base64, or an address. All that is fetched may
+                have as many bytes as a body.
+            account: of the request; what is fetched is counted there.
 
         Raises:
-            InputError: it is none of these, addresses are not fetched here, or it cannot be had.
+            ApiError: 503, all requests together hold more than they may.
         """
-        head = source[:8].lower()
-        if head.startswith("data:"):
-            return of_data_url(source)
-        if head.startswith(("http://", "https://")):
-            return await self._fetched(source, had)
-        if "://" in source[:20]:
-            raise UnsupportedInputError(
-                f"Pictures at {source.partition('://')[0][:20]}:// addresses are not read.",
-                hint="Give a data URL (data:image/jpeg;base64,...), or upload the file.",
-            )
-        return of_base64(source)
+        away = {index: source for index, source in sources.items() if _is_address(source)}
+        here = {index: source for index, source in sources.items() if index not in away}
+        found, refused = await beside(sum(map(len, here.values())), _decoded, here)
+        if away:
+            fetching = _Fetching(self._fetched, self._limits, account, sum(map(len, found.values())))
+            await fetching.all(away)
+            found.update(fetching.found)
+            refused.update(fetching.refused)
+        return found, refused
 
-    async def _fetched(self, address: str, had: int) -> bytes:
+    async def _fetched(self, address: str) -> bytes:
         if self._threads is None:
             raise UnsupportedInputError(
                 "This service does not fetch pictures from addresses.",
                 hint="Send the picture itself as a data URL, or start the service with --fetch-urls.",
             )
         file = WebFile(address, self._web)
-        if had < self._limits.body_bytes:
-            found = await asyncio.get_running_loop().run_in_executor(self._threads, file.read, self._policy)
-            if had + len(found) <= self._limits.body_bytes:
-                return found
+        return await asyncio.get_running_loop().run_in_executor(self._threads, file.read, self._policy)
+
+
+class _Fetching:
+    """The pictures of one request that are at addresses, a few at a time."""
+
+    def __init__(
+        self, fetched: Callable[[str], Awaitable[bytes]], limits: Limits, account: Account, had: int
+    ) -> None:
+        self._fetched = fetched
+        self._most = limits.body_bytes
+        self._account = account
+        self._had = had
+        self.found: dict[int, bytes] = {}
+        self.refused: dict[int, InputError] = {}
+
+    async def all(self, addresses: Mapping[int, str]) -> None:
+        left = iter(addresses.items())
+        tasks = [asyncio.ensure_future(self._some(left)) for _ in range(min(AT_ONCE, len(addresses)))]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _some(self, left: Iterator[tuple[int, str]]) -> None:
+        for index, address in left:
+            try:
+                self.found[index] = await self._one(address)
+            except InputError as error:
+                self.refused[index] = error
+
+    async def _one(self, address: str) -> bytes:
+        self._account.check()
+        if self._had < self._most:
+            data = await self._fetched(address)
+            if self._had + len(data) <= self._most:
+                self._had += len(data)
+                self._account.hold(len(data))
+                return data
         raise UnsupportedInputError(
-            f"The pictures of this request have more than {self._limits.body_bytes:,} bytes together.",
+            f"The pictures of this request have more than {self._most:,} bytes together.",
             hint="Send fewer at once.",
         )
+
+
+async def beside(size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What a function gives, which decodes so many characters: beside the loop where that takes a while."""
+    return await asyncio.to_thread(function, *args, **kwargs) if size > LARGE else function(*args, **kwargs)
+
+
+def _is_address(source: str) -> bool:
+    return source[:8].lower().startswith(("http://", "https://"))
+
+
+def _decoded(sources: Mapping[int, str]) -> tuple[dict[int, bytes], dict[int, InputError]]:
+    found: dict[int, bytes] = {}
+    refused: dict[int, InputError] = {}
+    for index, source in sources.items():
+        try:
+            found[index] = _of_text(source)
+        except InputError as error:
+            refused[index] = error
+    return found, refused
+
+
+def _of_text(source: str) -> bytes:
+    if source[:5].lower() == "data:":
+        return of_data_url(source)
+    if "://" in source[:20]:
+        raise UnsupportedInputError(
+            f"Pictures at {source.partition('://')[0][:20]}:// addresses are not read.",
+            hint="Give a data URL (data:image/jpeg;base64,...), or upload the file.",
+        )
+    return of_base64(source)
 
 
 def of_data_url(source: str) -> bytes:
@@ -96,9 +179,15 @@ def of_base64(data: str) -> bytes:
     Raises:
         UnsupportedInputError: it is no base64, or is empty.
     """
-    tidy = data.strip().replace("-", "+").replace("_", "/")
+    tidy = data.strip().rstrip("=")
+    tidy += "=" * (-len(tidy) % 4)
     try:
-        found = base64.b64decode(tidy + "=" * (-len(tidy) % 4), validate=True)
+        if 0 <= tidy.find("=") < len(tidy) - 2:
+            raise ValueError("padding before its end")
+        found = b"".join(
+            base64.b64decode(tidy[start : start + SLICE].replace("-", "+").replace("_", "/"), validate=True)
+            for start in range(0, len(tidy), SLICE)
+        )
     except (binascii.Error, ValueError) as error:
         raise UnsupportedInputError(
             f"The picture is neither a data URL nor base64: {error}.",
@@ -107,6 +196,18 @@ def of_base64(data: str) -> bytes:
     if not found:
         raise UnreadableError("The picture has no bytes.", hint="Send the bytes of the picture file.")
     return found
+
+
+def of_tensors(tensors: Mapping[int, Tensor]) -> tuple[dict[int, Prepared], dict[int, InputError]]:
+    """By index, arrays that are ready for the network; and why others are not."""
+    found: dict[int, Prepared] = {}
+    refused: dict[int, InputError] = {}
+    for index, one in tensors.items():
+        try:
+            found[index] = of_tensor(one.shape, one.data)
+        except InputError as error:
+            refused[index] = error
+    return found, refused
 
 
 def of_tensor(shape: Sequence[int], data: str) -> Prepared:

@@ -19,6 +19,7 @@ from bowerbird.serve.api.errors import ApiError, error_of, plain
 from bowerbird.serve.api.examples import PICTURE
 from bowerbird.serve.api.images import image_route
 from bowerbird.serve.api.inputs import Pictures, check_pixels
+from bowerbird.serve.api.memory import Account, account_of
 from bowerbird.serve.api.paths import ID, id_of, not_found
 from bowerbird.serve.api.schemas import ErrorDetail, Many, Strict, check_number, checked
 from bowerbird.serve.api.shown import image_address, shown_attributes, shown_uri
@@ -186,7 +187,7 @@ def routes(to: Routes, service: Service, pictures: Pictures, *, show_paths: bool
         it took too long may still be carried out: sending it again adds nothing twice.
         """
         asked, files = await _read(request, service.limits.inputs)
-        return await _add(asked, files, service, pictures)
+        return await _add(asked, files, service, pictures, account_of(request))
 
     async def record_get(request: Request) -> Response:
         """One record. Its id may hold any character, percent-encoded."""
@@ -274,23 +275,27 @@ async def _read(request: Request, most: int) -> tuple[list[RecordInput], list[by
 
 
 async def _add(
-    asked: Sequence[RecordInput], files: Sequence[bytes], service: Service, pictures: Pictures
+    asked: Sequence[RecordInput],
+    files: Sequence[bytes],
+    service: Service,
+    pictures: Pictures,
+    account: Account,
 ) -> Response:
     await _check_columns(asked, service)
     images: list[bytes | None] = list(files) or [None] * len(asked)
     failed: dict[int, InputError] = {}
-    had = 0
+    sources: dict[int, str] = {}
     for index, one in enumerate(asked):
         try:
-            _check_texts(one, service.limits.text_chars)
+            _check_parts(one, service.limits.text_chars, uploaded=images[index] is not None)
             if one.image is not None:
-                images[index] = given = await pictures.read(one.image, had)
-                had += len(given)
-            if images[index] is None and not _texts(one):
-                raise UnsupportedInputError("The record has neither a picture nor a text.", hint="Give one.")
+                sources[index] = one.image
         except InputError as error:
             failed[index] = error
-    failed = {**await asyncio.to_thread(check_pixels, images, service.limits), **failed}
+    found, bad = await pictures.read(sources, account)
+    for index, data in found.items():
+        images[index] = data
+    failed = {**await asyncio.to_thread(check_pixels, images, service.limits), **failed, **bad}
     places = [index for index in range(len(asked)) if index not in failed]
     # Asked even with nothing to add: whoever may not add is told so in any case.
     added = await service.add(
@@ -355,7 +360,14 @@ def _texts(one: RecordInput) -> tuple[str, ...]:
     )
 
 
-def _check_texts(one: RecordInput, most: int) -> None:
+def _check_parts(one: RecordInput, most: int, *, uploaded: bool) -> None:
+    """See that a record has something, and not too much of it.
+
+    Raises:
+        UnsupportedInputError: it is not so.
+    """
+    if one.image is None and not uploaded and not _texts(one):
+        raise UnsupportedInputError("The record has neither a picture nor a text.", hint="Give one.")
     if len(one.texts or ()) > MOST_TEXTS:
         raise UnsupportedInputError(
             f"The record has {len(one.texts or ()):,} texts; {MOST_TEXTS} are taken.",

@@ -14,6 +14,7 @@ __all__ = [
     "ImageInput",
     "ImageUrlInput",
     "Many",
+    "Tensor",
     "TensorInput",
     "TextInput",
     "check_number",

@@ -16,10 +16,11 @@ from bowerbird.search.page import data_uri
 from bowerbird.search.query import Query
 from bowerbird.serve.api.bodies import answer, form_of, is_form, json_of, of_fields
 from bowerbird.serve.api.document import Answers, Routes
-from bowerbird.serve.api.door import Noted
 from bowerbird.serve.api.errors import ApiError, error_of
 from bowerbird.serve.api.examples import PICTURE
 from bowerbird.serve.api.inputs import Pictures, check_pixels
+from bowerbird.serve.api.memory import Account, account_of
+from bowerbird.serve.api.noted import Noted
 from bowerbird.serve.api.schemas import Many, Strict
 from bowerbird.serve.api.shown import image_address, shown_attributes, shown_uri
 from bowerbird.serve.indexed import Ask
@@ -151,7 +152,7 @@ def routes(to: Routes, service: Service, pictures: Pictures, *, show_paths: bool
         came closest.
         """
         asked, image = await _read(request, service.limits.inputs)
-        ask = await _ask(asked, image, service, pictures, paths=show_paths)
+        ask = await _ask(asked, image, service, pictures, account_of(request), paths=show_paths)
         began = time.perf_counter()
         try:
             hits = await service.search(ask)
@@ -210,7 +211,13 @@ async def _read(request: Request, most: int) -> tuple[SearchRequest, bytes | Non
 
 
 async def _ask(
-    asked: SearchRequest, image: bytes | None, service: Service, pictures: Pictures, *, paths: bool
+    asked: SearchRequest,
+    image: bytes | None,
+    service: Service,
+    pictures: Pictures,
+    account: Account,
+    *,
+    paths: bool,
 ) -> Ask:
     """What the service is asked.
 
@@ -244,7 +251,10 @@ async def _ask(
         raise ApiError(400, "Two query pictures were given.", code="invalid_value", param="image")
     try:
         if asked.image is not None:
-            image = await pictures.read(asked.image)
+            found, refused = await pictures.read({0: asked.image}, account)
+            if refused:
+                raise refused[0]
+            image = found[0]
         if image is not None and (refused := check_pixels([image], limits)):
             raise refused[0]
     except InputError as error:

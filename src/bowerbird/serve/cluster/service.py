@@ -22,7 +22,7 @@ from bowerbird.serve.encoders import Answer, Prepared
 from bowerbird.serve.indexed import Added, Ask, Page, Stored
 from bowerbird.serve.limits import Limits
 from bowerbird.serve.models import ModelState
-from bowerbird.serve.service import Facts, NoIndexError, NotServedError, Readiness
+from bowerbird.serve.service import Facts, NoIndexError, NotServedError, Readiness, ReadOnlyError
 
 __all__ = ["RayService"]
 
@@ -245,7 +245,7 @@ class RayService:
 
     def _writer(self) -> Any:
         if "writer" not in self._parts:
-            raise NotServedError(
+            raise ReadOnlyError(
                 "The index is served read-only.", hint="Deploy it with --writable to allow changes."
             )
         return self._parts["writer"]

@@ -6,8 +6,12 @@ import asyncio
 import json
 import socket
 import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -19,12 +23,16 @@ from tests.serve.processes import check_refused, opened, post, received, running
 from tests.serve.servers import SECONDS, served, serving
 
 import bowerbird as bb
+from bowerbird.errors import ModelFormatError
 from bowerbird.serve.api.app import build
 from bowerbird.serve.api.door import Noted
 from bowerbird.serve.batching import BusyError
+from bowerbird.serve.lanes import Lane, Work
 from bowerbird.serve.limits import Limits
+from bowerbird.serve.protocol import Places
 from bowerbird.serve.service import LocalService
 from bowerbird.serve.threads import Threads
+from bowerbird.settings import settings
 
 JSON = {"content-type": "application/json"}
 
@@ -163,6 +171,135 @@ def test_unloading_a_model_that_is_being_loaded_holds_up_nobody(model: bb.Encode
         for thread in (loading, unloading):
             thread.join(SECONDS)
         assert answers == [200, 200]
+
+
+class _Broken(_Slow):
+    """One that cannot be loaded, as is found out when somebody wants."""
+
+    def __init__(self, card: Any) -> None:
+        super().__init__(card)
+        self.loads = 0
+
+    def warm(self) -> bb.Encoder:
+        self.loads += 1
+        super().warm()
+        raise ModelFormatError("It cannot be loaded.")
+
+
+def test_many_who_wait_for_a_broken_model_have_it_loaded_once_and_hold_up_nobody(model: bb.Encoder) -> None:
+    broken = _Broken(model.card)
+
+    async def scene() -> None:
+        service = LocalService(models=["mini"])
+        service.registry.add("broken", broken)
+        waiting = [asyncio.create_task(service.embed("broken", ["a"])) for _ in range(100)]
+        # In the loop's own threads, of which there are fewer: they are free, and so is the other model.
+        assert await asyncio.to_thread(broken.begun.wait, SECONDS)
+        assert (await service.embed("mini", ["a"])).outcomes[0].error is None
+        waiting[0].cancel()
+        broken.may_end.set()
+        failures = await asyncio.gather(*waiting, return_exceptions=True)
+        assert isinstance(failures[0], asyncio.CancelledError)
+        assert {type(failure) for failure in failures[1:]} == {ModelFormatError}
+        assert broken.loads == 1
+        with pytest.raises(ModelFormatError):
+            await service.embed("broken", ["a"])
+        assert broken.loads == 2, "who comes later finds out whether it is still broken"
+        await service.close()
+
+    asyncio.run(scene())
+
+
+def test_a_search_whose_client_leaves_is_not_run(index_path: Path) -> None:
+    service = LocalService(str(index_path), ["mini"])
+    begun, may_end = threading.Semaphore(0), threading.Event()
+
+    def hold(payloads: Sequence[Any]) -> list[Any]:
+        begun.release()
+        assert may_end.wait(SECONDS)
+        return list(payloads)
+
+    def waiting() -> int:
+        return service.scheduler.waiting_inputs().get("mini/text", 0)
+
+    with served(service) as client, ThreadPoolExecutor(64) as pool:
+        lane = Lane("held", hold, 1, 1)
+        workers = settings().worker_threads
+        held = [
+            pool.submit(service.scheduler.wait, lambda call: [Work(call, 0, 1, "a", lane)], 1)
+            for _ in range(workers)
+        ]
+        try:
+            for _ in held:
+                assert begun.acquire(timeout=SECONDS)
+            with opened(str(client.base_url)) as connection:
+                connection.sendall(post("/v1/search", b'{"text":"a red circle"}'))
+                until(lambda: waiting() == 1)
+            until(lambda: waiting() == 0)
+        finally:
+            may_end.set()
+        assert client.post("/v1/search", json={"text": "a red circle", "k": 1}).status_code == 200
+    assert [call.result(SECONDS).results for call in held] == [["a"]] * workers
+
+
+def until(reached: Callable[[], bool]) -> None:
+    """Wait for something to be so."""
+    for _ in range(100 * SECONDS):
+        if reached():
+            return
+        threading.Event().wait(0.01)
+    pytest.fail("it never is")
+
+
+def test_one_address_does_not_take_all_connections() -> None:
+    limits = Limits(connections=8, header_seconds=60)
+
+    async def good(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            headers = [(b"content-length", b"0")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": b""})
+
+    def status(connection: socket.socket) -> int:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        return received(connection).status
+
+    with serving(good, limits) as address, ExitStack() as connections:
+        greedy = [connections.enter_context(opened(address)) for _ in range(20)]
+        statuses = [status(connection) for connection in greedy]
+        assert statuses == [200] * 4 + [503] * 16
+        try:
+            place = (str(urlsplit(address).hostname), int(urlsplit(address).port or 0))
+            other = socket.create_connection(place, SECONDS, ("127.0.0.2", 0))
+        except OSError:
+            pytest.skip("this machine has one address")
+        with other:
+            assert status(other) == 200
+
+
+def test_whose_a_connection_is() -> None:
+    places = Places(4, ["10.0.0.0/8"])
+
+    def taken(host: str, count: int) -> list[bool]:
+        return [places.take(host) is not None for _ in range(count)]
+
+    assert taken("192.0.2.1", 2) == [True] * 2
+    assert taken("::ffff:192.0.2.1", 1) == [False], "it is the same one"
+    assert taken("2001:db8::1", 1) + taken("2001:db8::2:1", 1) == [True] * 2
+    assert taken("2001:db8:1::1", 1) == [False], "there are no more"
+    for owner in ("192.0.2.1", "192.0.2.1", "2001:db8::/64", "2001:db8::/64"):
+        places.give_back(owner)
+    assert taken("2001:db8::1", 3) == [True, True, False], "two that whoever has the network has"
+    for _ in range(2):
+        places.give_back("2001:db8::/64")
+    assert taken("10.1.2.3", 5) == [True] * 4 + [False], "a proxy brings those of many"
+    for host in ("", "::ffff:10.0.0.1"):  # a socket file, and the same proxies
+        places = Places(4, ["10.0.0.0/8"])
+        assert taken(host, 5) == [True] * 4 + [False]
+    places = Places(4, ["*"])
+    assert taken("192.0.2.1", 5) == [True] * 4 + [False]
+    places = Places(0)
+    assert taken("192.0.2.1", 5) == [True] * 5
 
 
 def test_who_leaves_a_thread_is_counted_until_it_is_free() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import queue
+import socket
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -17,6 +19,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from tests.serve.servers import served
 
+from bowerbird.serve.api.door import Noted
 from bowerbird.serve.service import LocalService
 from bowerbird.serve.tracing import tracing
 
@@ -179,3 +182,14 @@ def test_a_receiver_that_is_gone_disturbs_nobody():
             assert client.post("/v1/embeddings", json=BODY).status_code == 200
     finally:
         traces.close()
+
+
+def test_a_receiver_that_never_answers_does_not_hold_up_the_end():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        traces = tracing(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert traces is not None
+        traces(Noted("an-id", "GET", "/health/live", time.perf_counter(), status=200))
+        began = time.monotonic()
+        traces.close()
+        # It would be asked again for ten seconds.
+        assert time.monotonic() - began < 7

@@ -118,7 +118,9 @@ QueueSeconds: TypeAlias = Annotated[
 ]
 MaxBody: TypeAlias = Annotated[int, _limit("max-body", "Bytes of one request.")]
 MaxInputs: TypeAlias = Annotated[int, _limit("max-inputs", "Texts and pictures of one request.")]
-Connections: TypeAlias = Annotated[int, _limit("connections", "Connections at once.")]
+Connections: TypeAlias = Annotated[
+    int, _limit("connections", "Connections at once; half of them from one address that is no proxy.")
+]
 RequestSeconds: TypeAlias = Annotated[
     float, _limit("request-seconds", "Seconds that a request may take once it is here.")
 ]

@@ -36,10 +36,10 @@ GRACE = 3.0
 """Seconds after `drain_seconds` that the end takes at the most: those whose requests were broken off are told, the last
 traces are sent, and what is open is closed."""
 
-TELLING = 0.5
+TELLING = 0.25
 """Seconds of it to tell them."""
 
-CLOSING = 1.0
+CLOSING = 0.75
 """Seconds of it that the page has, and then the service."""
 
 _LOG = logging.getLogger("bowerbird.serve")
@@ -120,12 +120,12 @@ class Running(uvicorn.Server):
         await super().shutdown(sockets)
         if self.server_state.tasks:
             await asyncio.wait(self.server_state.tasks, timeout=TELLING)
-        left = CLOSING if self.force_exit else max(CLOSING, end - time.monotonic())
         if self._page is not None:
             with suppress(Exception):  # nobody looks at it any more
                 await asyncio.wait_for(self._page.close(), CLOSING)
+        left = 0.0 if self.force_exit else end - time.monotonic()
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self.service.close(), left)
+            await asyncio.wait_for(self.service.close(), max(CLOSING, left))
 
     async def _let_in(self) -> None:
         """Those who are connected as far as they know: the system has taken them in, and nobody has looked yet."""

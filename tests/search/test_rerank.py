@@ -280,7 +280,7 @@ def test_limits_are_on_what_was_found_before(index, judge):
 @pytest.mark.slow
 def test_exact_search_is_not_approximate(tmp_path, model, monkeypatch):
     """Above a size that is made small here Lance's own index proposes candidates, and here it overlooks some."""
-    from bowerbird.store import lance_search
+    from bowerbird.store import lance_memory, lance_search
 
     kinds = (
         ("red", "green", "blue", "black"),
@@ -289,7 +289,8 @@ def test_exact_search_is_not_approximate(tmp_path, model, monkeypatch):
         ("dress", "shoe", "hat", "bag", "car", "house", "tree", "dog", "cat", "cup", "lamp", "chair", "ship"),
     )
     words = [" ".join(parts) for parts in itertools.product(*kinds)]
-    for name, value in {"EXACT_BYTES": 0, "PROBES": 0.01, "SEEN": 0, "OVER": 1}.items():
+    monkeypatch.setattr(lance_memory, "EXACT_BYTES", 0)
+    for name, value in {"PROBES": 0.01, "SEEN": 0, "OVER": 1}.items():
         monkeypatch.setattr(lance_search, name, value)
     bb.Collection.from_texts(words).embed(model).write(tmp_path / "words.bower")
     index = bb.Index.open(tmp_path / "words.bower", model)

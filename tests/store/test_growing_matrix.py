@@ -6,11 +6,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from bowerbird.store import lance_search
+from bowerbird.store import lance_memory
+from bowerbird.store.filters import In
 from bowerbird.store.lance import LanceTable
 from bowerbird.store.table import VectorColumn, schema
 
 DIM = 8
+WITH_VECTORS = 128
+"""Of 150 rows."""
+
 COLUMN = VectorColumn("m__v", "v", "image", DIM)
 
 
@@ -21,7 +25,8 @@ def rows(numbers, seed=0):
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     given = [None if number % 7 == 0 else row.tolist() for number, row in zip(numbers, vectors, strict=True)]
     columns = schema((COLUMN,))
-    values = {"id": [f"r{number}" for number in numbers], COLUMN.name: given}
+    lengths = [None if vector is None else 1.0 for vector in given]
+    values = {"id": [f"r{number}" for number in numbers], COLUMN.name: given, COLUMN.norm: lengths}
     arrays = [pa.array(values.get(field.name, [None] * len(numbers)), field.type) for field in columns]
     return pa.Table.from_arrays(arrays, schema=columns)
 
@@ -30,14 +35,14 @@ def rows(numbers, seed=0):
 def read(monkeypatch):
     """How many rows are read of vector columns."""
     numbers = []
-    batches = lance_search._batches
+    batches = lance_memory.batches
 
     def counted(*arguments, **keywords):
         for batch in batches(*arguments, **keywords):
             numbers.append(len(batch[0]))
             yield batch
 
-    monkeypatch.setattr(lance_search, "_batches", counted)
+    monkeypatch.setattr(lance_memory, "batches", counted)
     return numbers
 
 
@@ -50,7 +55,7 @@ def test_what_came_since_is_read_and_the_rest_kept(tmp_path, read, step):
     vector = np.full(DIM, DIM**-0.5, np.float32)
     before = LanceTable.open(place)
     before.nearest(COLUMN.name, vector, 5, columns=["id"])
-    assert sum(read) == 150
+    assert sum(read) == WITH_VECTORS  # the others cost nothing
     if step == "add":
         table.upsert(rows([200, 201]))
     elif step == "replace":
@@ -66,10 +71,28 @@ def test_what_came_since_is_read_and_the_rest_kept(tmp_path, read, step):
     after, fresh = LanceTable.open(place), LanceTable.open(place)
     after.take_over(before)
     read.clear()
-    found = after.nearest(COLUMN.name, vector, 500, columns=["id"])
-    again = sum(read)
-    expected = fresh.nearest(COLUMN.name, vector, 500, columns=["id"])
-    assert found.equals(expected)
-    assert again <= {"add": 2, "replace": 102, "delete": 100, "nothing": 0}.get(step, 200)
+    some = In("id", tuple(f"r{number}" for number in range(0, 400, 3)))
+    for asked in (
+        {},
+        {"centre": rows([1])[COLUMN.name].combine_chunks().flatten().to_numpy()},
+        {"where": some},
+    ):
+        found = after.nearest(COLUMN.name, vector, 500, columns=["id"], **asked)
+        again, expected = sum(read), fresh.nearest(COLUMN.name, vector, 500, columns=["id"], **asked)
+        assert found.equals(expected)
+        assert again <= {"add": 2, "replace": 2, "delete": 0, "nothing": 0}.get(step, 150) or asked
     # What the one before has read is its own still.
-    assert before.nearest(COLUMN.name, vector, 500, columns=["id"]).num_rows == 128
+    assert before.nearest(COLUMN.name, vector, 500, columns=["id"]).num_rows == WITH_VECTORS
+
+
+def test_what_no_record_has_a_vector_of_is_held_in_memory_however_many_there_are(tmp_path, read, monkeypatch):
+    """An index of texts under a model for pictures too: its pictures are none, and cost what none cost."""
+    table = LanceTable.create(tmp_path / "t.lance", schema((COLUMN,)))
+    table.upsert(rows([7 * number for number in range(300)]))
+    monkeypatch.setattr(lance_memory, "EXACT_BYTES", 4 * DIM)
+    vector = np.full(DIM, DIM**-0.5, np.float32)
+    assert not table.nearest(COLUMN.name, vector, 5, columns=["id"]).num_rows
+    table.upsert(rows([1]))
+    for _ in range(2):
+        assert table.nearest(COLUMN.name, vector, 5, columns=["id"])["id"].to_pylist() == ["r1"]
+    assert sum(read) == 1

@@ -14,7 +14,7 @@ from tests.store.stores import local, s3
 from tests.store.test_table import COLUMN, SCHEMA, contents, rows, units
 
 from bowerbird.errors import IndexDamagedError, IndexReadOnlyError, StoreError
-from bowerbird.store import lance_rows, lance_search
+from bowerbird.store import lance_indexes, lance_memory, lance_rows, lance_search
 from bowerbird.store.filters import Compare, In, IsNull, Not, both
 from bowerbird.store.lance import LanceTable
 from bowerbird.store.table import SCORE, Table, VectorColumn, schema
@@ -102,13 +102,13 @@ def indexed(tmp_path_factory):
     vectors = clustered(2000)
     path = tmp_path_factory.mktemp("indexed") / "t.lance"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lance_search, "EXACT_BYTES", 0)
+        patch.setattr(lance_memory, "EXACT_BYTES", 0)
         table = LanceTable.create(path, schema([WIDE]))
         ids = [f"r{i}" for i in range(2000)]
         table.upsert(rows(ids, vectors, missing=range(0, 2000, 50), column=WIDE))
         exact = table.nearest("v", vectors[1], 5, columns=["id"])
         table.optimize([WIDE])
-    assert lance_search.has_index(table._dataset, "v")
+    assert lance_indexes.has_index(table._dataset, "v")
     assert table.nearest("v", vectors[1], 5, columns=["id"])["id"].to_pylist() == exact["id"].to_pylist()
     return path, vectors
 
@@ -143,7 +143,7 @@ class TestVectorIndex:
         table.upsert(rows(["fresh"], fresh, column=WIDE), remove=["r1"])
         assert table.nearest("v", fresh[0], 1, columns=["id"])["id"].to_pylist() == ["fresh"]
         assert "r1" not in table.nearest("v", vectors[1], 20, columns=["id"])["id"].to_pylist()
-        monkeypatch.setattr(lance_search, "EXACT_BYTES", 0)
+        monkeypatch.setattr(lance_memory, "EXACT_BYTES", 0)
         table.optimize([WIDE])
         assert table.count() == 2000
         assert table.nearest("v", fresh[0], 1, columns=["id"])["id"].to_pylist() == ["fresh"]
@@ -151,7 +151,7 @@ class TestVectorIndex:
     @pytest.mark.parametrize("dimensions", [1, 7, 20, 264, 300, 512])
     def test_any_length_of_vector_can_be_indexed(self, tmp_path, monkeypatch, dimensions):
         column = VectorColumn("v", "features", "image", dimensions)
-        monkeypatch.setattr(lance_search, "EXACT_BYTES", 0)
+        monkeypatch.setattr(lance_memory, "EXACT_BYTES", 0)
         table = LanceTable.create(tmp_path / "t.lance", schema([column]))
         vectors = units(600, dimensions)
         table.upsert(rows([f"r{i}" for i in range(600)], vectors, column=column))
@@ -160,14 +160,14 @@ class TestVectorIndex:
         assert found[SCORE][0].as_py() == pytest.approx(1, abs=1e-3)
 
     def test_hardly_any_vectors(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(lance_search, "EXACT_BYTES", 0)
+        monkeypatch.setattr(lance_memory, "EXACT_BYTES", 0)
         table = LanceTable.create(tmp_path / "t.lance", SCHEMA)
         table.upsert(rows([f"r{i}" for i in range(600)], missing=range(590)))
         table.optimize([COLUMN])
         assert table.nearest("v", units(1)[0], 20, columns=["id"]).num_rows == 10
 
     def test_it_prints_nothing(self, tmp_path, monkeypatch, capfd):
-        monkeypatch.setattr(lance_search, "EXACT_BYTES", 0)
+        monkeypatch.setattr(lance_memory, "EXACT_BYTES", 0)
         table = LanceTable.create(tmp_path / "t.lance", SCHEMA)
         table.upsert(rows([f"r{i}" for i in range(600)]))
         table.optimize([COLUMN])
@@ -177,7 +177,8 @@ class TestVectorIndex:
 def test_an_exact_search_of_a_table_that_does_not_fit_into_memory(indexed, monkeypatch):
     path, vectors = indexed
     table = LanceTable.open(path)
-    monkeypatch.setattr(lance_search, "EXACT_BYTES", 0)
+    monkeypatch.setattr(lance_memory, "EXACT_BYTES", 0)
+    monkeypatch.setattr(lance_memory, "BATCH_ROWS", 64)
     monkeypatch.setattr(lance_search, "BATCH_ROWS", 64)
     there = np.arange(2000) % 50 != 0
     for centre in (None, vectors.mean(0)):
@@ -232,17 +233,17 @@ def test_an_index_grows_without_being_built_again(indexed, tmp_path, monkeypatch
     path, vectors = indexed
     shutil.copytree(path, tmp_path / "t.lance")
     table = LanceTable.open(tmp_path / "t.lance")
-    monkeypatch.setattr(lance_search, "EXACT_BYTES", 0)
-    monkeypatch.setattr(lance_search, "UNINDEXED", 20)
-    monkeypatch.setattr(lance_search, "MOST_BESIDE", 2)
+    monkeypatch.setattr(lance_memory, "EXACT_BYTES", 0)
+    monkeypatch.setattr(lance_indexes, "UNINDEXED", 20)
+    monkeypatch.setattr(lance_indexes, "MOST_BESIDE", 2)
     name = table._dataset.describe_indices()[0].name
-    partitions, beside = lance_search._partitions_of(table._dataset, "v"), []
+    partitions, beside = lance_indexes.partitions_of(table._dataset, "v"), []
     more = clustered(5 * 40, seed=21)
     for run in range(5):
         some = more[run * 40 : run * 40 + 40]
         table.upsert(rows([f"new{run}-{row}" for row in range(40)], some, column=WIDE))
         table.optimize([WIDE])
-        assert lance_search._partitions_of(table._dataset, "v") == partitions
+        assert lance_indexes.partitions_of(table._dataset, "v") == partitions
         beside.append(table._dataset.stats.index_stats(name)["num_indices"] - 1)
     assert max(beside) == 2
     everything = np.concatenate([vectors, more])

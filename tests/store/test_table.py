@@ -455,7 +455,8 @@ class TestTable:
         assert table.nearest("v", units(1)[0], 9, columns=["id"]).num_rows == 0
         vectors = units(2, seed=3)
         made = pa.array(vectors.tolist(), SCHEMA.field(COLUMN.name).type)
-        table.update(pa.table({"id": ["c", "a"], COLUMN.name: made}))
+        lengths = pa.array([1.0, 1.0], pa.float32())
+        table.update(pa.table({"id": ["c", "a"], COLUMN.name: made, COLUMN.norm: lengths}))
         for vector, id_ in zip(vectors, ["c", "a"], strict=True):
             found = table.nearest("v", vector, 3, columns=["id"])
             assert found["id"].to_pylist()[0] == id_

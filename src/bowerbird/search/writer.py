@@ -336,7 +336,10 @@ class Writer:
             leaving = {*(self.known.ids[row] for row in self.stale), *self.surplus}
             remove = sorted(leaving - kept)
             table = arrow_rows(self.rows, self.layout.columns, self.layout.attributes.fields)
-            self.index.table.upsert(table, remove=remove)
+            if remove or len(kept) < len(self.rows) or not kept.isdisjoint(self.known.ids):
+                self.index.table.upsert(table, remove=remove)
+            else:
+                self.index.table.insert(table)
             for old in self.stale:
                 self.known.drop(old)
             for row in self.rows:

@@ -18,8 +18,10 @@ from bowerbird.flow.remote import is_remote
 from bowerbird.store.filters import Filter, IsNull, Not, among
 from bowerbird.store.lance_errors import translated
 from bowerbird.store.lance_filters import to_sql
+from bowerbird.store.lance_indexes import build_index, extend_indexes, outgrown
+from bowerbird.store.lance_memory import Question
 from bowerbird.store.lance_rows import KeptRows
-from bowerbird.store.lance_search import Question, VectorSearch, build_index, extend_indexes, outgrown
+from bowerbird.store.lance_search import VectorSearch
 from bowerbird.store.lance_words import WordSearch, index_words
 from bowerbird.store.location import Location
 from bowerbird.store.table import SCORE, Table, VectorColumn, schema
@@ -157,6 +159,7 @@ class LanceTable(Table):
         """See `Table`."""
         if isinstance(before, LanceTable) and str(before._path) == str(self._path):
             self._vectors.take_over(before._vectors)
+            self._rows_kept.take_over(before._rows_kept)
 
     def drop(self, names: Sequence[str]) -> None:
         """See `Table`."""
@@ -184,6 +187,12 @@ class LanceTable(Table):
             if remove:
                 merge = merge.when_not_matched_by_source_delete(to_sql(among("id", remove), self.fields))
             merge.execute(_last_of_each(rows))
+            self._dataset.checkout_latest()
+
+    def insert(self, rows: pa.Table) -> None:
+        """See `Table`: nothing of what is there is read for it."""
+        with translated(self._path):
+            self._dataset.insert(rows.select([name for name in self.names if name in rows.column_names]))
             self._dataset.checkout_latest()
 
     def update(self, rows: pa.Table) -> None:
@@ -278,7 +287,7 @@ class LanceTable(Table):
                 self._dataset.optimize.compact_files()
             for column in vectors:
                 # Of records that have such a vector: an index of texts has none of pictures.
-                rows = self.count(Not(IsNull(column.name)))
+                rows = self.count(Not(IsNull(column.norm)))
                 if outgrown(self._dataset, column, rows):
                     self._dataset = build_index(self._dataset, column, rows)
             index_words(self._dataset)

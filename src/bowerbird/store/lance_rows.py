@@ -6,7 +6,8 @@ table that answers one question reads just what it shows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -68,6 +69,13 @@ class KeptRows:
         self._kept: dict[int, _Kept] = {}  # by fragment
         self._files: dict[int, tuple[str, ...]] = {}  # of the fragments
         self._version = -1
+        self._lock = threading.Lock()
+
+    def take_over(self, before: KeptRows) -> None:
+        """Keep what was read of an earlier version of the same dataset."""
+        with before._lock:
+            self._questions, self._kept = before._questions, dict(before._kept)
+            self._files, self._version = before._files, before._version
 
     def take(self, dataset: Any, ids: RowIds, columns: Sequence[str]) -> pa.Table:
         """The rows with some ids, in that order."""
@@ -76,33 +84,26 @@ class KeptRows:
         wanted = [name for name in dict.fromkeys(columns) if _is_small(schema, name)]
         if self._questions < KEPT_FROM or not 0 < len(ids) <= MOST_TAKEN or not wanted:
             return dataset._take_rows(ids.tolist(), columns=list(columns))
-        self._forget_changed(dataset)
         fragments = (ids >> np.uint64(32)).astype(np.int64)
-        here = np.unique(fragments).tolist()
-        for fragment in here:
-            self._keep(dataset, fragment, wanted)
-        if not all(fragment in self._kept and self._kept[fragment].has(wanted) for fragment in here):
+        kept = self._held(dataset, np.unique(fragments).tolist(), wanted)
+        if kept is None:
             return dataset._take_rows(ids.tolist(), columns=list(columns))
-        return self._joined(dataset, ids, fragments, columns, wanted)
-
-    def _joined(
-        self, dataset: Any, ids: RowIds, fragments: NDArray[np.int64], columns: Sequence[str], kept: list[str]
-    ) -> pa.Table:
-        import pyarrow as pa
-
-        parts, order = [], []
-        for fragment in np.unique(fragments).tolist():
-            here = np.flatnonzero(fragments == fragment)
-            order.append(here)
-            parts.append(self._kept[fragment].take(ids[here]).select(kept))
-        back = np.empty(len(ids), np.int64)
-        back[np.concatenate(order)] = np.arange(len(ids))
-        found = pa.Table.from_batches(parts).combine_chunks().take(pa.array(back))
-        if rest := [name for name in columns if name not in kept]:
+        found = _joined(ids, fragments, kept, wanted)
+        if rest := [name for name in columns if name not in wanted]:
             taken = dataset._take_rows(ids.tolist(), columns=rest)
             for name in rest:
                 found = found.append_column(taken.schema.field(name), taken[name])
         return found.select(list(columns))
+
+    def _held(self, dataset: Any, fragments: Sequence[int], columns: list[str]) -> dict[int, _Kept] | None:
+        """Fragments of which some columns are kept from now on; None: there is no room for one of them."""
+        with self._lock:  # others wait, rather than read the same
+            self._forget_changed(dataset)
+            for fragment in fragments:
+                self._keep(dataset, fragment, columns)
+            found = {one: self._kept[one] for one in fragments if one in self._kept}
+        whole = len(found) == len(fragments) and all(one.has(columns) for one in found.values())
+        return found if whole else None
 
     def _keep(self, dataset: Any, fragment: int, columns: list[str]) -> None:
         """Read what is missing of a fragment, as long as there is room."""
@@ -137,6 +138,22 @@ class KeptRows:
         for fragment in stale & self._kept.keys():
             del self._kept[fragment]
         self._version, self._files = dataset.version, files
+
+
+def _joined(
+    ids: RowIds, fragments: NDArray[np.int64], kept: Mapping[int, _Kept], columns: list[str]
+) -> pa.Table:
+    """Columns of rows, in their order, from the fragments that hold them."""
+    import pyarrow as pa
+
+    parts, order = [], []
+    for fragment, held in kept.items():
+        here = np.flatnonzero(fragments == fragment)
+        order.append(here)
+        parts.append(held.take(ids[here]).select(columns))
+    back = np.empty(len(ids), np.int64)
+    back[np.concatenate(order)] = np.arange(len(ids))
+    return pa.Table.from_batches(parts).combine_chunks().take(pa.array(back))
 
 
 def _is_small(schema: pa.Schema, name: str) -> bool:

@@ -42,7 +42,12 @@ class VectorColumn:
     @property
     def norm(self) -> str:
         """Name of the column of lengths."""
-        return f"{self.name}__norm"
+        return norm_of(self.name)
+
+
+def norm_of(column: str) -> str:
+    """Name of the column of lengths beside a column of vectors."""
+    return f"{column}{VECTOR_MARK}norm"
 
 
 # What is known of every record that came from a file. All of these may be used in filters.
@@ -156,6 +161,14 @@ class Table(ABC):
             StorageFullError: no space is left; nothing has changed.
             IndexReadOnlyError: the place cannot be written to.
         """
+
+    def insert(self, rows: pa.Table) -> None:
+        """Insert rows whose ids the table does not have, as the caller has made sure; atomic.
+
+        Args:
+            rows: one for each id.
+        """
+        self.upsert(rows)
 
     @abstractmethod
     def update(self, rows: pa.Table) -> None:

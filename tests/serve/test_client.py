@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpx2
 import numpy as np
 import pytest
 from PIL import Image
@@ -169,6 +170,11 @@ def test_what_is_too_much_for_the_service_is_halved(model):
         with pytest.raises(ServiceError) as caught:
             client.embed(["x" * 1000])
         assert caught.value.status == 413
+    with (
+        served(LocalService("", ["mini"], limits=Limits(tokens=12))) as http,
+        bb.Client(str(http.base_url)) as client,
+    ):
+        np.testing.assert_allclose(client.embed(texts), model.embed(texts), atol=2e-3)
 
 
 def test_the_asynchronous_client_says_the_same(asked, client, drawn):
@@ -334,6 +340,52 @@ def test_nobody_there(monkeypatch):
     assert "bowerbird serve" in caught.value.hint
     with pytest.raises(ServiceError, match="cannot be reached"):
         run_async(MISSING, lambda c: c.search("a red dress"), retries=0)
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_who_has_never_answered_is_asked_once_and_who_has_is_waited_for(kind):
+    asked: list[str] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(request.url.path)
+        if len(asked) in (1, 3):  # nobody there yet; and while it is restarted
+            raise httpx2.ConnectError("refused")
+        return httpx2.Response(200, content=MODELS[2])
+
+    transport = httpx2.MockTransport(answer)
+    if kind == "sync":
+        with bb.Client(MISSING, transport=transport) as client:
+            with pytest.raises(ServiceError, match="cannot be reached"):
+                client.models()
+            assert len(asked) == 1
+            client.models()
+            assert client.models()
+    else:
+
+        async def ask(client: bb.AsyncClient) -> None:
+            with pytest.raises(ServiceError, match="cannot be reached"):
+                await client.models()
+            assert len(asked) == 1
+            await client.models()
+            assert await client.models()
+
+        run_async(MISSING, ask, transport=transport)
+    assert len(asked) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("K", "Did you mean k?"), ("wheer", "Did you mean where?"), ("top", "There are text, k")],
+)
+def test_a_misspelt_argument_names_the_one_that_was_meant(name, said):
+    with bb.Client(MISSING) as client, pytest.raises(TypeError) as caught:
+        client.search("a red dress", **{name: 3})
+    assert said in str(caught.value)
+    assert f"search() has no argument {name!r}" in str(caught.value)
+    with pytest.raises(TypeError, match=r"search\(\) has no argument"):
+        run_async(MISSING, lambda c: c.search("a red dress", **{name: 3}))
+    with bb.Client(MISSING) as client, pytest.raises(TypeError, match="missing"):
+        client.rerank("a question")
 
 
 def test_a_silent_server_is_given_up():

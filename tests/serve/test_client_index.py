@@ -14,6 +14,7 @@ import bowerbird as bb
 from bowerbird.errors import (
     DecodeError,
     IndexNotFoundError,
+    IndexReadOnlyError,
     ModelNotFoundError,
     QueryError,
     ServiceError,
@@ -88,7 +89,10 @@ def same_hits(there: bb.Hits, here: bb.Hits) -> None:
 def test_where_files_lie_is_not_told(asked, index_path):
     hits = asked.search("a red circle", k=20)
     assert str(index_path.parent) not in repr(hits.to_dicts())
-    assert list(hits.uris) == list(hits.ids)
+    names = [name or id_ for name, id_ in zip(hits.attributes["name"], hits.ids, strict=True)]
+    assert list(hits.uris) == names
+    assert "red-circle.png" in names
+    assert "red-circle.png" in repr(hits)
 
 
 def test_pictures_are_asked_with(asked, index, drawn, tmp_path):
@@ -133,7 +137,7 @@ def test_a_query_picture_that_is_not_there_is_not_sent(asked, tmp_path):
 
 
 def test_records_come_page_by_page(asked, index, monkeypatch):
-    ids = sorted(index.table.scan(["id"]).__next__().column("id").to_pylist())
+    ids = sorted(id_ for batch in index.table.scan(["id"]) for id_ in batch.column("id").to_pylist())
     assert [record.id for record in asked.records()] == ids
     monkeypatch.setattr("bowerbird.client.client.PAGE", 3)
     assert [record.id for record in asked.records()] == ids
@@ -204,9 +208,10 @@ def test_where_no_record_can_be_added_each_has_its_error(changing):
 
 def test_who_may_not_change_is_told_so(asked):
     for change in (lambda: asked.add({"text": "a"}), lambda: asked.delete("red-circle")):
-        with pytest.raises(ServiceError) as caught:
+        with pytest.raises(IndexReadOnlyError, match="--writable") as caught:
             change()
-        assert caught.value.status == 403
+        assert isinstance(caught.value.__cause__, ServiceError)
+        assert caught.value.__cause__.status == 403
 
 
 def test_models(asked):

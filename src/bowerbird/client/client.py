@@ -10,16 +10,18 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from difflib import get_close_matches
 from functools import update_wrapper
+from inspect import signature
 from itertools import chain, islice
 from types import TracebackType
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, overload
 
 import httpx2
 
 from bowerbird.client import embedding, searching, state, stored
 from bowerbird.client.calls import Answer, Call, Request
-from bowerbird.client.exchange import exchange
+from bowerbird.client.exchange import Steps, exchange
 from bowerbird.client.retries import Retries
 from bowerbird.errors import ServiceError
 from bowerbird.lookahead import ordered_map
@@ -29,6 +31,7 @@ __all__ = ["AsyncClient", "Client"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Transport = TypeVar("Transport")
 
 CONNECT_SECONDS = 10.0
 PAGE = 500
@@ -49,21 +52,42 @@ class Method(Generic[P, T]):
     @overload
     def __get__(self, client: AsyncClient, kind: type) -> Callable[P, Awaitable[T]]: ...
     def __get__(self, client: Any, kind: type) -> Any:
-        call = self._call
         if client is None:
-            return call
+            return self._call
 
         def carried_out(*args: P.args, **kwargs: P.kwargs) -> Any:
-            return client._run(call(*args, **kwargs))
+            return client._run(self._made(*args, **kwargs))
 
         async def awaited(*args: P.args, **kwargs: P.kwargs) -> Any:
-            return await client._run(call(*args, **kwargs))
+            return await client._run(self._made(*args, **kwargs))
 
-        return update_wrapper(awaited if isinstance(client, AsyncClient) else carried_out, call)
+        return update_wrapper(awaited if isinstance(client, AsyncClient) else carried_out, self._call)
+
+    def _made(self, *args: P.args, **kwargs: P.kwargs) -> Call[T]:
+        """The call.
+
+        Raises:
+            TypeError: it has no such argument; says which was meant perhaps.
+        """
+        try:
+            return self._call(*args, **kwargs)
+        except TypeError:
+            known = list(signature(self._call).parameters)
+            unknown = [name for name in kwargs if name not in known]
+            if not unknown:
+                raise
+            near = get_close_matches(unknown[0].lower(), known, 1, 0.6)
+            raise TypeError(
+                f"{self._call.__name__}() has no argument {unknown[0]!r}."
+                f"{f' Did you mean {near[0]}?' if near else ''} There are {', '.join(known)}."
+            ) from None
 
 
-class Methods:
+class Methods(Generic[Transport]):
     """What a service can be asked. Every method takes and gives the same in `Client` and, awaited, in `AsyncClient`."""
+
+    _connected: ClassVar[Callable[..., Any]]
+    """What makes connections, of httpx."""
 
     embed = Method(embedding.embed)
     outcomes = Method(embedding.outcomes)
@@ -81,11 +105,23 @@ class Methods:
     refresh = Method(state.refresh)
     health = Method(state.health)
 
-    def __init__(self, address: str, timeout: float, retries: Retries, parallel: int) -> None:
+    def __init__(
+        self,
+        address: str = "http://localhost:8080",
+        *,
+        api_key: str = "",
+        timeout: float = 90.0,
+        retries: int = 5,
+        retry_seconds: float = 60.0,
+        parallel: int = 4,
+        transport: Transport | None = None,
+    ) -> None:
         self.address = _address(address)
-        self._timeout = httpx2.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS))
-        self._retries = retries
+        self._retries = Retries(retries, retry_seconds)
         self._parallel = max(1, parallel)
+        self._heard = False  # whether the service has ever answered
+        limits = httpx2.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS))
+        self._http = self._connected(headers=_headers(api_key), timeout=limits, transport=transport)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._shown}>"
@@ -105,15 +141,23 @@ class Methods:
             "headers": headers,
         }
 
+    def _steps(self, request: Request[T]) -> Steps[list[T]]:
+        return exchange(request, self._retries, self._shown, heard=self._heard)
 
-class Client(Methods):
+    def _answer(self, response: httpx2.Response) -> Answer:
+        self._heard = True
+        return Answer(response.status_code, response.headers, response.content)
+
+
+class Client(Methods[httpx2.BaseTransport]):
     """A running service.
 
     >>> with bb.Client("http://localhost:8080", api_key="...") as client:    # doctest: +SKIP
     ...     client.search("a red dress", k=10)
 
     Safe to use from several threads. What may be sent twice is sent again where the service is busy (429, 503), is
-    restarted, or a connection breaks, after a pause that grows, or that the service asks for.
+    restarted, or a connection breaks, after a pause that grows, or that the service asks for. Where nobody has ever
+    answered, that is told at once.
 
     Args:
         address: of the service, with or without ``/v1``.
@@ -128,19 +172,8 @@ class Client(Methods):
         ServiceError: the address is none.
     """
 
-    def __init__(
-        self,
-        address: str = "http://localhost:8080",
-        *,
-        api_key: str = "",
-        timeout: float = 90.0,
-        retries: int = 5,
-        retry_seconds: float = 60.0,
-        parallel: int = 4,
-        transport: httpx2.BaseTransport | None = None,
-    ) -> None:
-        super().__init__(address, timeout, Retries(retries, retry_seconds), parallel)
-        self._http = httpx2.Client(headers=_headers(api_key), timeout=self._timeout, transport=transport)
+    _connected = httpx2.Client
+    _http: httpx2.Client
 
     def __enter__(self) -> Client:
         return self
@@ -183,7 +216,7 @@ class Client(Methods):
         return call.joined([read for one in found for read in one])
 
     def _one(self, request: Request[Any]) -> list[Any]:
-        steps = exchange(request, self._retries, self._shown)
+        steps = self._steps(request)
         step = next(steps)
         while True:
             outcome = None
@@ -201,10 +234,10 @@ class Client(Methods):
             response = self._http.request(**self._sending(request))
         except httpx2.RequestError as error:
             return error
-        return Answer(response.status_code, response.headers, response.content)
+        return self._answer(response)
 
 
-class AsyncClient(Methods):
+class AsyncClient(Methods[httpx2.AsyncBaseTransport]):
     """A running service, for programs with an event loop of asyncio.
 
     >>> async with bb.AsyncClient("http://localhost:8080") as client:        # doctest: +SKIP
@@ -216,19 +249,8 @@ class AsyncClient(Methods):
         ServiceError: the address is none.
     """
 
-    def __init__(
-        self,
-        address: str = "http://localhost:8080",
-        *,
-        api_key: str = "",
-        timeout: float = 90.0,
-        retries: int = 5,
-        retry_seconds: float = 60.0,
-        parallel: int = 4,
-        transport: httpx2.AsyncBaseTransport | None = None,
-    ) -> None:
-        super().__init__(address, timeout, Retries(retries, retry_seconds), parallel)
-        self._http = httpx2.AsyncClient(headers=_headers(api_key), timeout=self._timeout, transport=transport)
+    _connected = httpx2.AsyncClient
+    _http: httpx2.AsyncClient
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -271,7 +293,7 @@ class AsyncClient(Methods):
         return call.joined(found)
 
     async def _one(self, request: Request[Any]) -> list[Any]:
-        steps = exchange(request, self._retries, self._shown)
+        steps = self._steps(request)
         step = next(steps)
         while True:
             outcome = None
@@ -289,7 +311,7 @@ class AsyncClient(Methods):
             response = await self._http.request(**self._sending(request))
         except httpx2.RequestError as error:
             return error
-        return Answer(response.status_code, response.headers, response.content)
+        return self._answer(response)
 
 
 async def _next(requests: Iterator[Request[Any]], *, blocking: bool) -> Request[Any] | None:

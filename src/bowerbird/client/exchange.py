@@ -22,19 +22,20 @@ _TOO_MUCH = ("too_many_inputs", "too_many_tokens", "body_too_large")
 """What a service calls requests that it would take in pieces."""
 
 
-def exchange(request: Request[R], retries: Retries, shown: str) -> Steps[list[R]]:
+def exchange(request: Request[R], retries: Retries, shown: str, *, heard: bool) -> Steps[list[R]]:
     """What was read; of a request that was split because it was too much at once, several.
 
     Args:
         request: that is sent.
         retries: bounds.
         shown: address of the service, for messages.
+        heard: whether the service has answered before.
 
     Raises:
         BowerbirdError: the service refused.
         ServiceError: it could not be reached.
     """
-    attempts = Attempts(request, retries)
+    attempts = Attempts(request, retries, heard=heard)
     while True:
         outcome = yield request
         assert outcome is not None
@@ -45,8 +46,8 @@ def exchange(request: Request[R], retries: Retries, shown: str) -> Steps[list[R]
     if isinstance(outcome, Exception):
         raise unreachable(outcome, shown) from outcome
     if (outcome.status == 413 or outcome.code in _TOO_MUCH) and (halves := request.halves()):
-        first = yield from exchange(halves[0], retries, shown)
-        second = yield from exchange(halves[1], retries, shown)
+        first = yield from exchange(halves[0], retries, shown, heard=True)
+        second = yield from exchange(halves[1], retries, shown, heard=True)
         return [*first, *second]
     return [request.read(outcome)]
 

@@ -43,9 +43,12 @@ class Attempts:
     Args:
         request: that is sent.
         retries: bounds.
+        heard: whether the service has answered before: then one that is not there is being restarted, perhaps; else
+            the address is wrong, or nobody has started it.
     """
 
-    def __init__(self, request: Request[Any], retries: Retries) -> None:
+    def __init__(self, request: Request[Any], retries: Retries, *, heard: bool) -> None:
+        self._heard = heard
         self._request = request
         self._retries = retries
         self._made = 0
@@ -57,6 +60,7 @@ class Attempts:
         Args:
             outcome: the answer, or what the network did instead.
         """
+        self._heard = self._heard or isinstance(outcome, Answer)
         wait = self._wished(outcome)
         self._made += 1
         if wait is None or self._made > self._retries.most or time.monotonic() + wait > self._end:
@@ -76,7 +80,7 @@ class Attempts:
             asked = retry_after(outcome.headers)
             return backoff if asked is None else asked + backoff / 4
         if isinstance(outcome, (httpx2.ConnectError, httpx2.ConnectTimeout)):
-            return backoff  # nothing of it was seen
+            return backoff if self._heard else None  # nothing of it was seen
         broken = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError)
         return backoff if self._request.repeatable and isinstance(outcome, broken) else None
 

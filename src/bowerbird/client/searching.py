@@ -77,7 +77,7 @@ def search(  # noqa: PLR0913  what a question may have
 
     Returns:
         the same type as of `Index.search`. `uris` holds where pictures lie only as far as the service tells it, else
-        ids; times among the attributes are texts.
+        the names of their files, else ids; times among the attributes are texts.
 
     Raises:
         QueryError: it cannot be asked.
@@ -172,7 +172,7 @@ def _listed(data: Sequence[Mapping[str, Any]], said: Mapping[str, Any], below: H
         ids=[str(entry["id"]) for entry in data],
         scores=np.asarray([entry["score"] for entry in data], np.float32),
         scale=str(said.get("scale") or ""),
-        uris=[str(entry.get("uri") or entry["id"]) for entry in data],
+        uris=[str(entry.get("uri") or entry["attributes"].get("name") or entry["id"]) for entry in data],
         attributes={name: [one.get(name) for one in told] for name in names},
         notes=tuple(map(str, said.get("notes") or ())),
         match=np.asarray([entry["match"] for entry in data], np.float32) if calibrated else None,

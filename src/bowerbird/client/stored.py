@@ -120,7 +120,8 @@ def delete(ids: str | Iterable[str]) -> Call[int]:
     """Take records out of the index. How many there were.
 
     Raises:
-        ServiceError: the service cannot be reached, refuses, or is read-only.
+        IndexReadOnlyError: the service takes no changes.
+        ServiceError: the service cannot be reached, or refuses.
     """
 
     def read(answer: Answer) -> int:
@@ -140,7 +141,8 @@ def add(
             the `Path` of a picture, whose name becomes the id. Pictures are on this machine: they are sent.
 
     Raises:
-        ServiceError: the service cannot be reached, refuses, or is read-only.
+        IndexReadOnlyError: the service takes no changes.
+        ServiceError: the service cannot be reached, or refuses.
         IndexBusyError: another process is writing and did not finish in time.
     """
     single = isinstance(records, (Record, Mapping, Path))

@@ -24,7 +24,7 @@ from bowerbird.serve.lanes import Call, Lane, Work
 from bowerbird.serve.threads import Threads
 from bowerbird.serve.tokenising import tokens_of
 
-__all__ = ["Answer", "SharedEncoder", "check_characters", "check_tokens"]
+__all__ = ["Answer", "SharedEncoder", "TooManyTokensError", "check_characters", "check_tokens"]
 
 _LOG = logging.getLogger("bowerbird.serve")
 
@@ -74,6 +74,10 @@ class Prepared:
     """An array that is ready for the network: float32 (3, height, width), as of `preprocess="none"`."""
 
     array: NDArray[np.float32]
+
+
+class TooManyTokensError(UnsupportedInputError):
+    """The texts of one request have more tokens than are taken at once."""
 
 
 class SharedEncoder:
@@ -227,10 +231,10 @@ def check_characters(total: int, most: int) -> None:
         most: tokens that are taken; 0: any number.
 
     Raises:
-        UnsupportedInputError: there are more.
+        TooManyTokensError: there are more.
     """
     if most and total > TOKEN_CHARACTERS * most:
-        raise UnsupportedInputError(
+        raise TooManyTokensError(
             f"The texts have {total:,} characters, and so more than the {most:,} tokens together "
             "that are taken at once.",
             hint="Send them in several requests.",
@@ -241,10 +245,10 @@ def check_tokens(total: int, most: int) -> None:
     """Refuse more tokens than are taken; 0: any number is.
 
     Raises:
-        UnsupportedInputError: there are more.
+        TooManyTokensError: there are more.
     """
     if most and total > most:
-        raise UnsupportedInputError(
+        raise TooManyTokensError(
             f"The texts have {total:,} tokens together; {most:,} are taken at once.",
             hint="Send them in several requests.",
         )

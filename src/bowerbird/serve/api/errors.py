@@ -27,6 +27,7 @@ from bowerbird.errors import (
     UnsupportedInputError,
 )
 from bowerbird.serve.batching import BusyError
+from bowerbird.serve.encoders import TooManyTokensError
 from bowerbird.serve.models import ModelInUseError
 from bowerbird.serve.service import NoIndexError, NotServedError, ReadOnlyError
 
@@ -74,6 +75,7 @@ _STATUS: tuple[tuple[type[BaseException], int, str, str, str], ...] = (
     (ScaleError, 400, "invalid_request_error", "invalid_query", ""),
     (UnreadableError, 400, "invalid_request_error", "unreadable_input", ""),
     (DecodeError, 400, "invalid_request_error", "undecodable_input", ""),
+    (TooManyTokensError, 400, "invalid_request_error", "too_many_tokens", ""),
     (UnsupportedInputError, 400, "invalid_request_error", "unsupported_input", ""),
     (InputError, 400, "invalid_request_error", "invalid_input", ""),
     (IndexReadOnlyError, 403, "invalid_request_error", "read_only", "The index cannot be changed."),

@@ -186,6 +186,26 @@ def test_what_is_no_http(address: str) -> None:
     check_refused(exchanged(address, lengths), 400)
 
 
+IN_PIECES = b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("rest", [b"fffffffffffffffff1\r\n", b"2\r\n{}garbage", b"-1\r\n{}\r\n"])
+def test_a_body_that_is_no_http(address: str, rest: bytes) -> None:
+    check_refused(exchanged(address, IN_PIECES + rest), 400)
+
+
+def test_fields_behind_a_body(address: str) -> None:
+    """They are no headers, and have a cap as these do."""
+    body = json.dumps(GOOD).encode()
+    piece = b"%x\r\n%b\r\n0\r\n" % (len(body), body)
+    fields = b"Content-Type: multipart/form-data\r\nX-Api-Key: a\r\n"
+    with opened(address) as connection:
+        connection.sendall(IN_PIECES + piece + fields + b"\r\n")
+        assert received(connection).status == 200
+    error = check_refused(exchanged(address, IN_PIECES + piece + b"X: y\r\n" * 50_000), 431)
+    assert error["code"] == "headers_too_large"
+
+
 class TestBodies:
     def test_more_than_is_taken_is_refused_unread(self, address: str) -> None:
         error = check_refused(exchanged(address, post("/v1/embeddings", b"", length=1 << 30)), 413)

@@ -117,6 +117,7 @@ class Connection(HttpToolsProtocol):
     _taking: asyncio.TimerHandle | None = None
     _in_headers = False
     _header_bytes = 0
+    _trailer_bytes = 0
     _stopping = False
     _refused = False
 
@@ -194,7 +195,16 @@ class Connection(HttpToolsProtocol):
         """The first byte of a request was read."""
         super().on_message_begin()
         self._in_headers = True
-        self._header_bytes = 0
+        self._header_bytes = self._trailer_bytes = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header was read; or a field behind a body in pieces, which nobody here asks for and nobody may believe."""
+        if self._in_headers:
+            super().on_header(name, value)
+            return
+        self._trailer_bytes += len(name) + len(value)
+        if self._trailer_bytes > HEADER_BYTES:
+            self._refuse(431, "The fields behind the body have too many bytes.", "headers_too_large")
 
     def on_headers_complete(self) -> None:
         """The request can be answered, though its body may be still on its way."""
@@ -234,7 +244,11 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, status: int, message: str, code: str) -> None:
         if self.transport.is_closing():
             return
-        if self._is_idle():
+        # Of what is no HTTP any more in the middle of a body, too; but never in the place of an earlier answer.
+        waits = not self.pipeline and self.cycle is not None and self.cycle.more_body
+        if self._is_idle() or (waits and not self.cycle.response_started):
+            if self.cycle is not None:
+                self.cycle.disconnected = True
             body = _error(message, code)
             self.transport.write(
                 STATUS_LINE[status]

@@ -8,6 +8,7 @@ process, ours with 8 sentences a request, ours with one, each of the others with
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import statistics
 import struct
@@ -25,7 +26,7 @@ from benchmarks import soak
 from benchmarks.load import CONNECTIONS, closed, generator, opened, written
 from benchmarks.peers import HERE
 from benchmarks.servers import BOWERBIRD, MODEL, PEERS, Server, bowerbird, ours
-from benchmarks.side_by_side import Contestant, Timed, alternate, report, table, timed, versions
+from benchmarks.side_by_side import Contestant, Meanwhile, Timed, alternate, report, table, timed, versions
 from benchmarks.text import least_cosine, sentences
 
 SIZES = (8, 1)
@@ -42,6 +43,11 @@ SLOWER = 5.0
 
 COLD = 3.0
 """Seconds until the first answer of a new process."""
+
+ALONE = 2.0
+"""Seconds for which single requests are asked, before load at a given rate."""
+
+PARTS = ("rates", "latencies", "cold")
 
 
 @dataclass
@@ -95,11 +101,17 @@ def bodies(folder: Path, texts: Sequence[str]) -> dict[int, Path]:
 
 
 def asked(server: Server, file: Path, size: int, *, connections: int, seconds: float, items: int) -> Timed:
-    """Load for some seconds; what `items` sentences take at the rate that was reached."""
+    """Load for some seconds; what `items` sentences take at the rate that was reached.
+
+    Only good answers count. One that has none takes forever, and the others go on.
+    """
 
     def run() -> float:
-        load = closed(server.url, file, connections=connections, seconds=seconds).good()
-        return items / (load.rate * size)
+        with server.turn():
+            load = closed(server.url, file, connections=connections, seconds=seconds)
+        if load.refused or load.broken:
+            print(f"{server.name} did not answer all well: {load}", file=sys.stderr)
+        return items / (load.rate * size) if load.rate else math.inf
 
     return run
 
@@ -107,14 +119,15 @@ def asked(server: Server, file: Path, size: int, *, connections: int, seconds: f
 def counted(
     server: Counted, file: Path, size: int, shares: Shares, *, connections: int, seconds: float, items: int
 ) -> Timed:
-    """As `asked`, and what it took of the processors."""
+    """As `asked`, and what it took of the processors; every answer has to be good."""
 
     def run() -> float:
-        whole, inside = server.cpu(), server.model()
-        load = closed(server.url, file, connections=connections, seconds=seconds).good()
-        shares.requests.append(load.requests)
-        shares.all.append(server.cpu() - whole)
-        shares.model.append(server.model() - inside)
+        with server.turn():
+            whole, inside = server.cpu(), server.model()
+            load = closed(server.url, file, connections=connections, seconds=seconds).good()
+            shares.requests.append(load.requests)
+            shares.all.append(server.cpu() - whole)
+            shares.model.append(server.model() - inside)
         return items / (load.rate * size)
 
     return run
@@ -126,7 +139,10 @@ def within(ours_: Contestant, base: Contestant) -> list[float]:
 
 
 def rates(given: argparse.Namespace, texts: Sequence[str], folder: Path) -> tuple[str, dict[int, float]]:
-    """Tables of rates and of what requests take of the processor; and requests a second of ours by size."""
+    """Tables of rates and of what requests take of the processor; and requests a second of ours by size.
+
+    A server is held while others have their turn.
+    """
     model = bb.load(MODEL)
     items = len(texts)
     exact = bb.load(MODEL, precision="exact").embed(texts)
@@ -147,12 +163,14 @@ def rates(given: argparse.Namespace, texts: Sequence[str], folder: Path) -> tupl
         servers: list[Server] = [own]
         for peer in given.peers:
             try:
+                print(f"Starting {peer} ...", file=sys.stderr, flush=True)
                 servers.append(stack.enter_context(PEERS[peer]()))
             except Exception as error:  # noqa: BLE001  whatever keeps it from running is told, and the others go on
                 print(f"{peer} does not run here: {error}", file=sys.stderr)
         for server in servers:
             server.settle()
             cosine = least_cosine(exact[:64], _unit(server.embed(list(texts[:64]))))
+            server.pause()
             for size in SIZES:
                 how = {"connections": given.connections, "seconds": given.seconds, "items": items}
                 run = (
@@ -214,7 +232,7 @@ def latencies(given: argparse.Namespace, texts: Sequence[str], folder: Path, mos
             for arrivals in ("even", "random"):
                 rows: list[tuple[float, float, float]] = []
                 for _ in range(given.rounds):
-                    single = closed(server.url, files[size], connections=1, seconds=given.seconds).good()
+                    single = closed(server.url, files[size], connections=1, seconds=ALONE).good()
                     half = opened(
                         server.url,
                         files[size],
@@ -235,6 +253,15 @@ def latencies(given: argparse.Namespace, texts: Sequence[str], folder: Path, mos
     return "\n".join(lines)
 
 
+def greatest(given: argparse.Namespace, texts: Sequence[str], folder: Path) -> dict[int, float]:
+    """Requests a second that are answered at most, by size."""
+    files = bodies(folder, texts)
+    how = {"connections": given.connections, "seconds": given.seconds}
+    with bowerbird() as server:
+        server.settle()
+        return {size: closed(server.url, files[size], **how).good().rate for size in SIZES}
+
+
 def cold(rounds: int) -> str:
     """Seconds from the start of a new process to its first answer."""
     taken = []
@@ -249,49 +276,84 @@ def cold(rounds: int) -> str:
     )
 
 
+def _asked() -> argparse.Namespace:
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    arguments.add_argument("--rounds", type=int, default=5, help="that count; one before them does not")
+    arguments.add_argument(
+        "--seconds", type=float, default=5, help="of load, for each server and size of request in each round"
+    )
+    arguments.add_argument("--connections", type=int, default=CONNECTIONS, help="that ask at once for rates")
+    arguments.add_argument("--count", type=int, default=2000, help="sentences, asked again and again")
+    arguments.add_argument(
+        "--peers",
+        nargs="*",
+        default=list(PEERS),
+        choices=list(PEERS),
+        metavar="NAME",
+        help=f"servers to compare with, of {', '.join(PEERS)}; none after the option: only ours",
+    )
+    arguments.add_argument(
+        "--only",
+        nargs="+",
+        default=list(PARTS),
+        choices=PARTS,
+        metavar="PART",
+        help="rates: against the model alone and the peers, and what a request takes outside of the model; "
+        "latencies: at half of the greatest load; cold: from the start of a process to its first answer",
+    )
+    arguments.add_argument(
+        "--soak",
+        type=float,
+        nargs="?",
+        const=600.0,
+        default=0.0,
+        metavar="SECONDS",
+        help="instead of all that: so much mixed load with bad requests (600 where no number is given), the memory "
+        "meanwhile, a storm, and the time until it is over",
+    )
+    return arguments.parse_args()
+
+
+def _leave(*_: object) -> None:
+    """End as after Ctrl-C, so that no server outlives this process."""
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Run it."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--rounds", type=int, default=5)
-    arguments.add_argument("--seconds", type=float, default=8, help="of load, each time")
-    arguments.add_argument("--connections", type=int, default=CONNECTIONS)
-    arguments.add_argument("--count", type=int, default=2000, help="sentences")
-    arguments.add_argument("--peers", nargs="*", default=["infinity"], choices=list(PEERS))
-    arguments.add_argument(
-        "--only", nargs="+", default=["rates", "latencies", "cold"], choices=["rates", "latencies", "cold"]
-    )
-    arguments.add_argument(
-        "--soak", type=float, nargs="?", const=600.0, default=0.0, metavar="SECONDS", help="of mixed load"
-    )
-    given = arguments.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no server outlives this process
+    given = _asked()
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGHUP, _leave)
+    meanwhile = Meanwhile()
     if given.soak:
-        report(soak.soaked(given.soak))
+        body = soak.soaked(given.soak)
+        report(f"{body}\n\n{meanwhile.told()}.")
         return
-    texts = sentences(given.count)
-    parts: list[str] = []
+    parts = measured(given, sentences(given.count))
+    report("\n\n".join([*parts, f"Load by {generator()}. {meanwhile.told()}."]), rounds=given.rounds)
+
+
+def measured(given: argparse.Namespace, texts: Sequence[str]) -> list[str]:
+    """The tables of the parts that are asked for; each is shown on stderr as soon as it is there."""
+    tables: list[str] = []
+
+    def add(part: str) -> None:
+        tables.append(part)
+        print(f"{part}\n", file=sys.stderr, flush=True)
+
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         most: dict[int, float] = {}
         if "rates" in given.only:
             body, most = rates(given, texts, folder)
-            parts.append(body)
+            add(body)
         if "latencies" in given.only:
-            if not most:
-                with bowerbird() as server:
-                    files = bodies(folder, texts)
-                    most = {
-                        size: closed(
-                            server.url, files[size], connections=given.connections, seconds=given.seconds
-                        )
-                        .good()
-                        .rate
-                        for size in SIZES
-                    }
-            parts.append(latencies(given, texts, folder, most))
-    if "cold" in given.only:
-        parts.append(cold(given.rounds))
-    report("\n\n".join([*parts, f"Load by {generator()}."]), rounds=given.rounds)
+            add(latencies(given, texts, folder, most or greatest(given, texts, folder)))
+        if "cold" in given.only:
+            add(cold(given.rounds))
+    return tables
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,14 +23,20 @@ from benchmarks.peers import OFFLINE, python_of
 MODEL = "mini"
 """What every server calls the model."""
 
-STARTING = 300.0
-"""Seconds that a server may take until its first answer."""
+STARTING = 900.0
+"""Seconds that a server may take until its first answer: MAX compiles the model at its first start."""
 
 STOPPING = 20.0
 """Seconds that it may take to end, before it is killed."""
 
 IDLE = 0.05
-"""Seconds of a processor in a second of a server that nobody asks."""
+"""Processors that a server takes at most when nobody asks."""
+
+WORKING = 0.3
+"""Processors above which it is at work on a request."""
+
+SETTLING = 30.0
+"""Seconds after which a server is taken as it is: some are never idle."""
 
 BOWERBIRD = (sys.executable, "-c", "from bowerbird.cli import main; main()", "serve")
 
@@ -69,7 +76,7 @@ class Server:
             [part.replace("{port}", port) for part in command],
             stdout=self._said,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **OFFLINE, "DO_NOT_TRACK": "1"},
+            env={**os.environ, **OFFLINE, "DO_NOT_TRACK": "1", "MAX_SERVE_DISABLE_TELEMETRY": "1"},
             start_new_session=True,
         )
         self.pid = self._child.pid
@@ -118,36 +125,64 @@ class Server:
         times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
         return float(sum(one.user + one.system for one in times))
 
-    def settle(self) -> None:
-        """Wait until it does nothing: what a server does behind its first answer is no part of its answers."""
-        end = time.perf_counter() + STARTING
+    def settle(self, idle: float = IDLE, *, seconds: float = SETTLING, look: float = 1.0) -> None:
+        """Wait until it does nothing: what a server does behind its first answer is no part of its answers.
+
+        Args:
+            idle: processors that it may still take.
+            seconds: after which it is taken as it is.
+            look: seconds over which processors are averaged.
+        """
+        end = time.perf_counter() + seconds
         while time.perf_counter() < end:
             before = self.cpu()
-            time.sleep(1.0)
-            if self.cpu() - before < IDLE:
+            time.sleep(look)
+            if self.cpu() - before < idle * look:
                 return
 
     def resident(self) -> float:
-        """MiB that it holds."""
+        """MiB that it holds, all of its processes together."""
         import psutil
 
-        return float(psutil.Process(self.pid).memory_info().rss) / 2**20
+        process = psutil.Process(self.pid)
+        size = 0
+        for one in (process, *process.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                size += one.memory_info().rss
+        return size / 2**20
 
     def words(self) -> str:
         """The end of what it has printed."""
         self._said.seek(0)
         return self._said.read()[-2000:].decode("utf-8", "replace")
 
+    def pause(self) -> None:
+        """Hold it until `turn`, so that it takes nothing of the processors from the others."""
+        os.killpg(self.pid, signal.SIGSTOP)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """It runs within; then it may finish what is under way, and is held again."""
+        os.killpg(self.pid, signal.SIGCONT)
+        try:
+            yield
+            self.settle(WORKING, seconds=5.0, look=0.2)
+        finally:
+            self.pause()
+
     def stop(self) -> float:
-        """End it, and what it has started; seconds that it took."""
+        """End it, and whatever it has started, also when this is interrupted; seconds that it took."""
         began = time.perf_counter()
-        if self._child.poll() is None:
-            self._child.send_signal(signal.SIGTERM)
-            try:
+        try:
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGCONT)
+            self._child.terminate()
+            with suppress(subprocess.TimeoutExpired):
                 self._child.wait(STOPPING)
-            except subprocess.TimeoutExpired:
+        finally:
+            with suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
-                self._child.wait()
+            self._child.wait()
         return time.perf_counter() - began
 
     def __enter__(self) -> Server:
@@ -187,11 +222,15 @@ def infinity() -> Server:
 
 
 def modular_max() -> Server:
-    """MAX serve on the processor, with the same weights."""
+    """MAX serve on the processor, with the same weights.
+
+    Left to itself it makes no batches on a processor. It is given as many as infinity makes, which is faster.
+    """
     python = python_of("max")
     command = [
         *(str(python.with_name("max")), "serve", "--model", _weights(python), "--served-model-name", MODEL),
-        *("--task", "embeddings_generation", "--devices", "cpu", "--port", "{port}"),
+        *("--task", "embeddings_generation", "--devices", "cpu", "--quantization-encoding", "float32"),
+        *("--max-batch-size", "32", "--host", "127.0.0.1", "--port", "{port}"),
     ]
     return Server("MAX serve", command, versions=_versions(python, "max"))
 

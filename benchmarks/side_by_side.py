@@ -116,6 +116,39 @@ def machine() -> str:
     return f"{model}, {cores} cores, {vectors}, {bf16}; Python {platform.python_version()}; {busy}"
 
 
+class Meanwhile:
+    """What a machine did beside this process and its children, from when this was made.
+
+    Children count once they have ended: ask when they all have.
+    """
+
+    def __init__(self) -> None:
+        self._load = os.getloadavg()[0]
+        self._began, self._all, self._own = time.perf_counter(), _busy(), _own()
+
+    def told(self) -> str:
+        """The load before and now, and what others took of the processors; the host's share is with them."""
+        seconds = time.perf_counter() - self._began
+        others = max(0.0, (_busy() - self._all) - (_own() - self._own)) / seconds
+        return (
+            f"Load {self._load:.1f} before and {os.getloadavg()[0]:.1f} after {seconds:.0f} s, its own included; "
+            f"other work took {others:.2f} of {os.cpu_count()} processors meanwhile"
+        )
+
+
+def _busy() -> float:
+    """Seconds in which processors were not idle, all of the machine, or were the host's."""
+    import psutil
+
+    times = psutil.cpu_times()
+    return float(sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "steal")))
+
+
+def _own() -> float:
+    """Seconds of processors that this process and its ended children took."""
+    return sum(os.times()[:4])
+
+
 def _cpuinfo() -> Mapping[str, str]:
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()

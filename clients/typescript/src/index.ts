@@ -6,6 +6,7 @@
  */
 import createClient, { type Client, type Middleware } from "openapi-fetch";
 
+import { BowerbirdError } from "./errors.js";
 import { type Retries, retrying } from "./retrying.js";
 import type {
   EmbeddingsRequest,
@@ -25,26 +26,7 @@ import type {
 
 export type * from "./schema.js";
 
-/** Why the service refused. */
-export class BowerbirdError extends Error {
-  override readonly name = "BowerbirdError";
-
-  constructor(
-    message: string,
-    /** Of HTTP. */
-    readonly status: number,
-    /** Such as `model_not_found`. */
-    readonly code: string | null = null,
-    /** Which part of the request is meant, such as `input.3`. */
-    readonly param: string | null = null,
-    /** That the service's log knows the request by. */
-    readonly requestId: string | null = null,
-    /** Of several inputs, what was wrong with each. */
-    readonly errors: NonNullable<ErrorDetail["errors"]> = [],
-  ) {
-    super(message);
-  }
-}
+export { BowerbirdError };
 
 export interface Options extends Partial<Retries> {
   /** That the service wants. */

@@ -1054,6 +1054,12 @@ export interface components {
              */
             thumbnails?: boolean;
             /**
+             * Unlike
+             * @description Ids of records to move away from: less like these.
+             * @default null
+             */
+            unlike?: string | string[] | null;
+            /**
              * Weights
              * @description One for each text, then one for the picture or the record; equal by default.
              * @default null
@@ -2463,8 +2469,8 @@ export interface operations {
     record_image: {
         parameters: {
             query?: {
-                /** @description A JPEG of at most 224 pixels a side, or the picture as it was indexed. */
-                size?: "thumbnail" | "original";
+                /** @description A JPEG of at most 224 pixels a side, or of at most so many, of the original where that can be read, else the thumbnail; or the picture as it was indexed. */
+                size?: "thumbnail" | "320" | "480" | "640" | "960" | "1280" | "1920" | "original";
             };
             header?: never;
             path: {
@@ -2715,6 +2721,7 @@ export interface operations {
                     text?: string[];
                     /** @default false */
                     thumbnails?: boolean;
+                    unlike?: string[];
                     /** @description Such as `0.3,0.7`, or as JSON. */
                     weights?: string;
                     where?: string;

@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { once } from "node:events";
+import { type AddressInfo, createServer } from "node:net";
 import { test } from "node:test";
 
 import { Bowerbird, BowerbirdError } from "../src/index.js";
@@ -72,6 +74,9 @@ test("the index is searched", async () => {
   assert.match(alike.data[0]?.thumbnail ?? "", /^data:image\/jpeg;base64,/);
   const filtered = await client.search({ text: "a square", where: "brand = 'acme' and price > 20" });
   assert.ok(filtered.data.length && filtered.data.every((one) => one.attributes["brand"] === "acme"));
+  const less = await client.search({ text: "a red circle", among: "image", unlike: "red-circle", k: 3 });
+  assert.notEqual(less.data[0]?.id, "red-circle");
+  assert.equal((await refusal(client.search("a", { unlike: ["no such record"] }))).param, "unlike");
   assert.equal((await refusal(client.search(""))).code, "invalid_query");
 });
 
@@ -131,6 +136,36 @@ test("nobody waits longer than was allowed", async () => {
   const limited = new Bowerbird(LIMITED, { retryTime: 5000 });
   await limited.models();
   assert.equal((await refusal(limited.models())).code, "rate_limit_exceeded");
+});
+
+test("a service that cannot be reached is told so, at once if it never was there", async () => {
+  const listening = createServer().listen(0, "127.0.0.1");
+  await once(listening, "listening");
+  const { port } = listening.address() as AddressInfo;
+  listening.close();
+  await once(listening, "close");
+  const began = Date.now();
+  const error = await refusal(new Bowerbird(`http://127.0.0.1:${port}`, { retryTime: 600_000, retries: 100 }).models());
+  assert.deepEqual([error.status, error.code], [0, "unreachable"]);
+  assert.match(error.message, /cannot be reached/);
+  assert.ok(error.cause instanceof Error);
+  assert.ok(Date.now() - began < 60_000);
+});
+
+test("an answer that does not come, and a request that is taken back", async () => {
+  const silent = createServer().listen(0, "127.0.0.1");
+  await once(silent, "listening");
+  const address = `http://127.0.0.1:${(silent.address() as AddressInfo).port}`;
+  try {
+    const hasty = new Bowerbird(address, { timeout: 100, retries: 0 });
+    assert.equal((await refusal(hasty.models())).code, "timeout");
+    const mine = new AbortController();
+    const asked = new Bowerbird(address).http.GET("/v1/models", { signal: mine.signal });
+    mine.abort();
+    await assert.rejects(asked, { name: "AbortError" });
+  } finally {
+    silent.close();
+  }
 });
 
 test("every route is there, typed", async () => {

@@ -13,8 +13,9 @@ class Limits:
 
     Attributes:
         body_bytes: of a request, uploads included.
-        bodies_bytes: of all requests that are here at the moment, and all answers that their clients have not taken,
-            together; what comes beyond is refused (503).
+        bodies_bytes: of all requests that are here at the moment, with the pictures that were fetched for them, and all
+            answers that their clients have not taken, together; what comes beyond is refused (503). Of pictures that
+            are being fetched, of which there are `fetches`, it is known only when they are here.
         inputs: of one request: texts and pictures to embed, documents to rerank, records to add.
         text_chars: of one text; the model reads its first tokens in any case.
         tokens: of all texts of one request, as the model counts them.

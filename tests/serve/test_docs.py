@@ -41,8 +41,7 @@ def signed(service: LocalService) -> Iterator[str]:
     """A service that wants a key, with the page where people give it."""
     keys = Keys(text=f"{KEY} name=anna scope=read")
     door = build(service, keys=keys)
-    page = mount(door.app, service, keys=keys)
-    door.admission.gated, door.admission.signed_in = page.mine, page.signed_in
+    mount(door.app, service, keys=keys, admission=door.admission)
     with serving(door) as address:
         yield address
 

@@ -80,8 +80,8 @@ def close(service: LocalService) -> None:
 def paged(place: Path, keys: Keys | None = None) -> Iterator[str]:
     """A service with its page, at an address."""
     service = LocalService(str(place))
-    door = build(service)
-    pages = Pages(mount(door.app, service, keys=keys), door)
+    door = build(service, keys=keys)
+    pages = Pages(mount(door.app, service, keys=keys, admission=door.admission), door)
     try:
         with serving(pages) as address:
             assert pages.there.wait(4 * SECONDS), "the page does not start"
@@ -389,6 +389,62 @@ def test_two_models_side_by_side(visit: Visit) -> None:
 
 
 @needs_chromium
+def test_near_copies_lie_behind_the_first(
+    browser: Any, tmp_path: Path, model: bb.Encoder, drawn: Callable[..., bytes]
+) -> None:
+    """One picture saved again is folded; the same shape in another colour is not."""
+    from PIL import Image
+
+    files = {}
+    for colour in ("red", "blue"):
+        files[colour] = tmp_path / f"{colour}.png"
+        files[colour].write_bytes(drawn(colour, "circle"))
+    for quality in (60, 90):
+        files[f"again-{quality}"] = tmp_path / f"again-{quality}.jpg"
+        Image.open(files["red"]).convert("RGB").save(files[f"again-{quality}"], quality=quality)
+    bb.Collection.from_items([bb.Record(id_, path) for id_, path in files.items()]).embed(model).write(
+        tmp_path / "copies.bower"
+    )
+    with paged(tmp_path / "copies.bower") as address, visiting(browser, address) as visit:
+        visit.open()
+        visit.ask("a red circle")
+        tab = visit.tab
+        seen = tab.locator("#board .card:visible")
+        assert (seen.count(), len(visit.ids)) == (2, 4)
+        tab.get_by_role("button", name="2 near copies").click()
+        assert seen.count() == 4
+        assert set(visit.ids[:3]) == {"red", "again-60", "again-90"}
+        assert not visit.faults
+
+
+@needs_chromium
+def test_a_closer_look_leads_on(visit: Visit) -> None:
+    tab = visit.tab
+    visit.ask("a yellow square")
+    tab.locator("#board .card .shown").first.click()
+    dialog = tab.locator("dialog.closer")
+    first = dialog.locator("h2").inner_text()
+    tab.wait_for_function("document.querySelector('dialog.closer img').naturalWidth > 0")
+    tab.keyboard.press("ArrowRight")
+    assert dialog.locator("h2").inner_text() != first
+    tab.keyboard.press("ArrowLeft")
+    assert dialog.locator("h2").inner_text() == first
+    dialog.get_by_role("button", name="More like this").click()
+    tab.locator(".chip.like").wait_for()
+    assert dialog.count() == 0
+
+
+@needs_chromium
+def test_sliders_are_moved_by_keys(visit: Visit) -> None:
+    tab = visit.tab
+    visit.options()
+    visit.ask("a lecture on quantum chromodynamics")
+    tab.get_by_label("range slider for Least match, in percent").focus()
+    tab.keyboard.press("End")
+    tab.locator(".notice", has_text="Nothing matches").wait_for()
+
+
+@needs_chromium
 @pytest.mark.slow
 def test_the_index_is_drawn(visit: Visit) -> None:
     tab = visit.tab
@@ -507,6 +563,7 @@ def test_whoever_has_a_key_signs_in(browser: Any, evil_index: Path) -> None:
         tab.get_by_role("button", name="Sign in").click()
         tab.locator("#board .welcome").wait_for()
         (cookie,) = tab.context.cookies()
+        assert cookie["name"].endswith(address.rpartition(":")[2]), "another service on this host has its own"
         assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
         assert "sk-a-key" not in cookie["value"]
         visit.ask("a red circle")
@@ -523,6 +580,34 @@ def test_whoever_has_a_key_signs_in(browser: Any, evil_index: Path) -> None:
         tab.get_by_role("button", name="Sign out").click()
         tab.get_by_label("API key").wait_for()
         assert not tab.context.cookies()
+
+
+@needs_chromium
+def test_what_is_asked_on_the_page_counts_among_what_a_key_is_allowed(
+    browser: Any, evil_index: Path, drawn: Callable[..., bytes]
+) -> None:
+    secret = "sk-a-key-of-few-requests"
+    with (
+        paged(evil_index, Keys(text=f"{secret} name=bert rate=3")) as address,
+        visiting(browser, address) as visit,
+    ):
+        tab = visit.tab
+        tab.goto(f"{address}/")
+        tab.get_by_label("API key").fill(secret)
+        tab.get_by_role("button", name="Sign in").click()
+        tab.locator("#board .welcome").wait_for()
+        visit.ask("a red circle")
+        cards = tab.locator("#board .card").count()
+        with httpx2.Client(base_url=address, headers={"authorization": f"Bearer {secret}"}) as same:
+            assert same.post("/v1/search", json={"text": "a shape"}).status_code == 200
+            assert same.post("/v1/search", json={"text": "a shape"}).status_code == 429
+        visit.ask("a green square")
+        tab.locator("#board .notice", has_text="3 requests a minute are allowed").wait_for()
+        assert tab.locator("#board .card").count() == cards, "what is there stays"
+        give = (
+            "async bytes => (await fetch('page/given', {method: 'POST', body: new Uint8Array(bytes)})).status"
+        )
+        assert tab.evaluate(give, list(drawn("red", "circle"))) == 429
 
 
 # Without one
@@ -563,7 +648,11 @@ def test_the_document_leads_nowhere_else(plain: httpx2.Client) -> None:
     assert "<title>Bowerbird</title>" in head
     for outside in ("googleapis", "cloudflare", "huggingface", "raw.githubusercontent"):
         assert outside not in head
-    policies = "; ".join(answer.headers.get_list("content-security-policy"))
+    for name in ("content-security-policy", "x-content-type-options", "referrer-policy"):
+        assert len(answer.headers.get_list(name)) == 1, (
+            "two of one header are read as the stricter, or as none"
+        )
+    policies = answer.headers["content-security-policy"]
     assert "connect-src 'self'" in policies
     assert "'unsafe-inline'" not in policies.split("script-src")[1].split(";")[0]
 
@@ -607,6 +696,8 @@ def test_pictures_of_records(plain: httpx2.Client) -> None:
     for size, kind in (("thumbnail", "image/jpeg"), ("original", "image/png")):
         answer = plain.get("/page/image", params={"id": "blue-square", "size": size})
         assert (answer.status_code, answer.headers["content-type"]) == (200, kind)
+    preview = plain.get("/page/image", params={"id": "blue-square", "size": "320"})
+    assert (preview.status_code, preview.headers["content-type"]) == (200, "image/jpeg")
     for id_ in ("", "../../etc/passwd", "/etc/passwd", "note", "file:///etc/passwd"):
         assert plain.get("/page/image", params={"id": id_, "size": "original"}).status_code == 404
 

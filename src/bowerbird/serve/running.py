@@ -167,13 +167,10 @@ class Running(uvicorn.Server):
         try:
             from bowerbird.serve.page import mount
 
-            page = mount(self.door.app, self.service, keys=self.keys)
+            return mount(self.door.app, self.service, keys=self.keys, admission=self.door.admission)
         except Exception as error:  # noqa: BLE001  see `_show`
             _LOG.warning("There is no page: %s", error)
             return None
-        self.door.admission.gated = page.mine
-        self.door.admission.signed_in = page.signed_in
-        return page
 
     # Beside answering
 

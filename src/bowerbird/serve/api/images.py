@@ -53,8 +53,11 @@ def image_route(to: Routes, service: Service, record_get: Callable[[Request], Aw
     async def record_image(
         request: Request,
         size: Annotated[
-            Literal["thumbnail", "original"],
-            Parameter(description="A JPEG of at most 224 pixels a side, or the picture as it was indexed."),
+            Literal["thumbnail", "320", "480", "640", "960", "1280", "1920", "original"],
+            Parameter(
+                description="A JPEG of at most 224 pixels a side, or of at most so many, of the original where "
+                "that can be read, else the thumbnail; or the picture as it was indexed."
+            ),
         ] = "thumbnail",
     ) -> Response:
         """The picture of a record. Of which kind it is, is told from its bytes; what is no picture is never sent.
@@ -64,7 +67,7 @@ def image_route(to: Routes, service: Service, record_get: Callable[[Request], Aw
         if not is_image(request):
             return await record_get(request)
         id_ = id_of(request)
-        data = await (service.thumbnail(id_) if size == "thumbnail" else _original(service, id_))
+        data = await _picture(service, id_, size)
         if not data:
             raise await _nothing(service, id_, size)
         return _sent(request, data)
@@ -88,6 +91,12 @@ def image_route(to: Routes, service: Service, record_get: Callable[[Request], Aw
             more={304: {"description": "It has not changed since (`If-None-Match`)."}},
         ),
     )
+
+
+async def _picture(service: Service, id_: str, size: str) -> bytes | None:
+    if size == "thumbnail":
+        return await service.thumbnail(id_)
+    return await (_original(service, id_) if size == "original" else service.preview(id_, int(size)))
 
 
 async def _original(service: Service, id_: str) -> bytes | None:

@@ -52,9 +52,7 @@ class Front:
         if deployed.page:
             from bowerbird.serve.page import mount
 
-            self._page = mount(self._door.app, service, keys=keys)
-            self._door.admission.gated = self._page.mine
-            self._door.admission.signed_in = self._page.signed_in
+            self._page = mount(self._door.app, service, keys=keys, admission=self._door.admission)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """ASGI."""

@@ -18,10 +18,17 @@ from bowerbird.serve.page.markup import (
     icon,
     name_of,
     picture_address,
+    sources,
     value_of,
 )
 
 __all__ = ["cards", "collection"]
+
+CARD = 480
+"""Pixels of the long side of a card's picture: a card is up to 300 wide, and shows some of a broad picture."""
+
+CLOSER = 1280
+"""Pixels of the long side of a picture that is looked at closely."""
 
 PARTS = {"image": "by its picture", "text": "by its text", "words": "by its words"}
 """How a record was found, by the part that matched."""
@@ -36,6 +43,7 @@ def cards(
     faded: bool = False,
     models: bool = False,
     other: Sequence[str] | None = None,
+    copies: Mapping[str, str] | None = None,
 ) -> str:
     """Results as cards, items of a list.
 
@@ -45,28 +53,63 @@ def cards(
         faded: whether they are candidates only, which do not match.
         models: whether each says under which model it was found.
         other: ids of the results beside, best first, where two lists are compared.
+        copies: as of `near_copies`, among these results: they are folded behind the first of them, and not counted.
     """
     parts = len(set(hits.parts)) > 1
-    return "".join(
-        _card(hit, rank, faded=faded, parts=parts, models=models, other=other)
-        for rank, hit in enumerate(hits, first + 1)
-    )
+    copies = copies or {}
+    behind: dict[str, list[Hit]] = {}
+    for hit in hits:
+        if hit.id in copies:
+            behind.setdefault(copies[hit.id], []).append(hit)
+    made: list[str] = []
+    for rank, hit in enumerate((one for one in hits if one.id not in copies), first + 1):
+        folded = behind.get(hit.id, [])
+        for one in (hit, *folded):
+            made.append(
+                _card(
+                    one,
+                    rank if one is hit else 0,
+                    faded=faded,
+                    parts=parts,
+                    models=models,
+                    other=other,
+                    copies=len(folded) if one is hit else -1,
+                )
+            )
+    return "".join(made)
 
 
-def _card(hit: Hit, rank: int, *, faded: bool, parts: bool, models: bool, other: Sequence[str] | None) -> str:
+def _card(
+    hit: Hit,
+    rank: int,
+    *,
+    faded: bool,
+    parts: bool,
+    models: bool,
+    other: Sequence[str] | None,
+    copies: int,
+) -> str:
+    """A result; `copies`: how many are folded behind it, and -1 for one that is."""
     attributes = hit.attributes
     text, name = str(attributes.get("text") or ""), name_of(hit.id, attributes)
     kept = _beside(hit.id, other) if other is not None else ""
     part = PARTS.get(hit.part, "") if parts else ""
     by = f'<span class="tag">{part}</span>' if part else ""
     by += f'<span class="tag model"><bdi>{escaped(hit.model)}</bdi></span>' if models and hit.model else ""
+    by += _copies(copies) if copies > 0 else ""
     tags = f'<p class="tags">{by}{kept}</p>' if by or kept else ""
+    kind = f"card{' faded' if faded else ''}{' pile' if copies > 0 else ''}"
     return (
-        f'<li class="card{" faded" if faded else ""}" data-id="{handle(hit.id)}">'
+        f'<li class="{kind}" data-id="{handle(hit.id)}"{" data-copy hidden" if copies < 0 else ""}>'
         f"{_shown(hit.id, name, text, attributes, rank)}"
         f'<div class="body">{_match(hit)}{_caption(text, name)}'
         f"{tags}{_buttons(hit.id, name)}</div>{_details(hit, name, text)}</li>"
     )
+
+
+def _copies(count: int) -> str:
+    said = f"{count} near {'copy' if count == 1 else 'copies'}"
+    return f'<button type="button" class="tag unfold" data-do="unfold" aria-expanded="false">{said}</button>'
 
 
 def _caption(text: str, name: str) -> str:
@@ -84,7 +127,7 @@ def _shown(id_: str, name: str, text: str, attributes: Mapping[str, Any], rank: 
     if not has_picture(attributes):
         inner = f'<span class="words" dir="auto">{escaped(cut(text, 180))}</span>'
     else:
-        inner = f'<img src="{attribute(picture_address(id_))}" alt="" loading="lazy" decoding="async">'
+        inner = f'<img {sources(id_, CARD)} alt="" loading="lazy" decoding="async">'
     return f'<button type="button" class="shown" data-do="look" aria-label="{label}">{inner}{number}</button>'
 
 
@@ -144,8 +187,9 @@ def _closely(
     told += [("Size", _bytes(size) if isinstance(size, int) else ""), ("Id", id_)]
     image = ""
     if has_picture(attributes):
-        address, said = attribute(picture_address(id_, "original")), attribute(cut(text or name, 200))
-        image = f'<img data-src="{address}" alt="{said}">'
+        address, said = attribute(picture_address(id_, CLOSER)), attribute(cut(text or name, 200))
+        original = attribute(picture_address(id_, "original"))
+        image = f'<img data-src="{address}" data-original="{original}" alt="{said}">'
     first, _, rest = (text or name).partition("\n")
     heading = f'<h2 dir="auto"{"" if text else " class=name"}>{escaped(first)}</h2>'
     words = f'<p class="text" dir="auto">{escaped(rest)}</p>' if rest else ""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import random
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +21,7 @@ from bowerbird.serve.page.asked import LIKELY, Asked
 from bowerbird.serve.page.boards import message, near, results, side, status, unsure, welcome
 from bowerbird.serve.page.cards import cards, collection
 from bowerbird.serve.page.chips import chips
+from bowerbird.serve.page.copies import among, near_copies
 from bowerbird.serve.page.markup import id_of
 from bowerbird.serve.page.pictures import Pictures
 from bowerbird.serve.service import Facts, NotServedError, Service
@@ -76,6 +79,24 @@ class Sides:
     right: tuple[str, str] = ("", "")
 
 
+class Cards:
+    """Cards as HTML, kept small: of a visitor who wants ever more there is a megabyte."""
+
+    def __init__(self) -> None:
+        self._packed: list[bytes] = []
+
+    def __str__(self) -> str:
+        return "".join(zlib.decompress(one).decode("utf-8", "surrogatepass") for one in self._packed)
+
+    def __bool__(self) -> bool:
+        return bool(self._packed)
+
+    def add(self, html: str) -> None:
+        """Put some behind the others."""
+        if html:
+            self._packed.append(zlib.compress(html.encode("utf-8", "surrogatepass"), 1))
+
+
 @dataclass
 class Shown:
     """What one visitor sees. Kept for them by Gradio.
@@ -83,10 +104,11 @@ class Shown:
     Attributes:
         asked: what was asked.
         view: which tab: `results`, `compare`, or another one.
-        cards: those that are there, as HTML.
-        count: how many.
+        cards: those that are there.
+        faint: those that are hardly what was asked for.
+        count: how many there are.
+        placed: how many of them have a number: near copies have none.
         names: by id, what records that were pressed are called.
-        faint: cards of those that are hardly what was asked for, as HTML.
         further: whether more results were asked for.
         folded: whether they are folded.
         most: match that none has more of, where words are asked together with something to look at.
@@ -95,9 +117,10 @@ class Shown:
 
     asked: Asked = field(default_factory=Asked)
     view: str = "results"
-    cards: str = ""
-    faint: str = ""
+    cards: Cards = field(default_factory=Cards)
+    faint: Cards = field(default_factory=Cards)
     count: int = 0
+    placed: int = 0
     further: bool = False
     folded: bool = False
     most: float = math.nan
@@ -183,7 +206,9 @@ class Conversation:
 
     async def answer(self, shown: Shown, sides: Sides) -> Answered:
         """Ask anew."""
-        shown.cards, shown.faint, shown.count, shown.further, shown.most = "", "", 0, False, math.nan
+        shown.cards, shown.faint = Cards(), Cards()
+        shown.count = shown.placed = 0
+        shown.further, shown.most = False, math.nan
         shown.names = {
             id_: shown.names.get(id_, id_) for id_ in (shown.asked.like, *shown.asked.unlike) if id_
         }
@@ -200,7 +225,7 @@ class Conversation:
             return Answered(head, _told(_FILTER) if fault else said, fault=fault)
         if shown.asked.blended and shown.asked.share < WORDS_COUNT:
             shown.most = await self._best(shown.asked)
-        return self._listed(shown, hits, head)
+        return await self._listed(shown, hits, head)
 
     async def more(self, shown: Shown) -> Answered:
         """Further results, below those that are there."""
@@ -213,9 +238,21 @@ class Conversation:
             hits = await self._service.search(ask)
         except Exception as error:  # noqa: BLE001  likewise
             return Answered(head, _framed(shown) + _told(error))
-        return self._listed(shown, hits, head)
+        return await self._listed(shown, hits, head)
 
-    def _listed(self, shown: Shown, hits: Hits, head: str) -> Answered:
+    def refused(self, shown: Shown, error: BowerbirdError, *, more: bool = False) -> Answered:
+        """What was not asked, since its visitor may not at the moment; what is there stays.
+
+        Args:
+            shown: what they see.
+            error: why.
+            more: whether further results were wanted, which would come below.
+        """
+        told, before = _told(error), _framed(shown) if shown.count else ""
+        board = before + told if more else told + before
+        return Answered(chips(shown.asked, shown.names), board, more, left=told)
+
+    async def _listed(self, shown: Shown, hits: Hits, head: str) -> Answered:
         asked = shown.asked
         several = len(asked.options.models) > 1
         first = shown.count == 0
@@ -232,14 +269,27 @@ class Conversation:
                 not faded and kept.match is not None and float(max(kept.match, default=0)) >= LIKELY
             )
         split = 0 if shown.faint else near(kept) if shown.folded else len(kept)
-        shown.cards += cards(kept[:split], first=shown.count, faded=faded, models=several)
-        shown.faint += cards(kept[split:], first=shown.count + split, faded=True, models=several)
+        copies = await self._copies(kept)
+        for where, part, faint in ((shown.cards, kept[:split], faded), (shown.faint, kept[split:], True)):
+            folded = among(copies, part.ids)
+            where.add(cards(part, first=shown.placed, faded=faint, models=several, copies=folded))
+            shown.placed += len(part) - len(folded)
         shown.count += len(found)
         if first:
             told = kept if hits else hits
             shown.head = status(told, asked, asked.options.min_match, shown.most)
         more = not weak and len(found) == asked.options.k and shown.count < MOST
         return Answered(head, _framed(shown), more)
+
+    async def _copies(self, hits: Hits) -> dict[str, str]:
+        """Results that show nearly what others show which are of the same words; none where that cannot be told."""
+        try:
+            pictures = await self._service.thumbnails(list(hits.ids))
+            groups = [(hit.id, hit.attributes.get("text")) for hit in hits]
+            return await asyncio.to_thread(near_copies, pictures, groups)
+        except Exception:  # noqa: BLE001  they are shown one by one
+            _LOG.warning("Near copies could not be told.", exc_info=True)
+            return {}
 
     async def _compared(self, shown: Shown, sides: Sides, head: str) -> Answered:
         lists: list[Hits | str] = []
@@ -310,7 +360,7 @@ def _leave_out(hits: Hits, ids: tuple[str, ...]) -> Hits:
 
 
 def _framed(shown: Shown) -> str:
-    return results(shown.head, shown.cards, shown.faint, opened=shown.further)
+    return results(shown.head, str(shown.cards), str(shown.faint), opened=shown.further)
 
 
 def _word(what: dict[str, Any], name: str) -> str:

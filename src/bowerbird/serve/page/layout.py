@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import gradio as gr
 
 from bowerbird.search.page import escaped, resource
+from bowerbird.serve.keys import TooManyError
 from bowerbird.serve.page.asked import AMONG, FUSIONS, Options, parts_of
-from bowerbird.serve.page.boards import things
+from bowerbird.serve.page.boards import message, things
 from bowerbird.serve.page.conversation import Answered, Conversation, Shown, Sides
 from bowerbird.serve.page.filters import filter_example, filter_help
 
@@ -28,13 +30,18 @@ AT_ONCE = 32
 WAITING = 256
 """Beyond so many, visitors are told that it is busy."""
 
+VISITORS = 512
+"""Whose page is remembered: Gradio keeps some 100 KB of each, and never forgets one but for a newer one. Who is
+forgotten searches on, without what they had narrowed their question by.
+"""
+
 REMEMBERED = 3600
 """Seconds after which what a visitor saw is forgotten."""
 
 DRAWINGS = {
     "Map": ("map", "Map of the collection"),
     "Health": ("health", "Health of the index"),
-    "Gap between pictures and texts": ("gap", "Modality gap"),
+    "Gap between pictures and texts": ("gap", "Modality gap"),  # of an index that has both
 }
 """What is drawn of the collection, in words: its kind, as of `Service.report`, and its title."""
 
@@ -47,6 +54,7 @@ class Layout:
     """Components, and what happens when they are used."""
 
     def __init__(self, page: Page, facts: Facts | None) -> None:
+        self.page = page
         self.facts = facts
         self.signed = page.sessions.needed
         self.conversation = Conversation(page.service, page.pictures)
@@ -75,6 +83,7 @@ class Layout:
             )
             self._tabs()
             self._events()
+        self.blocks.state_session_capacity = VISITORS
         self.blocks.queue(max_size=WAITING, default_concurrency_limit=AT_ONCE, api_open=False)
         # Else every question ends with a summary of the last ones, made with pandas, which nobody sees.
         self.blocks._queue.ANAYLTICS_CACHE_FREQUENCY = sys.maxsize  # spelled so in Gradio
@@ -170,9 +179,9 @@ class Layout:
             with gr.Tab("Compare", id="compare", visible=two) as self.tab_compare:
                 self._compare()
             with gr.Tab("Collection", id="collection") as self.tab_collection, gr.Row(elem_classes="row"):
-                self.kind = gr.Radio(
-                    list(DRAWINGS), value=next(iter(DRAWINGS)), label="Show", elem_id="kind", min_width=0
-                )
+                both = self.facts is not None and {"image", "text"} <= set(self.facts.parts)
+                drawings = [name for name, (kind, _) in DRAWINGS.items() if kind != "gap" or both]
+                self.kind = gr.Radio(drawings, value=drawings[0], label="Show", elem_id="kind", min_width=0)
                 self.map_model = gr.Dropdown(
                     self.models,
                     value=self.models[0] if self.models else None,
@@ -245,34 +254,38 @@ class Layout:
         ]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": True}
 
-        async def ask(shown: Shown, *given: Any) -> list[Any]:
+        async def ask(request: gr.Request, shown: Shown, *given: Any) -> list[Any]:
             self._take(shown, given)
             if shown.view not in ("results", "compare"):
                 shown.view = "results"
-            return self._typed(await self._answered(shown, given))
+            return self._typed(await self._answered(request, shown, given))
 
-        async def change(shown: Shown, *given: Any) -> list[Any]:
+        async def change(request: gr.Request, shown: Shown, *given: Any) -> list[Any]:
             self._take(shown, given, words=False)
             if not shown.asked.anything:
                 return [shown, *[gr.skip()] * (len(told) - 1)]
-            return self._typed(await self._answered(shown, given))
+            return self._typed(await self._answered(request, shown, given))
 
-        async def press(event: gr.EventData, shown: Shown, *given: Any) -> list[Any]:
+        async def press(request: gr.Request, event: gr.EventData, shown: Shown, *given: Any) -> list[Any]:
             data = event._data if isinstance(event._data, dict) else {}
             self._take(shown, given, words=data.get("do") == "picture")
             if await self.conversation.press(shown, data) and shown.view not in ("results", "compare"):
                 shown.view = "results"
-            return await self._answered(shown, given)
+            return await self._answered(request, shown, given)
 
-        press.__annotations__["event"] = (
-            gr.EventData
-        )  # Gradio looks at it, and names of this module are strings
+        async def more(request: gr.Request, shown: Shown, *given: Any) -> list[Any]:
+            answered = await self._charged(request, shown, partial(self.conversation.more, shown), more=True)
+            return self._typed(self._told(shown, answered))
 
-        async def more(shown: Shown, *given: Any) -> list[Any]:
-            return self._typed(self._told(shown, await self.conversation.more(shown)))
+        async def begin(request: gr.Request) -> Any:
+            try:
+                with self.page.charged(request.request):
+                    return await self.conversation.begin()
+            except TooManyError as error:
+                return message(error.message, error.hint or "")
 
-        async def begin() -> Any:
-            return await self.conversation.begin()
+        for one in (ask, change, press, more, begin):
+            _typed_for_gradio(one)
 
         gr.on([self.words.submit, self.go.click, self.where.submit], ask, asking, told, js=_BUSY, **quiet)
         changes = [self.blend.release, self.k.release, self.least.release, self.model.input, self.among.input]
@@ -294,13 +307,13 @@ class Layout:
         """What tabs show when they are opened."""
 
         def viewing(view: str) -> Callable[..., Any]:
-            async def look(shown: Shown, *given: Any) -> list[Any]:
+            async def look(request: gr.Request, shown: Shown, *given: Any) -> list[Any]:
                 before, shown.view = shown.view, view
                 if view == before or (view == "results" and shown.cards) or not shown.asked.anything:
                     return [shown, *[gr.skip()] * (len(told) - 1)]
-                return self._typed(await self._answered(shown, given))
+                return self._typed(await self._answered(request, shown, given))
 
-            return look
+            return _typed_for_gradio(look)
 
         self.tab_results.select(viewing("results"), asking, told, **quiet)
         self.tab_compare.select(viewing("compare"), asking, told, **quiet)
@@ -332,9 +345,20 @@ class Layout:
         asked = shown.asked.with_words((text or "").strip()) if words else shown.asked
         shown.asked = replace(asked, share=share, options=options)
 
-    async def _answered(self, shown: Shown, given: tuple[Any, ...]) -> list[Any]:
+    async def _answered(self, request: gr.Request, shown: Shown, given: tuple[Any, ...]) -> list[Any]:
         left, right = ((given[at] or "", AMONG.get(given[at + 1], "")) for at in (8, 10))
-        return self._told(shown, await self.conversation.answer(shown, Sides(left, right)))
+        ask = partial(self.conversation.answer, shown, Sides(left, right))
+        return self._told(shown, await self._charged(request, shown, ask))
+
+    async def _charged(
+        self, request: gr.Request, shown: Shown, ask: Callable[[], Awaitable[Answered]], *, more: bool = False
+    ) -> Answered:
+        """An answer, which counts among what its visitor is allowed."""
+        try:
+            with self.page.charged(request.request):
+                return await ask()
+        except TooManyError as error:
+            return self.conversation.refused(shown, error, more=more)
 
     @staticmethod
     def _typed(told: list[Any]) -> list[Any]:
@@ -357,6 +381,14 @@ class Layout:
             answered.sum,
             answered.fault,
         ]
+
+
+def _typed_for_gradio(function: Callable[..., Any]) -> Callable[..., Any]:
+    """With what Gradio goes by when it tells who asks, and what was pressed; annotations of this module are strings."""
+    for name, kind in (("request", gr.Request), ("event", gr.EventData)):
+        if name in function.__annotations__:
+            function.__annotations__[name] = kind
+    return function
 
 
 def _frame(kind: str, title: str, model: str, colour: str) -> str:

@@ -12,7 +12,20 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote, unquote
 
-__all__ = ["TEXT", "cut", "handle", "has_picture", "icon", "id_of", "name_of", "picture_address", "value_of"]
+from bowerbird.search.page import attribute
+
+__all__ = [
+    "TEXT",
+    "cut",
+    "handle",
+    "has_picture",
+    "icon",
+    "id_of",
+    "name_of",
+    "picture_address",
+    "sources",
+    "value_of",
+]
 
 TEXT = 400
 """Characters of a text that a card has."""
@@ -28,9 +41,15 @@ def id_of(handle: str) -> str:
     return unquote(handle, errors="surrogatepass")
 
 
-def picture_address(id_: str, size: str = "thumbnail") -> str:
+def picture_address(id_: str, size: str | int = "thumbnail") -> str:
     """Where the page shows a record's picture from."""
     return f"page/image?size={size}&id={handle(id_)}"
+
+
+def sources(id_: str, size: int) -> str:
+    """The same as attributes of an image: a preview, and one with twice as many pixels for finer screens."""
+    once, twice = (attribute(picture_address(id_, one)) for one in (size, 2 * size))
+    return f'src="{once}" srcset="{twice} 2x"'
 
 
 def has_picture(attributes: Mapping[str, Any]) -> bool:

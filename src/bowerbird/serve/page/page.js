@@ -33,22 +33,74 @@ const bower = (() => {
     if (!button) return;
     const { do: what, id = "", piece = "", text = "" } = button.dataset;
     if (what === "look") return look(button.closest(".card"));
+    if (what === "unfold") return unfold(button);
     busy();
     if (what !== "drop" && what !== "keep") window.scrollTo({ top: 0, behavior: "auto" });
     trigger("click", { do: what, id, piece, text });
   }
 
-  // A closer look
+  // Near copies, which lie behind the first one
+  function unfold(button) {
+    const open = button.getAttribute("aria-expanded") !== "true";
+    button.setAttribute("aria-expanded", open);
+    for (let one = button.closest(".card").nextElementSibling; one?.dataset.copy !== undefined; one = one.nextElementSibling) one.hidden = !open;
+  }
+
+  // A closer look, from which the arrow keys lead to the cards beside
+  function made(kind, name, said) {
+    const button = document.createElement("button");
+    button.type = "button"; button.className = kind; button.textContent = said;
+    if (name !== said) button.setAttribute("aria-label", name);
+    return button;
+  }
   function look(card) {
     const dialog = document.createElement("dialog");
     dialog.className = "closer";
     dialog.setAttribute("aria-label", "A closer look");
-    const shut = document.createElement("button");
-    shut.type = "button"; shut.className = "shut"; shut.textContent = "Close";
-    dialog.append(shut, ...[...find(".closely", card).children].map((one) => one.cloneNode(true)));
-    for (const image of dialog.querySelectorAll("img[data-src]")) image.src = image.dataset.src;
-    dialog.addEventListener("click", (event) => { if (event.target === dialog || event.target === shut) dialog.close(); });
+    const shut = made("shut", "Close", "Close"), back = made("turn back", "Previous", "\u2039"), on = made("turn on", "Next", "\u203a");
+    const beside = (step) => {
+      let one = card;
+      do one = step < 0 ? one.previousElementSibling : one.nextElementSibling; while (one?.hidden);
+      return one?.classList.contains("card") ? one : null;
+    };
+    const fill = () => {
+      const pieces = [...find(".closely", card).children].map((one) => one.cloneNode(true));
+      const image = pieces.find((one) => one.tagName === "IMG"), told = pieces[pieces.length - 1];
+      const doing = find(".do", card)?.cloneNode(true);
+      if (doing) find("details", told).before(doing);
+      if (image) {
+        const small = find(".shown img", card); // it is there already, and what is awaited has its shape
+        if (small?.currentSrc) image.style.backgroundImage = `url("${small.currentSrc}")`;
+        image.src = image.dataset.src;
+        const whole = document.createElement("a");
+        whole.href = image.dataset.original; whole.target = "_blank"; whole.rel = "noopener"; whole.textContent = "The picture as it is";
+        find("details", told).append(whole);
+      }
+      dialog.classList.toggle("pictured", Boolean(image));
+      dialog.replaceChildren(shut, back, on, ...pieces);
+      back.disabled = !beside(-1); on.disabled = !beside(1);
+    };
+    const turn = (step) => {
+      const to = beside(step);
+      if (!to) return;
+      const open = find("details", dialog)?.open, focused = document.activeElement;
+      card = to; fill();
+      find("details", dialog).open = open;
+      (focused === back || focused === on) && !focused.disabled ? focused.focus() : shut.focus();
+    };
+    dialog.addEventListener("click", (event) => {
+      const doing = event.target.closest("[data-do]");
+      if (event.target === back) turn(-1);
+      else if (event.target === on) turn(1);
+      else if (doing) { dialog.close(); find(`.do [data-do="${doing.dataset.do}"]`, card).click(); }
+      else if (event.target === dialog || event.target === shut) dialog.close();
+    });
+    dialog.addEventListener("keydown", (event) => {
+      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (step && !event.altKey && !event.ctrlKey && !event.metaKey) { event.preventDefault(); turn(step); }
+    });
     dialog.addEventListener("close", () => { dialog.remove(); find(".shown", card)?.focus(); });
+    fill();
     (find(".gradio-container") || document.body).append(dialog);
     dialog.showModal();
   }
@@ -122,5 +174,12 @@ const bower = (() => {
     if (event.target.closest("input, textarea, select, [contenteditable]")) return;
     event.preventDefault(); find("#words textarea, #words input")?.focus();
   });
+  // Gradio takes a slider's value when a pointer lets go of it; keys shall do as much.
+  let keyed = null;
+  addEventListener("keydown", (event) => { if (event.target.matches?.("input[type=range], input[type=number]")) keyed = event.target; }, true);
+  addEventListener("pointerdown", () => { keyed = null; }, true);
+  addEventListener("change", (event) => {
+    if (event.target === keyed) setTimeout(() => event.target.dispatchEvent(new PointerEvent("pointerup", { bubbles: true })), 50);
+  }, true);
   return { busy, idle, press, give };
 })();

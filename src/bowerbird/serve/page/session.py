@@ -7,11 +7,11 @@ import secrets
 import threading
 import time
 from collections import OrderedDict, deque
-from typing import Any, Protocol
+from typing import Protocol
 
-__all__ = ["COOKIE", "FindsKeys", "Sessions"]
+from bowerbird.serve.keys import Key
 
-COOKIE = "bowerbird_session"
+__all__ = ["FindsKeys", "Sessions", "cookie_name"]
 
 HOURS = 12
 """That a session lasts."""
@@ -32,7 +32,7 @@ class FindsKeys(Protocol):
     def __len__(self) -> int:
         """How many there are; none: the doors are open."""
 
-    def find(self, secret: bytes) -> Any:
+    def find(self, secret: bytes) -> Key | None:
         """The holder of a key; None when there is none."""
 
 
@@ -67,14 +67,16 @@ class Sessions:
         return token
 
     def counts(self, token: str) -> bool:
-        """Whether somebody with this token may see the page: the key has to be among the keys to this moment."""
-        if not self.needed:
-            return True
+        """Whether somebody with this token may see the page."""
+        return not self.needed or self.holder(token) is not None
+
+    def holder(self, token: str) -> Key | None:
+        """Whose key a session was begun with: it has to be among the keys to this moment. None: there is none."""
         with self._lock:
             secret, until = self._sessions.get(_digest(token), (b"", 0.0))
-        if not token or until < time.monotonic():
-            return False
-        return self._keys is not None and self._keys.find(secret) is not None
+        if self._keys is None or not token or until < time.monotonic():
+            return None
+        return self._keys.find(secret)
 
     def end(self, token: str) -> None:
         """Forget a session."""
@@ -94,6 +96,15 @@ class Sessions:
         with self._lock:
             times = self._wrong.get(address)
             return times is not None and len(times) == TRIES and times[0] > time.monotonic() - 60
+
+
+def cookie_name(host: str) -> str:
+    """What the cookie is called, by the `Host` that was asked for.
+
+    Browsers keep cookies of a host whatever its port: of two services on one host, each has a name of its own.
+    """
+    port = host.rpartition("]")[2].rpartition(":")[2] if ":" in host.rpartition("]")[2] else ""
+    return f"bowerbird_session_{port}" if port.isdecimal() else "bowerbird_session"
 
 
 def _digest(token: str) -> bytes:

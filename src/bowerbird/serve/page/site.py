@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -20,15 +21,20 @@ from starlette.routing import BaseRoute, Match
 
 from bowerbird.errors import BowerbirdError, InputError
 from bowerbird.search.page import resource
+from bowerbird.serve.batching import BusyError
+from bowerbird.serve.keys import Allowances, TooManyError, caller_of
 from bowerbird.serve.page.drawing import Drawings
 from bowerbird.serve.page.pages import rewritten, sign_in, waiting
 from bowerbird.serve.page.pictures import Pictures
 from bowerbird.serve.page.questions import ASKED, Message, Receive, refusal, replayed, until
-from bowerbird.serve.page.session import COOKIE, HOURS, FindsKeys, Sessions
+from bowerbird.serve.page.session import HOURS, FindsKeys, Sessions, cookie_name
+from bowerbird.serve.previews import SIDES
 from bowerbird.serve.service import NotServedError, Service
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+
+    from bowerbird.serve.api.admission import Admission
 
 __all__ = ["Page", "mount"]
 
@@ -56,15 +62,21 @@ KEY = 4096
 """Bytes that the form with the key may have."""
 
 
-def mount(app: FastAPI, service: Service, *, keys: FindsKeys | None = None) -> Page:
+def mount(
+    app: FastAPI, service: Service, *, keys: FindsKeys | None = None, admission: Admission | None = None
+) -> Page:
     """Put the page on an application, at `/`. Nothing slow happens before `Page.start`.
 
     Args:
         app: of the API, whose routes go first, also where only their method does not fit.
         service: that is asked.
         keys: who has one may come in; None, or none of them: everybody.
+        admission: of the door in front: it leaves the page's addresses to the page, and what visitors ask counts
+            among what their key is allowed; None: there is no door.
     """
-    page = Page(service, keys)
+    page = Page(service, keys, admission.allowances if admission else None)
+    if admission is not None:
+        admission.gated, admission.signed_in = page.mine, page.signed_in
     app.router.routes.append(_Route(page))
     return page
 
@@ -75,10 +87,14 @@ class Page:
     Args:
         service: that is asked.
         keys: of those who may come in; None, or none of them: everybody.
+        allowances: of all callers; None: they may ask as often as they like.
     """
 
-    def __init__(self, service: Service, keys: FindsKeys | None = None) -> None:
+    def __init__(
+        self, service: Service, keys: FindsKeys | None = None, allowances: Allowances | None = None
+    ) -> None:
         self.service = service
+        self._allowances = allowances or Allowances()
         self.sessions = Sessions(keys)
         self.pictures = Pictures(service.limits)
         self.drawings = Drawings(service)
@@ -117,7 +133,23 @@ class Page:
     def signed_in(self, headers: Mapping[bytes, bytes]) -> bool:
         """Whether the headers of a request have the cookie of somebody who may come in."""
         cookies = cookie_parser(headers.get(b"cookie", b"").decode("latin-1"))
-        return self.sessions.counts(cookies.get(COOKIE, ""))
+        return self.sessions.counts(cookies.get(cookie_name(headers.get(b"host", b"").decode("latin-1")), ""))
+
+    @contextlib.contextmanager
+    def charged(self, request: Request) -> Iterator[None]:
+        """What a visitor asks is a request like those to the API: of their key, or of their address.
+
+        Raises:
+            TooManyError: they ask too often, or for too much at once.
+        """
+        key = self.sessions.holder(_token(request))
+        caller = key.name if key else caller_of(request.client.host) if request.client else "local"
+        allowance = self._allowances.enter(caller, key)
+        try:
+            yield
+        finally:
+            if allowance is not None:
+                self._allowances.leave(allowance)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -177,6 +209,9 @@ class Page:
             return Response("", 405, {"Allow": ", ".join(methods)})
         try:
             return await answer(self, request)
+        except TooManyError as error:
+            wait = {"Retry-After": str(max(1, math.ceil(error.seconds)))}
+            return Response(str(error), 429, wait, "text/plain")
         except BowerbirdError as error:
             status = (
                 404 if isinstance(error, NotServedError) else 422 if isinstance(error, InputError) else 503
@@ -226,14 +261,19 @@ class Page:
             return Response(page, 403, {"Cache-Control": "no-store"}, "text/html")
         answer = RedirectResponse(f"../{then}", 303)
         answer.set_cookie(
-            COOKIE, token, max_age=HOURS * 3600, httponly=True, samesite="strict", secure=_secure(request)
+            _cookie(request),
+            token,
+            max_age=HOURS * 3600,
+            httponly=True,
+            samesite="strict",
+            secure=_secure(request),
         )
         return answer
 
     async def _sign_out(self, request: Request) -> Response:
         self.sessions.end(_token(request))
         answer = RedirectResponse("sign-in", 303)
-        answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
+        answer.delete_cookie(_cookie(request), httponly=True, samesite="strict")
         return answer
 
     async def _style(self, _: Request) -> Response:
@@ -249,13 +289,17 @@ class Page:
         return Response(drawn, 200, {"Cache-Control": "max-age=86400"}, "image/svg+xml")
 
     async def _image(self, request: Request) -> Response:
-        """A record's picture: the original where browsers show its format, else the thumbnail."""
+        """A record's picture: a thumbnail, a preview of some size, or the original where browsers show its format."""
         asked = parse_qs(request.scope["query_string"].decode("latin-1"), errors="surrogatepass")
         id_ = asked.get("id", [""])[0]
         data: bytes | None = None
-        if asked.get("size", [""])[0] == "original":
+        size = asked.get("size", [""])[0]
+        if size == "original":
             with contextlib.suppress(InputError):
                 data = await self.service.original(id_)
+        elif size in map(str, SIDES):
+            with contextlib.suppress(BusyError):
+                data = await self.service.preview(id_, int(size))
         kind = _shown_by_browsers(data or b"")
         if not kind:
             data, kind = await self.service.thumbnail(id_), "image/jpeg"
@@ -270,7 +314,10 @@ class Page:
             data = await _body(request, self.pictures.most)
             if data is None:
                 return Response(f"Pictures have at most {self.pictures.most >> 20} MB here.", 413)
-            return Response(await asyncio.to_thread(self.pictures.add, data), 200, media_type="text/plain")
+            with self.charged(request):
+                return Response(
+                    await asyncio.to_thread(self.pictures.add, data), 200, media_type="text/plain"
+                )
         given = self.pictures.get(request.query_params.get("name", ""))
         if given is None:
             return Response("There is no such picture.", 404)
@@ -351,7 +398,11 @@ def _foreign(request: Request) -> bool:
 
 
 def _token(request: Request) -> str:
-    return request.cookies.get(COOKIE, "")
+    return request.cookies.get(_cookie(request), "")
+
+
+def _cookie(request: Request) -> str:
+    return cookie_name(request.headers.get("host", ""))
 
 
 async def _body(request: Request, most: int) -> bytes | None:

@@ -22,8 +22,8 @@ import bowerbird as bb
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="signals of POSIX")
 
 GOOD = {"model": "mini", "input": "a red dress"}
-PATIENT = ("--drain-seconds", "120", "--request-seconds", "120")
-LONG = {"model": "mini", "input": ["many words of a longer text " * 20] * 16}
+PATIENT = ("--queue-seconds", "600", "--drain-seconds", "120", "--request-seconds", "120")
+LONG = {"model": "mini", "input": ["many words of a longer text " * 10] * 8}
 
 
 def asked(process: Process) -> int:
@@ -32,7 +32,7 @@ def asked(process: Process) -> int:
 
 def test_what_was_accepted_is_finished() -> None:
     """Told to stop while it works on what many have asked: each has its answer, and nobody new is let in."""
-    with running("--model", "mini", "--queue-seconds", "60", *PATIENT) as process:
+    with running("--model", "mini", *PATIENT) as process:
         assert asked(process) == 200
         connections = [opened(process.address) for _ in range(12)]
         for connection in connections:
@@ -46,7 +46,7 @@ def test_what_was_accepted_is_finished() -> None:
             connection.close()
         assert process.ended() == 0
     assert [reply.status for reply in replies] == [200] * 12
-    assert all(len(reply.json()["data"]) == 16 for reply in replies)
+    assert all(len(reply.json()["data"]) == 8 for reply in replies)
     with pytest.raises(ConnectionRefusedError):
         opened(process.address)
 
@@ -56,7 +56,7 @@ def test_under_load_nobody_is_left_without_an_answer() -> None:
     broken: list[str] = []
     answered = [0]
     stopped = threading.Event()
-    with running("--model", "mini", "--queue-seconds", "60", *PATIENT) as process:
+    with running("--model", "mini", *PATIENT) as process:
         assert asked(process) == 200
 
         def ask() -> None:

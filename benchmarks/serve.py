@@ -25,7 +25,7 @@ import bowerbird as bb
 from benchmarks import soak
 from benchmarks.load import CONNECTIONS, closed, generator, opened, written
 from benchmarks.peers import HERE
-from benchmarks.servers import BOWERBIRD, MODEL, PEERS, Server, bowerbird, ours
+from benchmarks.servers import BOWERBIRD, MODEL, PEERS, SETTLING, Server, bowerbird, ours
 from benchmarks.side_by_side import Contestant, Meanwhile, Timed, alternate, report, table, timed, versions
 from benchmarks.text import least_cosine, sentences
 
@@ -44,7 +44,7 @@ SLOWER = 5.0
 COLD = 3.0
 """Seconds until the first answer of a new process."""
 
-ALONE = 2.0
+ALONE = 1.0
 """Seconds for which single requests are asked, before load at a given rate."""
 
 PARTS = ("rates", "latencies", "cold")
@@ -159,8 +159,7 @@ def rates(given: argparse.Namespace, texts: Sequence[str], folder: Path) -> tupl
     by_size: dict[int, list[Contestant]] = {size: [] for size in SIZES}
     contestants = [alone]
     with ExitStack() as stack:
-        own = stack.enter_context(Counted(folder))
-        servers: list[Server] = [own]
+        servers = [stack.enter_context(Counted(folder))]
         for peer in given.peers:
             try:
                 print(f"Starting {peer} ...", file=sys.stderr, flush=True)
@@ -168,14 +167,14 @@ def rates(given: argparse.Namespace, texts: Sequence[str], folder: Path) -> tupl
             except Exception as error:  # noqa: BLE001  whatever keeps it from running is told, and the others go on
                 print(f"{peer} does not run here: {error}", file=sys.stderr)
         for server in servers:
-            server.settle()
+            server.settle(seconds=SETTLING if isinstance(server, Counted) else 5.0)
             cosine = least_cosine(exact[:64], _unit(server.embed(list(texts[:64]))))
             server.pause()
             for size in SIZES:
                 how = {"connections": given.connections, "seconds": given.seconds, "items": items}
                 run = (
-                    counted(own, files[size], size, shares[size], **how)
-                    if server is own
+                    counted(server, files[size], size, shares[size], **how)
+                    if isinstance(server, Counted)
                     else asked(server, files[size], size, **how)
                 )
                 name = f"{server.name}, {size} a request"

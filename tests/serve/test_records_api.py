@@ -15,6 +15,7 @@ from tests.serve.servers import SECONDS, served
 
 import bowerbird as bb
 from bowerbird.serve.service import LocalService
+from bowerbird.store.lance import LanceTable
 
 RECORDS = len(COLOURS) * len(SHAPES) + 1
 NOTE = "notes/a b?.txt"
@@ -45,6 +46,31 @@ def test_pages_are_in_the_order_of_ids_and_whole(client):
         after = found[-1]
     assert len(found) == RECORDS
     assert found == sorted(found)
+
+
+def test_the_ids_are_read_once_for_all_pages_of_a_version(own_index, monkeypatch):
+    scanned, scan = [], LanceTable.scan
+
+    def counted(table, columns, where=None):
+        scanned.append(list(columns) == ["id"])
+        return scan(table, columns, where)
+
+    monkeypatch.setattr(LanceTable, "scan", counted)
+    with served(LocalService(str(own_index), writable=True, tend_seconds=3600)) as client:
+        scanned.clear()
+        assert client.get("/health/ready").status_code == 200
+        assert not scanned  # it costs the same however many records there are
+        for where in ("", "price > 10"):
+            listed, after = [], ""
+            while after is not None:
+                page = client.get("/v1/records", params={"after": after, "limit": 2, "where": where}).json()
+                listed += [one["id"] for one in page["data"]]
+                after = listed[-1] if page["has_more"] else None
+            assert listed == sorted(listed)
+            assert len(listed) == (RECORDS if not where else 9)
+        assert scanned.count(True) == 2
+        add(client, {"id": "a new one", "text": "x"})
+        assert client.get("/v1/records", params={"limit": 1}).json()["data"][0]["id"] == "a new one"
 
 
 def test_a_filter_says_which(client):

@@ -95,6 +95,21 @@ def test_many_additions_are_put_together_while_more_are_coming(pictures_alone, c
     assert counted["put together"] == 2
 
 
+def test_what_a_service_left_undone_is_done_by_the_next(pictures_alone, counted):
+    with served(LocalService(str(pictures_alone), writable=True, tend_seconds=3600)) as client:
+        for number in range(ADDED):
+            client.post("/v1/records", json={"records": [{"text": f"note {number}"}]})
+    assert counted == {"measured": 0, "put together": 0}
+    service = LocalService(str(pictures_alone), writable=True, tend_seconds=3600)
+    with served(service):
+        assert service.index.tidy()
+        assert counted == {"measured": 1, "put together": 1}
+        assert not service.index.tidy()
+    service = LocalService(str(pictures_alone), writable=True, tend_seconds=3600)
+    with served(service):
+        assert not service.index.tidy()  # there was nothing left
+
+
 def test_what_others_have_measured_meanwhile_stays(pictures_alone, model, monkeypatch):
     index = Index.open(pictures_alone, [model])
     (entry,) = index.manifest.models

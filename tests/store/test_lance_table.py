@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from tests.store.stores import local, s3
 from tests.store.test_table import COLUMN, SCHEMA, contents, rows, units
 
 from bowerbird.errors import IndexDamagedError, IndexReadOnlyError, StoreError
-from bowerbird.store import lance_indexes, lance_memory, lance_rows, lance_search
+from bowerbird.store import lance, lance_indexes, lance_memory, lance_rows, lance_search
 from bowerbird.store.filters import Compare, In, IsNull, Not, both
 from bowerbird.store.lance import LanceTable
 from bowerbird.store.table import SCORE, Table, VectorColumn, schema
@@ -250,6 +251,31 @@ def test_an_index_grows_without_being_built_again(indexed, tmp_path, monkeypatch
     for query in more[::10]:
         found = table.nearest("v", query, 1, columns=["id"])
         assert found[SCORE][0].as_py() == pytest.approx((everything @ query).max(), abs=1e-5)
+
+
+def test_a_reader_of_what_was_the_newest_a_moment_ago_can_finish_however_old_it_is(tmp_path, monkeypatch):
+    path = tmp_path / "t.lance"
+    table = LanceTable.create(path, SCHEMA)
+    for number in range(3):
+        table.upsert(rows([f"r{number}"]))
+    reader = LanceTable.open(path)
+
+    class AnHourLater(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return later
+
+    later = datetime.now() + lance.KEEP_VERSIONS
+    monkeypatch.setattr(lance, "datetime", AnHourLater)
+    for number in range(lance.FRAGMENTS_BEFORE_COMPACTION + 1):
+        table.upsert(rows([f"new{number}"]))
+    table.optimize([COLUMN])
+    assert sorted(id_ for batch in reader.scan(["id", "v"]) for id_ in batch["id"].to_pylist()) == [
+        "r0",
+        "r1",
+        "r2",
+    ]
+    assert next(one["version"] for one in table._dataset.versions()) == reader.version
 
 
 def test_rows_are_kept_until_they_change(tmp_path):

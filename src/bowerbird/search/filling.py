@@ -104,7 +104,10 @@ def finish(
     """
     failed, all_roots = len(report.failed), tuple(sorted({*index.manifest.roots, *roots}))
     # Before the tidying too: it may delete the version that the last manifest, if old, sends readers to.
-    index.publish(failed=failed, roots=all_roots, embedded=embedded)
+    shown = index.manifest
+    said = (shown.failed, shown.roots, shown.table_version)
+    if upkeep or said != (failed, all_roots, index.table.version):
+        index.publish(failed=failed, roots=all_roots, embedded=embedded)
     if upkeep:
         index.table.optimize(index.columns)
         index.publish(failed=failed, roots=all_roots)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +21,22 @@ from bowerbird.media.image import decode
 from bowerbird.media.policy import DecodePolicy
 from bowerbird.media.reading import read_bytes
 from bowerbird.record import Record, content_id
-from bowerbird.search.calibrate import is_measured, renew
-from bowerbird.search.entries import ALL, labels, split
+from bowerbird.search.calibrate import FEW, is_measured, is_stale, renew
+from bowerbird.search.entries import labels
 from bowerbird.search.filling import tidy
 from bowerbird.search.index import Index
 from bowerbird.search.query import Query
 from bowerbird.search.rerank import CrossEncode, Reranker, reranker
 from bowerbird.serve.additions import Added, add
+from bowerbird.serve.asking import PLACES, Ask, check_where, spaces
+from bowerbird.serve.listing import Listing, Page, Stored, stored
 from bowerbird.serve.models import Models
+from bowerbird.serve.previews import Previews, preview
 from bowerbird.serve.reports import report
 from bowerbird.serve.rerankers import Rerankers
 from bowerbird.store import manifest as manifests
 from bowerbird.store.filters import among
 from bowerbird.store.location import Place
-from bowerbird.store.table import ATTRIBUTES
-from bowerbird.store.where import parse
 
 __all__ = ["PLACES", "Added", "Ask", "Page", "ServedIndex", "Stored"]
 
@@ -44,70 +45,6 @@ MANY_CHANGES = 32
 
 QUIET_SECONDS = 5.0
 """Without a change, after which it is tidied up in any case."""
-
-PLACES = ("uri", "folder")
-"""Columns that say where records lie on the server's disk."""
-
-
-@dataclass(frozen=True)
-class Ask:
-    """A search, as `Index.ask` takes it; plain data that can be sent to another process.
-
-    Attributes:
-        query: what is asked.
-        k: at most this many results.
-        offset: so many are left out first.
-        where: a filter.
-        models: which are asked; none: the first.
-        fusion: how several parts and models become one list.
-        part_weights: with `weighted`.
-        min_match: leave out what matches less.
-        threshold: leave out raw scores below it.
-        rerank: as `reranker` takes it, cross-encoders by the names that the service has for them; empty: none.
-        paths: whether the filter may ask where records lie, `uri` and `folder`.
-    """
-
-    query: Query
-    k: int = 10
-    offset: int = 0
-    where: str = ""
-    models: tuple[str, ...] = ()
-    fusion: str = "calibrated"
-    part_weights: Mapping[str, float] = field(default_factory=dict)
-    min_match: float | None = None
-    threshold: float | None = None
-    rerank: str = ""
-    paths: bool = False
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A record as the index holds it.
-
-    Attributes:
-        id: of the record.
-        uri: where its picture lies; empty where it lies nowhere.
-        text: its texts, one on a line.
-        attributes: what else is known of it.
-    """
-
-    id: str
-    uri: str
-    text: str
-    attributes: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Page:
-    """Some records, in the order of their ids.
-
-    Attributes:
-        records: so many as were asked for, or fewer.
-        more: whether there are further ones.
-    """
-
-    records: Sequence[Stored]
-    more: bool
 
 
 class ServedIndex:
@@ -140,7 +77,10 @@ class ServedIndex:
         self._renew = threading.Lock()
         self._changes = 0  # since the index was tidied up
         self._changed = 0.0  # when it was changed, by the monotonic clock
+        self._looked = False  # for what was left undone before
+        self._previews = Previews()
         self._now = self._opened()
+        self._listing = Listing(self._now)
 
     def _opened(self, before: Index | None = None) -> Index:
         """The newest commit, ready to be asked: nobody waits for what its first search would read."""
@@ -196,14 +136,14 @@ class ServedIndex:
         """
         index = self._now
         with self._nameless(index):
-            self._check_where(index, ask.where, paths=ask.paths)
+            check_where(index, ask.where, paths=ask.paths)
             self._check_records(index, ask.query)
             return index.ask(
                 ask.query,
                 k=ask.k,
                 offset=ask.offset,
                 where=ask.where,
-                models=self._spaces(index, ask.models),
+                models=spaces(index, ask.models, self.names),
                 fusion=ask.fusion,
                 part_weights=ask.part_weights or None,
                 min_match=ask.min_match,
@@ -238,24 +178,23 @@ class ServedIndex:
         Raises:
             QueryError: the filter cannot be understood.
         """
-        import pyarrow as pa
-        import pyarrow.compute as pc
+        listing = self._listing
+        with self._nameless(listing.index):
+            check_where(listing.index, where, paths=paths)
+            return listing.page(after=after, limit=limit, where=where)
 
-        index = self._now
-        first = pa.array([], pa.string())
-        with self._nameless(index):
-            self._check_where(index, where, paths=paths)
-            for batch in index.table.scan(["id"], where=parse(where, index.table.fields)):
-                ids = batch.column("id")
-                ids = pa.concat_arrays([first, ids.filter(pc.greater(ids, after)) if after else ids])
-                first = ids.take(pc.array_sort_indices(ids)[: limit + 1])
-            found = first[:limit].to_pylist()
-            by_id = {record.id: record for record in self._records(index, found)}
-        return Page([by_id[id_] for id_ in found], len(first) > limit)
+    def check(self) -> None:
+        """Read something of it, whatever its size.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        with self._nameless(self._now):
+            self._now.table.sample(["id"], 1)
 
     def record(self, id_: str) -> Stored | None:
         """One record; None when there is none."""
-        return next(iter(self._records(self._now, [id_])), None)
+        return next(iter(stored(self._now, [id_])), None)
 
     def thumbnails(self, ids: Sequence[str]) -> dict[str, bytes]:
         """Small JPEGs of records, by id; those that have none are left out."""
@@ -290,23 +229,27 @@ class ServedIndex:
             decode(data, replace(policy, scaled=1.0), name=f"The picture of {id_}", target=1)
         return data
 
+    def preview(self, id_: str, side: int, policy: DecodePolicy) -> bytes | None:
+        """A JPEG of a record of at most so many pixels a side: of the original where that can be had, else the
+        thumbnail; None when there is neither.
+        """
+        row = self._row(self._now, id_, ["picture"])
+        if row is None or not row["picture"]:
+            return None
+
+        def make() -> bytes | None:
+            with suppress(InputError):
+                data = self.original(id_, policy)
+                return preview(data, side, policy) if data else None
+            return None
+
+        found = self._previews.get(row["picture"], side, make)
+        return found or self.thumbnails([id_]).get(id_)
+
     def report(self, kind: str, *, model: str = "", colour: str = "") -> str:
         """See `reports.report`."""
         # With the models themselves: health looks at more of them than searching does.
         return report(self._writer(), kind, model=model, colour=colour, name=self.name)
-
-    def _records(self, index: Index, ids: Sequence[str]) -> list[Stored]:
-        table = index.table
-        known = frozenset(table.names)  # which takes as long as there are columns
-        names = [name for name in (*ATTRIBUTES, *table.attributes().names) if name in known]
-        columns = ["id", "uri", "text", *names]
-        if not ids:
-            return []
-        return [
-            Stored(row.pop("id"), row.pop("uri") or "", row.pop("text") or "", row)
-            for batch in table.scan(columns, where=among("id", list(ids)))
-            for row in batch.to_pylist()
-        ]
 
     def _row(self, index: Index, id_: str, columns: Sequence[str]) -> dict[str, Any] | None:
         """Some of what the table has of a record; columns that it lacks are None."""
@@ -316,52 +259,6 @@ class ServedIndex:
             for row in batch.to_pylist():
                 return {**dict.fromkeys(columns), **row}
         return None
-
-    # What requests may say
-
-    def _check_where(self, index: Index, where: str, *, paths: bool) -> None:
-        """A filter that may not ask where records lie would tell it, letter by letter."""
-        if where and not paths:
-            import pyarrow as pa
-
-            fields = index.table.fields
-            try:
-                parse(where, pa.schema([field for field in fields if field.name not in PLACES]))
-            except QueryError as error:
-                with suppress(QueryError):
-                    parse(where, fields)
-                    columns = error.hint.partition("The columns are")
-                    hint = "".join(columns[1:])
-                    error = QueryError(
-                        f"Where records lie, {' and '.join(PLACES)}, is not told here.",
-                        hint=f"Start the service with --show-paths to have it asked. {hint}",
-                        param="where",
-                    )
-                raise error from None
-
-    def _spaces(self, index: Index, models: Sequence[str]) -> tuple[str, ...]:
-        """The models that a request names; unlike the index itself, nothing looks for them on the disk.
-
-        Raises:
-            QueryError: the index has no such model.
-        """
-        called = {self.names[entry.space]: entry.space for entry in index.manifest.models}
-        found: list[str] = []
-        # What a model is called here may hold a comma, or be another one's name before the comma.
-        given = [models] if isinstance(models, str) else models
-        for name in (piece for one in given for piece in ([one] if one in called else split(one))):
-            if name in ALL or name in called:
-                found.append(called.get(name, name))
-                continue
-            meant = [entry.space for entry in index.manifest.models if name in (entry.name, entry.space)]
-            if len(meant) != 1:
-                raise QueryError(
-                    f"The index has {'several models' if meant else 'no model'} {name!r}.",
-                    hint=f"Use one of: {', '.join(called)}.",
-                    param="models",
-                )
-            found += meant
-        return tuple(found)
 
     def _reranker(self, name: str) -> Reranker | None:
         """What a request names; cross-encoders only among those of the service.
@@ -434,11 +331,7 @@ class ServedIndex:
             BowerbirdError: something of it failed; it is tried again after the next change.
         """
         index = self._now
-        if not self._changes:
-            return False
-        quiet = time.monotonic() - self._changed > QUIET_SECONDS
-        measured = all(is_measured(index, entry) for entry in index.manifest.models)
-        if measured and self._changes < MANY_CHANGES and not quiet:
+        if not (self._is_time(index) if self._changes else self._is_left(index)):
             return False
         with self._nameless(index):
             with self._change:
@@ -448,6 +341,20 @@ class ServedIndex:
             renew(writer)
             self.refresh()
         return True
+
+    def _is_time(self, index: Index) -> bool:
+        """Whether those who change it are quiet, or have changed much, or something that nothing was measured of."""
+        if self._changes >= MANY_CHANGES or time.monotonic() - self._changed > QUIET_SECONDS:
+            return True
+        return not all(is_measured(index, entry) for entry in index.manifest.models)
+
+    def _is_left(self, index: Index) -> bool:
+        """Whether something was left undone when another service was stopped: looked for once."""
+        if self._looked:
+            return False
+        self._looked = True
+        stale = (is_stale(index, entry, few=FEW) for entry in index.manifest.models)
+        return index.table.scattered or (len(index) > 0 and any(stale))
 
     def _writer(self) -> Index:
         """The index for one who writes: with the models themselves."""
@@ -468,6 +375,7 @@ class ServedIndex:
             if manifest == self._now.manifest:
                 return False
             self._now = self._opened(self._now)
+            self._listing = Listing(self._now)
             return True
 
 

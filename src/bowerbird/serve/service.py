@@ -1,8 +1,4 @@
-"""What a service can do, whatever door it is asked through and wherever the work is done.
-
-`Service` is the contract that the HTTP API and the page are written against. `LocalService` does everything in this
-process; `bowerbird.serve.cluster` has one that asks deployments on Ray.
-"""
+"""`LocalService`: everything that a `Service` can do, in this process; see `bowerbird.serve.contract`."""
 
 from __future__ import annotations
 
@@ -11,17 +7,15 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
 
-from bowerbird.errors import BowerbirdError
 from bowerbird.hits import Hits
 from bowerbird.media.policy import DecodePolicy
 from bowerbird.models.crossencoder import Judgement
 from bowerbird.models.vision.tower import Input
 from bowerbird.record import Record
 from bowerbird.serve.batching import Batch, BusyError, Scheduler
+from bowerbird.serve.contract import Facts, NoIndexError, NotServedError, Readiness, ReadOnlyError, Service
 from bowerbird.serve.encoders import Answer, Prepared, SharedEncoder
 from bowerbird.serve.indexed import Added, Ask, Page, ServedIndex, Stored
 from bowerbird.serve.limits import Limits
@@ -46,60 +40,18 @@ _LOG = logging.getLogger("bowerbird.serve")
 SEARCHES = 8
 """Searches at once: each waits for its query's vectors most of the time."""
 
+PREVIEWS = 2
+"""Previews made at once, beside searches: they take a processor each."""
+
+PREVIEWS_WAITING = 256
+"""How many may wait: pictures of several pages of results."""
+
 RERANKS = 2
 """Questions at once whose texts are judged, which takes every core."""
 
 SEARCHES_WAITING = 1024
 CHANGES_WAITING = 16
 """How many may wait at the most; who changes records holds their pictures meanwhile."""
-
-
-class NotServedError(BowerbirdError):
-    """The service is read-only, or does not do this."""
-
-
-class ReadOnlyError(NotServedError):
-    """The service takes no changes."""
-
-
-class NoIndexError(NotServedError):
-    """The service has no index."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What is told of the index.
-
-    Attributes:
-        name: what people call it.
-        records: how many.
-        models: names of its models, the first being asked where nobody names one.
-        version: of what is searched at the moment; it grows with every commit.
-        attributes: names and types of what filters may ask for.
-        writable: whether records can be added and removed through the service.
-        parts: of records, that can be searched.
-    """
-
-    name: str
-    records: int
-    models: tuple[str, ...]
-    version: int
-    attributes: Mapping[str, str]
-    writable: bool
-    parts: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Readiness:
-    """Whether the service can answer, found out by doing it.
-
-    Attributes:
-        ready: all checks passed.
-        checks: by name, `ok` or what went wrong.
-    """
-
-    ready: bool
-    checks: Mapping[str, str] = field(default_factory=dict)
 
 
 def facts_of(index: ServedIndex, *, writable: bool) -> Facts:
@@ -114,124 +66,6 @@ def facts_of(index: ServedIndex, *, writable: bool) -> Facts:
         writable=writable,
         parts=tuple(dict.fromkeys(str(column.modality) for column in now.columns)),
     )
-
-
-class Service(Protocol):
-    """What a service can do. Every method may be awaited by many at once; cancelling one stops what has not begun."""
-
-    @property
-    def limits(self) -> Limits:
-        """What it takes on at the most."""
-
-    async def embed(
-        self,
-        model: str,
-        inputs: Sequence[Input | Prepared],
-        *,
-        output: str = "",
-        role: str = "",
-        normalize: bool = True,
-    ) -> Answer:
-        """An outcome for each input, in order; see `SharedEncoder.embed`.
-
-        Raises:
-            ModelNotFoundError: the service has no such model.
-            BusyError: too much is waiting.
-        """
-
-    async def rerank(self, model: str, query: str, documents: Sequence[str]) -> list[Judgement]:
-        """How well each document answers a question, in order.
-
-        Raises:
-            ModelNotFoundError: the service has no such cross-encoder.
-        """
-
-    async def search(self, ask: Ask) -> Hits:
-        """The records most like a question.
-
-        Raises:
-            NotServedError: there is no index.
-            QueryError: it cannot be asked.
-        """
-
-    async def facts(self) -> Facts | None:
-        """What is told of the index; None: there is none."""
-
-    async def page(self, *, after: str = "", limit: int = 100, where: str = "", paths: bool = False) -> Page:
-        """Records in the order of their ids, from behind one; see `ServedIndex.page`."""
-
-    async def record(self, id_: str) -> Stored | None:
-        """One record; None when there is none."""
-
-    async def thumbnail(self, id_: str) -> bytes | None:
-        """A small JPEG of a record; None when there is none."""
-
-    async def thumbnails(self, ids: Sequence[str]) -> Mapping[str, bytes]:
-        """Small JPEGs of records, by id; those that have none are left out."""
-
-    async def original(self, id_: str) -> bytes | None:
-        """The picture of a record as it lies; None when there is none.
-
-        Raises:
-            InputError: it cannot be read, or is no picture any more.
-        """
-
-    async def add(self, records: Sequence[Record]) -> Added:
-        """Add records, or replace those of the same id; what was added is found as soon as this returns.
-
-        Args:
-            records: pictures are bytes; those that are not `named` are given an id by their content.
-
-        Raises:
-            ReadOnlyError: the service is.
-        """
-
-    async def remove(self, ids: Sequence[str]) -> int:
-        """Take records out of the index; how many there were.
-
-        Raises:
-            ReadOnlyError: the service is.
-        """
-
-    async def report(self, kind: str, *, model: str = "", colour: str = "") -> str:
-        """A page (HTML) about the index, which tells no paths: `map`, `gap` or `health`. Takes seconds.
-
-        Raises:
-            NotServedError: there is no index.
-            QueryError: there is no such report, model or attribute, or nothing to draw.
-        """
-
-    async def refresh(self) -> bool:
-        """Search what was committed last from now on; whether there was anything new."""
-
-    async def models(self) -> list[ModelState]:
-        """What is told of every model."""
-
-    async def load(self, model: str) -> ModelState:
-        """Have a model in memory.
-
-        Raises:
-            ModelNotFoundError: the service has no such model.
-        """
-
-    async def unload(self, model: str) -> bool:
-        """Take a model out of memory; whether it was there.
-
-        Raises:
-            ModelNotFoundError: the service has no such model.
-            ModelInUseError: the index is searched with it.
-        """
-
-    async def ready(self) -> Readiness:
-        """Run every loaded model and ask the store."""
-
-    async def tend(self) -> None:
-        """Do what has to be done from time to time, until cancelled: unload models that nobody asks, search what
-        others have committed, and tidy up after those who have changed the index.
-        """
-
-    async def close(self) -> None:
-        """Finish what was accepted, and take nothing more."""
 
 
 class LocalService:
@@ -286,6 +120,7 @@ class LocalService:
         wait = self._limits.queue_seconds
         self._searches = Threads("bowerbird-search", SEARCHES, seconds=wait, most=SEARCHES_WAITING)
         self._reranks = Threads("bowerbird-rerank", RERANKS, seconds=wait, most=SEARCHES_WAITING)
+        self._previews = Threads("bowerbird-preview", PREVIEWS, seconds=wait, most=PREVIEWS_WAITING)
         # Who adds records waits for the disk in any case.
         self._changes = Threads("bowerbird-change", 1, seconds=10 * wait, most=CHANGES_WAITING)
         self._upkeep = Threads("bowerbird-upkeep", 1, seconds=wait, most=1)
@@ -355,6 +190,11 @@ class LocalService:
         policy = DecodePolicy(max_bytes=self._limits.body_bytes)
         return await self._searches.run(partial(self._indexed().original, id_, policy))
 
+    async def preview(self, id_: str, side: int) -> bytes | None:
+        """See `Service`."""
+        policy = DecodePolicy(max_bytes=self._limits.body_bytes)
+        return await self._previews.run(partial(self._indexed().preview, id_, side, policy))
+
     async def add(self, records: Sequence[Record]) -> Added:
         """See `Service`."""
         return await self._changes.run(partial(self._changed().add, records))
@@ -398,7 +238,7 @@ class LocalService:
         for name, shared in self.registry.loaded().items():
             checks[f"model {name}"] = await self._checked(_probe(shared))
         if self.index is not None:
-            checks["index"] = await self._checked(self.page(limit=1))
+            checks["index"] = await self._checked(self._searches.run(self.index.check))
         return Readiness(all(said == "ok" for said in checks.values()), checks)
 
     async def tend(self) -> None:
@@ -433,7 +273,14 @@ class LocalService:
         end = time.monotonic() + self._limits.drain_seconds
         stop = partial(self.scheduler.stop, self._limits.drain_seconds)
         await asyncio.wrap_future(in_thread("bowerbird-stop", stop))
-        for reading in (self._searches, self._reranks, self._reports, self._refreshes, self.registry):
+        for reading in (
+            self._searches,
+            self._previews,
+            self._reranks,
+            self._reports,
+            self._refreshes,
+            self.registry,
+        ):
             await reading.close(0.0)  # whoever has asked is not here any more
         for changing in (self._changes, self._upkeep):
             await changing.close(max(0.0, end - time.monotonic()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,7 @@ WIDENING = "widening:"
 FRAGMENTS_BEFORE_COMPACTION = 32
 
 KEEP_VERSIONS = timedelta(hours=1)
-"""Versions younger than this stay on disk, so that open readers can finish."""
+"""Versions that were the newest less than this ago stay on disk, so that open readers can finish."""
 
 
 def lance_library() -> Any:
@@ -280,10 +280,15 @@ class LanceTable(Table):
     def _rows(self, ids: NDArray[np.uint64], columns: Sequence[str]) -> pa.Table:
         return self._rows_kept.take(self._dataset, ids, columns)
 
+    @property
+    def scattered(self) -> bool:
+        """See `Table`."""
+        return len(self._dataset.get_fragments()) > FRAGMENTS_BEFORE_COMPACTION
+
     def optimize(self, vectors: Sequence[VectorColumn]) -> None:
         """See `Table`."""
         with translated(self._path):
-            if len(self._dataset.get_fragments()) > FRAGMENTS_BEFORE_COMPACTION:
+            if self.scattered:
                 self._dataset.optimize.compact_files()
             for column in vectors:
                 # Of records that have such a vector: an index of texts has none of pictures.
@@ -293,7 +298,14 @@ class LanceTable(Table):
             index_words(self._dataset)
             extend_indexes(self._dataset)
             self._dataset.checkout_latest()
-            self._dataset.cleanup_old_versions(older_than=KEEP_VERSIONS)
+            self._forget_old_versions()
+
+    def _forget_old_versions(self) -> None:
+        """What nobody reads any more: versions that have had a successor for long enough, however old they are."""
+        before = datetime.now() - KEEP_VERSIONS
+        versions = [one["version"] for one in self._dataset.versions() if one["timestamp"] < before]
+        if versions[:-1]:  # The last of them was the newest at that time.
+            self._dataset.cleanup_old_versions(versions=versions[:-1])
 
 
 def _write_piece(place: str, columns: pa.Schema, rows: pa.Table) -> bytes:

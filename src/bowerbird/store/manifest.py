@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -128,7 +128,7 @@ def write(place: Place, manifest: Manifest) -> None:
     Raises:
         StoreError: the place cannot be written to, or is full.
     """
-    Location.of(place).replace(NAME, json.dumps(asdict(manifest), indent=1).encode())
+    Location.of(place).replace(NAME, json.dumps(vars(manifest), default=vars, indent=1).encode())
 
 
 def read(place: Place) -> Manifest:

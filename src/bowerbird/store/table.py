@@ -256,6 +256,11 @@ class Table(ABC):
             where: applied before the cut to `k`.
         """
 
+    @property
+    def scattered(self) -> bool:
+        """Whether many small commits lie apart that `optimize` would put together."""
+        return False
+
     @abstractmethod
     def optimize(self, vectors: Sequence[VectorColumn]) -> None:
         """Tidy up after many small commits and build or extend indexes where the table is large."""

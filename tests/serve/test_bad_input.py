@@ -194,6 +194,18 @@ def test_a_body_that_is_no_http(address: str, rest: bytes) -> None:
     check_refused(exchanged(address, IN_PIECES + rest), 400)
 
 
+@pytest.mark.parametrize("path", ["embeddings", "search"])
+def test_a_compressed_body(address: str, path: str) -> None:
+    response = httpx2.post(
+        f"{address}/v1/{path}",
+        content=zlib.compress(b'{"text": "a"}'),
+        headers={"Content-Encoding": "deflate"},
+        timeout=60,
+    )
+    error = check_refused(response, 415)
+    assert "deflate" in error["message"]
+
+
 def test_fields_behind_a_body(address: str) -> None:
     """They are no headers, and have a cap as these do."""
     body = json.dumps(GOOD).encode()

@@ -26,6 +26,14 @@ def is_form(request: Request) -> bool:
     Raises:
         ApiError: it is neither that nor JSON.
     """
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        # A little of it can unfold to more than there is memory.
+        raise ApiError(
+            415,
+            f"The body is compressed ({coding[:20]}), which is not taken. Send it as it is, without Content-Encoding.",
+            code="unsupported_media_type",
+        )
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         return True

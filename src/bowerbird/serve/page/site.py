@@ -12,6 +12,7 @@ import logging
 import math
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -30,6 +31,7 @@ from bowerbird.serve.page.questions import ASKED, Message, Receive, refusal, rep
 from bowerbird.serve.page.session import HOURS, FindsKeys, Sessions, cookie_name
 from bowerbird.serve.previews import SIDES
 from bowerbird.serve.service import NotServedError, Service
+from bowerbird.serve.threads import in_thread
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -111,7 +113,9 @@ class Page:
         from bowerbird.serve.page.blocks import application
 
         facts = await self.service.facts()
-        gradio, lifespan = await asyncio.to_thread(application, self, facts)
+        # The end of the process does not wait for it.
+        made = in_thread("bowerbird-page", partial(application, self, facts))
+        gradio, lifespan = await asyncio.wrap_future(made)
         await self._running.enter_async_context(lifespan())
         self._gradio = gradio
 

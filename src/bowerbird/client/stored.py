@@ -102,7 +102,8 @@ def image(id: str, *, size: str = "thumbnail") -> Call[bytes | None]:
 
     Args:
         id: of the record.
-        size: `thumbnail`, a small JPEG, or `original`, the file that was indexed.
+        size: `thumbnail`, a small JPEG; `320`, `480`, `640`, `960`, `1280` or `1920`, one of at most so many pixels a
+            side; or `original`, the file that was indexed.
 
     Raises:
         UnreadableError: the original is not there any more.

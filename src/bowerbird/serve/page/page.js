@@ -67,6 +67,7 @@ const bower = (() => {
       const pieces = [...find(".closely", card).children].map((one) => one.cloneNode(true));
       const image = pieces.find((one) => one.tagName === "IMG"), told = pieces[pieces.length - 1];
       const doing = find(".do", card)?.cloneNode(true);
+      for (const one of doing?.querySelectorAll("[title]") || []) find("span", one).textContent = one.title; // there is room
       if (doing) find("details", told).before(doing);
       if (image) {
         const small = find(".shown img", card); // it is there already, and what is awaited has its shape

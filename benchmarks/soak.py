@@ -237,6 +237,7 @@ class Probe:
 
 def _storm(server: Server, bodies: Path) -> str:
     """Many more requests than can be answered, and how long a single one waits afterwards."""
+    server.settle()
     capacity = closed(server.url, bodies, connections=CONNECTIONS, seconds=5).rate
     server.settle()
     single = statistics.median(_probe(server).taken for _ in range(20))

@@ -14,6 +14,8 @@ from tests.serve.conftest import COLOURS, SHAPES, data_url, draw
 from tests.serve.servers import SECONDS, served
 
 import bowerbird as bb
+from bowerbird.search.index import Index
+from bowerbird.serve.limits import Limits
 from bowerbird.serve.service import LocalService
 from bowerbird.store.lance import LanceTable
 
@@ -417,6 +419,18 @@ def test_what_another_process_commits_is_searched_without_a_failed_request(own_i
             pytest.fail("the commit is never noticed")
         assert now["version"] > before["version"]
         assert now["writable"] is False
+
+
+def test_while_another_process_writes_changes_are_told_to_come_back(own_index):
+    service = LocalService(str(own_index), writable=True, limits=Limits(queue_seconds=1.0))
+    with served(service) as client:
+        with Index.open(own_index).writing():
+            answer = client.post("/v1/records", json={"records": [{"id": "x", "text": "x"}]})
+            assert answer.status_code == 503, answer.text
+            assert answer.json()["error"]["code"] == "index_busy"
+            assert int(answer.headers["retry-after"]) > 0
+            assert "red-circle" in ids(client, text="a red circle")
+        assert add(client, {"id": "x", "text": "x"})["added"] == 1
 
 
 def test_an_index_that_is_gone_is_searched_as_it_was(own_index, caplog):

@@ -38,6 +38,9 @@ class Index:
 
     Make one with `Index.create`, find one again with `Index.open`. Reading needs no lock and sees the last
     complete commit; writing takes a lock that other processes respect.
+
+    Attributes:
+        lock_seconds: for another process that is writing one waits no longer; None: as the settings say.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Index:
         self.manifest = manifest
         self.table = table
         self.precision = precision
+        self.lock_seconds: float | None = None
         self.encoders = {encoder.card.space: encoder for encoder in encoders}
         self._sources: dict[str, str] = {}  # by space, where models lie now, as this process was told
         self._held = Held()
@@ -529,7 +533,9 @@ class Index:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Hold the write lock, on the newest version of the table; afterwards publish what was committed."""
-        with self.location.lock(settings().lock_seconds) as self._held:
+        most = settings().lock_seconds
+        seconds = most if self.lock_seconds is None else min(most, self.lock_seconds)
+        with self.location.lock(seconds) as self._held:
             self.manifest = manifests.read(self.location)
             # The newest version, not the manifest's: a killed writer may have committed rows after its manifest.
             self.table = open_table(self.location)

@@ -58,6 +58,7 @@ class ServedIndex:
         models: of the service; those of the index are added to them, under the names that it has for them.
         rerankers: cross-encoders that searches may name.
         precision: what models are loaded with.
+        lock_seconds: who changes it waits no longer for another process that is writing; None: as the settings say.
     """
 
     def __init__(
@@ -67,11 +68,13 @@ class ServedIndex:
         *,
         rerankers: Rerankers | None = None,
         precision: str = "",
+        lock_seconds: float | None = None,
     ) -> None:
         self.place = place
         self.models = models
         self.rerankers = rerankers or Rerankers()
         self.precision = precision
+        self.lock_seconds = lock_seconds
         self.names: dict[str, str] = {}
         self._change = threading.Lock()
         self._renew = threading.Lock()
@@ -362,7 +365,9 @@ class ServedIndex:
             shared.encoder
             for shared in (self.models.get(self.names[e.space]) for e in self._now.manifest.models)
         ]
-        return Index.open(self.place, encoders, precision=self.precision)
+        index = Index.open(self.place, encoders, precision=self.precision)
+        index.lock_seconds = self.lock_seconds
+        return index
 
     def refresh(self) -> bool:
         """Search what was committed last from now on. Whether there was anything new.

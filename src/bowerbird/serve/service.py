@@ -113,11 +113,13 @@ class LocalService:
             name, source = (one, "") if isinstance(one, str) else one
             self.registry.add(name, source)
         self.rerankers = Rerankers(rerankers, idle_seconds=idle_seconds)
-        self.index = ServedIndex(place, self.registry, rerankers=self.rerankers) if place else None
+        wait = self._limits.queue_seconds
+        self.index: ServedIndex | None = None
+        if place:
+            self.index = ServedIndex(place, self.registry, rerankers=self.rerankers, lock_seconds=wait)
         if not self.registry.names:
             self.registry.add(settings().model)
         self.tend_seconds = tend_seconds
-        wait = self._limits.queue_seconds
         self._searches = Threads("bowerbird-search", SEARCHES, seconds=wait, most=SEARCHES_WAITING)
         self._reranks = Threads("bowerbird-rerank", RERANKS, seconds=wait, most=SEARCHES_WAITING)
         self._previews = Threads("bowerbird-preview", PREVIEWS, seconds=wait, most=PREVIEWS_WAITING)

@@ -84,12 +84,13 @@ def test_what_fails_here_is_told_to_the_log(kind, status, code, path):
     assert [line["code"] for line in lines if "route" in line] == [code]
 
 
-def test_health_names_no_places(own_index: Path):
-    class Sick(LocalService):
-        async def page(self, **asked):
-            raise StoreError(f"{PLACE} is broken.")
+def test_health_names_no_places(own_index: Path, monkeypatch: pytest.MonkeyPatch):
+    def broken() -> None:
+        raise StoreError(f"{PLACE} is broken.")
 
-    with served(Sick(str(own_index))) as client:
+    service = LocalService(str(own_index))
+    monkeypatch.setattr(service.index, "check", broken)
+    with served(service) as client:
         answer = client.get("/health/ready")
     assert answer.status_code == 503
     assert answer.json()["checks"]["index"] != "ok"

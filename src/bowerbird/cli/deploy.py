@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -214,6 +215,7 @@ def _run(deployed: Deployed, name: str, host: str, port: int, address: str) -> N
     result(where)
     if own:
         say("Ctrl-C ends it.")
-        hold(name)
+        if hold(name) == signal.SIGINT:
+            raise typer.Exit(130)
     else:
         say("It goes on without this command: `serve status` says how it is, `serve shutdown` ends it.")

@@ -82,13 +82,15 @@ def itself(case: Case) -> Iterator[Finding]:
 
 def _pictures_again(case: Case, entry: ModelEntry, column: VectorColumn) -> _Again:
     encoder = case.index.encoder(entry.space)
+    tower = encoder.card.image
+    assert tower is not None  # the index has pictures under it
     again = _Again()
     rows = np.flatnonzero(case.drawn.present[column.name])
     on_disk = np.array([row for row in rows.tolist() if case.path(row)], np.int64)
     kept: list[tuple[int, bytes]] = []
     for row in case.chosen(on_disk, case.fresh).tolist():
         try:
-            data = read_bytes(Path(case.path(row)), encoder.image.tower.decode)
+            data = read_bytes(Path(case.path(row)), tower.decode)
         except InputError:
             again.skipped += 1  # what the check of files is about
             continue

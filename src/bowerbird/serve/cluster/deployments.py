@@ -10,49 +10,31 @@ their batch already. So `serve.batch` is used nowhere.
 from __future__ import annotations
 
 import asyncio
-import logging
+import hashlib
 import os
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from ray import serve
 
+import bowerbird
 from bowerbird.flow.recipe import ModelRecipe
 from bowerbird.models.crossencoder import CrossEncoder, Judgement
-from bowerbird.record import Record
 from bowerbird.serve.batching import BusyError, Scheduler
+from bowerbird.serve.cluster.index import SearchReplica, WriterReplica
 from bowerbird.serve.cluster.packed import Packed
-from bowerbird.serve.cluster.plan import Deployed, ServedModel, options, resolved
-from bowerbird.serve.cluster.remote import RemoteModels, RemoteRerankers, Towers
+from bowerbird.serve.cluster.plan import FRONT, Deployed, ServedModel, options, resolved
+from bowerbird.serve.cluster.remote import Towers
 from bowerbird.serve.encoders import SharedEncoder
-from bowerbird.serve.indexed import ServedIndex
 from bowerbird.serve.limits import Limits
-from bowerbird.serve.models import Models
-from bowerbird.serve.rerankers import Rerankers
-from bowerbird.serve.service import LocalService, facts_of
 
 __all__ = [
     "EncoderReplica",
     "IngressReplica",
     "RerankReplica",
-    "SearchReplica",
-    "WriterReplica",
     "application",
 ]
-
-_LOG = logging.getLogger("bowerbird.serve")
-
-T = TypeVar("T")
-
-SEARCHES = 32
-"""Searches of one replica at once; each waits for its query's vectors most of the time."""
-
-
-READS = ("facts", "original", "page", "record", "report", "search", "thumbnails")
-"""What may be asked of an index by name."""
 
 
 class EncoderReplica:
@@ -69,6 +51,7 @@ class EncoderReplica:
         # Whatever counts processors in here shall count those of this replica, not of the machine.
         os.environ["BOWERBIRD_THREADS"] = str(threads)
         self.modality = modality
+        self.tokens = limits.tokens
         self.encoder = recipe.for_worker(threads).build()
         getattr(self.encoder, modality)  # the tower is loaded
         self.scheduler = Scheduler(
@@ -81,8 +64,11 @@ class EncoderReplica:
 
         Raises:
             BusyError: too much is waiting.
+            UnsupportedInputError: there is no such output, or the texts have too many tokens.
         """
-        return Packed.of(await self.shared.embed(inputs, output=output, role=role, normalize=normalize))
+        return Packed.of(
+            await self.shared.embed(inputs, output=output, role=role, normalize=normalize, tokens=self.tokens)
+        )
 
     async def told(self) -> dict[str, Any]:
         """What is known of a model once its tower is loaded: fields of `ModelState`."""
@@ -130,140 +116,13 @@ class RerankReplica:
         self.model = CrossEncoder.load(name)
         self.pool = ThreadPoolExecutor(1)
 
+    async def told(self) -> dict[str, Any]:
+        """What is known of it: fields of `ModelState`."""
+        return {"max_tokens": self.model.card.rules.max_tokens, "space": self.model.space}
+
     async def judge(self, pairs: Sequence[tuple[str, str]]) -> list[Judgement]:
         """How well each document answers its question, in order."""
         return await asyncio.get_running_loop().run_in_executor(self.pool, self.model.outcomes, pairs)
-
-
-class SearchReplica:
-    """The index, for many readers. Vectors of queries come from the deployments of the encoders.
-
-    A new commit is looked for every few seconds, when `user_config` changes, and when a caller has seen a newer one
-    elsewhere; searches that have begun go on with what they began with.
-
-    Args:
-        place: of the index.
-        towers: by name of each model of the index.
-        recipes: likewise.
-        rerankers: by name, the handles of the cross-encoders.
-        limits: of the service.
-        poll: seconds between two looks.
-        writable: whether a writer is deployed; it is told, not used.
-        threads: that it may use.
-    """
-
-    async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self,
-        place: str,
-        towers: Mapping[str, Towers],
-        recipes: Mapping[str, ModelRecipe],
-        rerankers: Mapping[str, Any],
-        limits: Limits,
-        poll: float,
-        *,
-        writable: bool = False,
-        threads: int = 1,
-    ) -> None:
-        os.environ["BOWERBIRD_THREADS"] = str(threads)
-        self.writable = writable
-        self.pool = ThreadPoolExecutor(SEARCHES, thread_name_prefix="bowerbird-search")
-        self.models = RemoteModels(towers, recipes, limits)
-        # In a thread: what it may ask of the encoders is waited for.
-        self.index = await asyncio.to_thread(
-            ServedIndex,
-            place,
-            cast("Models", self.models),
-            rerankers=cast("Rerankers", RemoteRerankers(rerankers, limits)),
-        )
-        self.ended = threading.Event()
-        threading.Thread(target=self._look, args=(poll,), name="bowerbird-look", daemon=True).start()
-
-    async def read(
-        self, method: str, arguments: Sequence[Any], keywords: Mapping[str, Any], seen: int
-    ) -> tuple[Any, int]:
-        """What one of `READS` of the index gives, and the version that was asked.
-
-        Args:
-            method: its name.
-            arguments: for it.
-            keywords: likewise.
-            seen: a version that the caller knows of; an older one is not asked, unless that one is not there any more.
-        """
-        assert method in READS
-
-        def read() -> tuple[Any, int]:
-            if self.version < seen:
-                self.index.refresh()
-            version = self.version
-            if method == "facts":
-                return facts_of(self.index, writable=self.writable), version
-            return getattr(self.index, method)(*arguments, **keywords), version
-
-        return await self._in(read)
-
-    async def refresh(self) -> tuple[bool, int]:
-        """Search what was committed last from now on: whether there was anything new, and its version."""
-        fresh = await self._in(self.index.refresh)
-        return fresh, self.version
-
-    @property
-    def version(self) -> int:
-        """Of what is searched at the moment."""
-        return self.index.now.manifest.table_version
-
-    async def reconfigure(self, config: Mapping[str, Any]) -> None:
-        """Serve calls it when `user_config` has changed, without a restart."""
-        await self._in(self.index.refresh)
-
-    async def check_health(self) -> None:
-        """Ask the store."""
-        await self._in(partial(self.index.page, limit=1))
-
-    def __del__(self) -> None:
-        if hasattr(self, "ended"):
-            self.ended.set()
-            self.pool.shutdown(wait=False, cancel_futures=True)
-
-    async def _in(self, function: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self.pool, function)
-
-    def _look(self, seconds: float) -> None:
-        said = ""
-        while not self.ended.wait(seconds):
-            try:
-                self.index.refresh()
-            except Exception as error:  # noqa: BLE001  it is tried again
-                # What was searched until now goes on being searched; and it is said once.
-                if str(error) != said:
-                    said = str(error)
-                    _LOG.warning("The newest commit of the index cannot be opened: %s", said)
-
-
-class WriterReplica:
-    """The one who changes the index. It embeds what it adds by itself, so it holds the models of the index.
-
-    Args:
-        place: of the index.
-        limits: of the service.
-        threads: that it may use.
-    """
-
-    async def __init__(self, place: str, limits: Limits, threads: int) -> None:  # type: ignore[misc]
-        os.environ["BOWERBIRD_THREADS"] = str(threads)
-        self.service = await asyncio.to_thread(LocalService, place, limits=limits, writable=True)
-        self.tending = asyncio.create_task(self.service.tend())
-
-    async def add(self, records: Sequence[Record]) -> tuple[Any, int]:
-        """See `Service.add`; and the version that has them."""
-        return await self.service.add(records), self._version()
-
-    async def remove(self, ids: Sequence[str]) -> tuple[int, int]:
-        """See `Service.remove`; and the version without them."""
-        return await self.service.remove(ids), self._version()
-
-    def _version(self) -> int:
-        assert self.service.index is not None
-        return self.service.index.now.manifest.table_version
 
 
 class IngressReplica:
@@ -311,15 +170,25 @@ def application(args: Mapping[str, Any]) -> Any:
     models = resolved(deployed)
     given = options(deployed, models)
     limits = deployed.caps()
+    of_encoders = Limits(
+        tokens=limits.tokens, queue_seconds=limits.queue_seconds, queue_bytes=limits.queue_bytes
+    )
     threads = max(1, int(deployed.cpus))
 
+    named: dict[int, str] = {}
+
     def bound(name: str, kind: type, *arguments: Any, **keywords: Any) -> Any:
-        return serve.deployment(kind).options(name=name, **given[name]).bind(*arguments, **keywords)
+        made = serve.deployment(kind).options(name=name, **given[name])
+        # Serve renews what has another version; without one of ours, all that is deployed again.
+        version = _digest((kind.__name__, arguments, keywords), named)
+        made = made.options(version=version, _internal=True).bind(*arguments, **keywords)
+        named[id(made)] = name
+        return made
 
     towers = {
         model.name: {
             modality: bound(
-                model.deployment(modality), EncoderReplica, model.recipe, modality, threads, limits
+                model.deployment(modality), EncoderReplica, model.recipe, modality, threads, of_encoders
             )
             for modality in model.modalities
         }
@@ -335,7 +204,6 @@ def application(args: Mapping[str, Any]) -> Any:
         parts["search"] = bound(
             "search",
             SearchReplica,
-            deployed.index,
             towers,
             {model.name: model.recipe for model in models},
             rerankers,
@@ -345,7 +213,26 @@ def application(args: Mapping[str, Any]) -> Any:
             threads=max(1, int(deployed.search_cpus)),
         )
         if deployed.writable:
-            parts["writer"] = bound("writer", WriterReplica, deployed.index, limits, threads)
-    # Without the index: an ingress reads none.
-    own = {name: value for name, value in deployed.to_args().items() if name != "index"}
+            parts["writer"] = bound("writer", WriterReplica, limits, threads)
+    own = {name: value for name, value in deployed.to_args().items() if name in FRONT}
     return bound("ingress", serve.ingress()(IngressReplica), own, models, towers, rerankers, parts)
+
+
+def _digest(value: Any, named: Mapping[int, str]) -> str:
+    """Of what a deployment is made of, by this version of the package.
+
+    Args:
+        value: plain data, and other deployments.
+        named: names of these, by their `id`.
+    """
+
+    def told(one: Any) -> Any:
+        if id(one) in named:
+            return named[id(one)]
+        if isinstance(one, Mapping):
+            return {str(name): told(each) for name, each in one.items()}
+        if isinstance(one, (list, tuple)):
+            return [told(each) for each in one]
+        return one
+
+    return hashlib.sha256(repr((bowerbird.__version__, told(value))).encode()).hexdigest()

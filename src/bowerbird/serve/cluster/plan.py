@@ -21,6 +21,7 @@ from bowerbird.serve.listening import PORT
 from bowerbird.settings import settings
 
 __all__ = [
+    "FRONT",
     "IMPORT_PATH",
     "Deployed",
     "ServedModel",
@@ -33,6 +34,9 @@ __all__ = [
 
 IMPORT_PATH = "bowerbird.serve.cluster.deployments:application"
 """What a Serve config file names; called with the fields of `Deployed`."""
+
+FRONT = ("page", "fetch_urls", "keys", "cors", "hosts", "show_paths", "public_metrics", "limits")
+"""Fields of `Deployed` that an ingress is made with: it is not renewed for the sake of others."""
 
 QUEUED = 8
 """For each place in a replica so many requests may wait at whoever asks; more are told to come back."""
@@ -49,7 +53,8 @@ class Deployed:
     """What `bowerbird deploy` is told, and a Serve config file has under `args`.
 
     Attributes:
-        index: path or address, which every machine of the cluster has to reach; empty: only models are served.
+        index: path or address, which every machine of the cluster has to reach; empty: only models are served. Its
+            models are deployed. It is searched as long as `user_config` of `search` and `writer` name no other.
         models: further ones, as `load` takes them; `NAME=SOURCE` for one that requests call otherwise.
         rerankers: cross-encoders.
         min_replicas: of each encoder and of the search service; 0: they end when nobody asks, and begin with the next
@@ -248,14 +253,15 @@ def options(deployed: Deployed, models: tuple[ServedModel, ...]) -> dict[str, di
     if deployed.index:
         found["search"] = {
             **_scaled(deployed, deployed.search_cpus, 0.0),
-            # Any other number has every replica look for a new commit at once.
-            "user_config": {"version": 0},
+            # Another one is opened by the replicas that are there.
+            "user_config": {"index": deployed.index},
         }
         if deployed.writable:
             writer = _scaled(deployed, deployed.cpus, 0.0)
             writer["autoscaling_config"]["min_replicas"] = min(1, deployed.min_replicas)
             writer["autoscaling_config"]["max_replicas"] = 1
             writer["max_surge_percent"] = 0  # never two who write
+            writer["user_config"] = {"index": deployed.index}
             found["writer"] = writer
     return found
 
@@ -336,7 +342,8 @@ def as_yaml(deployed: Deployed, *, name: str = "bowerbird", host: str = "127.0.0
 
     head = (
         "# Written by `bowerbird deploy --config`. Deploy it, and what is changed in it, with `serve deploy FILE`.\n"
-        "# The numbers of each deployment can be changed here; what is to be served stands under args.\n"
+        "# Numbers of a deployment, and the index that search and writer have under user_config, can be changed while\n"
+        "# everything runs on; what is changed under args renews every deployment.\n"
     )
     listed = config(deployed, name=name, host=host, port=port)
     text: str = yaml.safe_dump(listed, sort_keys=False, allow_unicode=True)

@@ -11,7 +11,7 @@ from bowerbird.errors import InputError, ModelNotFoundError, UnreadableError, Un
 from bowerbird.flow.recipe import ModelRecipe
 from bowerbird.models.card import ModelCard
 from bowerbird.models.crossencoder import CrossCard, CrossEncoder, Judgement, read_cross_card
-from bowerbird.models.encoder import Encoder, Outcome
+from bowerbird.models.encoder import Encoder, Outcome, one_by_one
 from bowerbird.models.vision.tower import Input
 from bowerbird.serve.cluster.calls import asked_and_waited
 from bowerbird.serve.cluster.packed import merged
@@ -63,8 +63,8 @@ def sent(value: Input | Prepared) -> Any:
         raise UnreadableError(f"{value}: {error.strerror or error}.") from None
 
 
-class RemoteEncoder:
-    """A model of which each tower is a deployment. Searching asks only for `card` and `outcomes`.
+class RemoteEncoder(Encoder):
+    """A model of which each tower is a deployment; here is only its card.
 
     Args:
         name: what requests call it.
@@ -74,18 +74,18 @@ class RemoteEncoder:
     """
 
     def __init__(self, name: str, card: ModelCard, towers: Towers, seconds: float) -> None:
+        super().__init__(card)
         self.name = name
-        self.card = card
         self._towers = towers
         self._seconds = seconds
 
+    @property
+    def encoder(self) -> RemoteEncoder:
+        """Itself: what one who needs an `Encoder` is given in the place of a `SharedEncoder`."""
+        return self
+
     def outcomes(
-        self,
-        inputs: Iterable[Input | Prepared],
-        *,
-        output: str = "",
-        role: str = "",
-        normalize: bool = True,
+        self, inputs: Input | Iterable[Input], *, output: str = "", role: str = "", normalize: bool = True
     ) -> list[Outcome]:
         """As of `Encoder`; waits for the deployments.
 
@@ -93,7 +93,7 @@ class RemoteEncoder:
             BusyError: too much is waiting.
             TimeoutError: there was no answer in time.
         """
-        listed = list(inputs)
+        listed = one_by_one(inputs)
         pieces, refused = parted(self.name, listed, self._towers)
 
         def ask(piece: tuple[str, list[int]]) -> Any:
@@ -126,33 +126,33 @@ class RemoteModels:
     def __init__(
         self, towers: Mapping[str, Towers], recipes: Mapping[str, ModelRecipe], limits: Limits
     ) -> None:
-        self._towers = towers
-        self._spaces = {name: recipe.space for name, recipe in recipes.items()}
+        self._towers = {recipe.space: towers[name] for name, recipe in recipes.items()}
         self._seconds = limits.request_seconds or 60.0
         self._known: dict[str, RemoteEncoder] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Those that the index has asked for."""
+        """Those that indexes have asked for."""
         return tuple(self._known)
 
     def add(self, name: str, source: Encoder, *, pinned: bool = False) -> None:
-        """Have a model of the index.
+        """Have a model of an index.
 
         Args:
-            name: what the index calls it.
+            name: what the index calls it; another index may call it otherwise.
             source: its card is read; it is not loaded.
             pinned: of no account: its deployments live as they are told.
 
         Raises:
             ModelNotFoundError: it was not deployed.
         """
-        if self._spaces.get(name) != source.card.space:
+        towers = self._towers.get(source.card.space)
+        if towers is None:
             raise ModelNotFoundError(
-                f"The index has a model {name!r} by now that is not deployed.",
+                f"The index has a model {name!r} that is not deployed.",
                 hint="Deploy it again: bowerbird deploy ...",
             )
-        self._known[name] = RemoteEncoder(name, source.card, self._towers[name], self._seconds)
+        self._known[name] = RemoteEncoder(name, source.card, towers, self._seconds)
 
     def pin(self, name: str) -> None:
         """Nothing to do: its deployments live as they are told."""

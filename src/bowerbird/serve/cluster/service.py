@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -18,7 +19,7 @@ from bowerbird.serve.cluster.calls import asked
 from bowerbird.serve.cluster.packed import Packed, merged
 from bowerbird.serve.cluster.plan import ServedModel
 from bowerbird.serve.cluster.remote import Towers, parted, sent
-from bowerbird.serve.encoders import Answer, Prepared
+from bowerbird.serve.encoders import Answer, Prepared, check_characters, check_tokens
 from bowerbird.serve.indexed import Added, Ask, Page, Stored
 from bowerbird.serve.limits import Limits
 from bowerbird.serve.models import ModelState
@@ -78,6 +79,7 @@ class RayService:
         name = self._named(model)
         self._used[name] = time.time()
         towers = self._towers[name]
+        check_characters(sum(len(value) for value in inputs if isinstance(value, str)), self._limits.tokens)
         pieces, refused = parted(name, inputs, towers)
         listed: list[Any] = []
         for value in inputs:
@@ -92,7 +94,9 @@ class RayService:
             given = [listed[place] for place in places]
             return places, await asked(towers[modality], "embed", given, output, role, normalize)
 
-        return merged(await _together([ask(*piece) for piece in pieces if piece[1]]), refused)
+        answer = merged(await _together([ask(*piece) for piece in pieces if piece[1]]), refused)
+        check_tokens(answer.tokens, self._limits.tokens)  # each piece was held to it by itself
+        return answer
 
     async def rerank(self, model: str, query: str, documents: Sequence[str]) -> list[Judgement]:
         """See `Service`."""
@@ -104,6 +108,7 @@ class RayService:
                 if self._rerankers
                 else "Deploy one with --reranker MODEL.",
             )
+        self._used[name] = time.time()
         pairs = [(query, document) for document in documents]
         found: list[Judgement] = await asked(self._rerankers[name], "judge", pairs)
         return found
@@ -146,6 +151,12 @@ class RayService:
         )
         return data
 
+    async def preview(self, id_: str, side: int) -> bytes | None:
+        """See `Service`."""
+        policy = DecodePolicy(max_bytes=self._limits.body_bytes)
+        data: bytes | None = await self._read("preview", id_, side, policy)
+        return data
+
     async def add(self, records: Sequence[Record]) -> Added:
         """See `Service`. When the writer dies meanwhile it is not tried again: what it did is not known."""
         added: Added
@@ -174,10 +185,15 @@ class RayService:
     async def models(self) -> list[ModelState]:
         """See `Service`. A model is loaded as long as a replica of one of its towers runs."""
         running = await self._running()
-        return [await self._state(name, running) for name in self._models]
+        states = [await self._state(name, running) for name in self._models]
+        return [*states, *[await self._judge_state(name, running) for name in self._rerankers]]
 
     async def load(self, model: str) -> ModelState:
         """See `Service`: a replica of each tower is awake when it returns; it ends again when nobody asks."""
+        if model in self._rerankers:
+            self._told[model] = await asked(self._rerankers[model], "told")
+            self._status = (0.0, {})
+            return await self._judge_state(model, await self._running())
         name = self._named(model)
         for modality in self._towers[name]:
             self._told[f"{name} {modality}"] = await asked(self._towers[name][modality], "told")
@@ -191,7 +207,8 @@ class RayService:
             NotServedError: always, for a model that there is.
             ModelNotFoundError: the service has no such model.
         """
-        self._named(model)
+        if model not in self._rerankers:
+            self._named(model)
         raise NotServedError(
             "On a cluster models are not unloaded by hand.",
             hint="Deploy with --min 0, and their replicas end when nobody asks.",
@@ -293,6 +310,19 @@ class RayService:
             modalities=model.modalities,
             space=model.recipe.space,
             **told,
+        )
+
+    async def _judge_state(self, name: str, running: Mapping[str, int]) -> ModelState:
+        """What is told of a cross-encoder."""
+        state = ModelState(name, kind="reranker", used=self._used.get(name, 0.0), modalities=("text",))
+        handle = self._rerankers[name]
+        if not running.get(handle.deployment_name):
+            self._since.pop(name, None)
+            return state
+        if name not in self._told:
+            self._told[name] = await asked(handle, "told")
+        return replace(
+            state, loaded=True, since=self._since.setdefault(name, time.time()), **self._told[name]
         )
 
 

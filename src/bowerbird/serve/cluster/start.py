@@ -16,6 +16,9 @@ from bowerbird.serve.listening import PORT
 
 __all__ = ["connect", "deploy", "hold", "stop"]
 
+PROXY_SECONDS = 60
+"""That a proxy may take to start: Ray's 5 are too few for its imports on a machine that is at work."""
+
 ROOM = 64
 """Processors that a cluster started here claims to have: whoever does so wants it to run, not to wait for room."""
 
@@ -36,6 +39,7 @@ def connect(address: str = "") -> bool:
         import ray.serve
     except ImportError as error:
         raise MissingExtraError("ray[serve]", "ray") from error
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it tells of every step
     if ray.is_initialized():
         return False
     # Bowerbird is installed on every machine of a cluster: no working directory is sent there.
@@ -53,6 +57,8 @@ def connect(address: str = "") -> bool:
                     f"There is no Ray cluster at {address!r}.",
                     hint="Start one with `ray start --head`, or leave out the address to have one on this machine.",
                 ) from error
+        os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", str(PROXY_SECONDS))
+        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 is for work that nobody waits for
         ray.init(LOCAL, num_cpus=ROOM, include_dashboard=False, object_store_memory=STORE_BYTES, **quiet)
     return True
 
@@ -80,11 +86,18 @@ def deploy(
         BowerbirdError: a deployment could not be started.
     """
     from ray import serve
+    from ray.exceptions import RayError
 
     from bowerbird.serve.cluster.deployments import application
 
     bound = application(deployed.to_args())
-    serve.start(http_options={"host": host, "port": port})
+    try:
+        serve.start(http_options={"host": host, "port": port})
+    except (RayError, RuntimeError, TimeoutError) as error:
+        raise BowerbirdError(
+            f"Ray Serve could not start its proxies at {host}:{port}: {error}",
+            hint="Is the port free? Give another one with --port.",
+        ) from error
     try:
         serve.run(bound, name=name, route_prefix="/")
     except RuntimeError as error:
@@ -110,17 +123,21 @@ def stop(name: str = "bowerbird") -> None:
     serve.delete(name)
 
 
-def hold(name: str) -> None:
+def hold(name: str) -> int:
     """Wait until this process is told to stop, by Ctrl-C or SIGTERM; then finish what was accepted, and end the cluster
-    that was started here.
+    that was started here. Returns the signal.
     """
     import ray
     from ray import serve
 
+    told: list[int] = []
     over = threading.Event()
-    before = {
-        number: signal.signal(number, lambda *_: over.set()) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+
+    def end(number: int, _frame: object) -> None:
+        told.append(number)
+        over.set()
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         while not over.wait(1.0):
             pass
@@ -130,3 +147,4 @@ def hold(name: str) -> None:
         stop(name)
         serve.shutdown()
         ray.shutdown()
+    return told[0]

@@ -58,7 +58,8 @@ def _node() -> dict[str, Any]:
 def running(count: int = 2, cpus: int = 2) -> Iterator[Nodes]:
     """A cluster, while the block runs; this process is connected to it by whatever runs in the block."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_worker_niceness"] = "0"  # Ray's 15 has workers wait for whatever else is tested
+    # Ray reads the name as it is. Its 15 has workers wait for whatever else is tested.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)

@@ -53,7 +53,10 @@ def exit_code(number: int) -> int:
 
 def unfinished() -> list[str]:
     """Threads that still work for a service, though it is over."""
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("bowerbird-")]
+    from bowerbird.serve.threads import at_work
+
+    workers = [one.name for one in threading.enumerate() if one.name.startswith("bowerbird-worker")]
+    return at_work() + workers
 
 
 def leave(number: int) -> NoReturn:

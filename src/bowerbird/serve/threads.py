@@ -17,12 +17,15 @@ from typing import Any, TypeVar
 from bowerbird.serve.batching import BusyError
 from bowerbird.serve.leaving import Asker
 
-__all__ = ["Threads", "in_thread"]
+__all__ = ["Threads", "at_work", "in_thread"]
 
 T = TypeVar("T")
 
 SMOOTHING = 0.2
 """Weight of the last run in what is known of how long one takes."""
+
+
+_AT_WORK: set[threading.Thread] = set()
 
 
 class Threads:
@@ -143,10 +146,19 @@ def in_thread(name: str, function: Callable[[], T]) -> Future[T]:
     return future
 
 
+def at_work() -> list[str]:
+    """Names of the threads of this module that have something to do, whoever has asked for it."""
+    return sorted(thread.name for thread in list(_AT_WORK))
+
+
 def _fulfil(future: Future[T], function: Callable[[], T]) -> None:
+    thread = threading.current_thread()
+    _AT_WORK.add(thread)
     try:
         result = function()
     except BaseException as error:  # noqa: BLE001  whoever looks at the future is told
+        _AT_WORK.discard(thread)
         future.set_exception(error)
     else:
+        _AT_WORK.discard(thread)
         future.set_result(result)

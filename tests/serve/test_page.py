@@ -413,7 +413,8 @@ def test_near_copies_lie_behind_the_first(
         assert (seen.count(), len(visit.ids)) == (2, 4)
         tab.get_by_role("button", name="2 near copies").click()
         assert seen.count() == 4
-        assert set(visit.ids[:3]) == {"red", "again-60", "again-90"}
+        places = [place for place, id_ in enumerate(visit.ids) if id_ != "blue"]
+        assert places in ([0, 1, 2], [1, 2, 3]), "they are shown one behind the other"
         assert not visit.faults
 
 

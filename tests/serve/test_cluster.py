@@ -394,7 +394,11 @@ def test_deployed_again_by_the_command_only_what_has_changed_is_renewed(site, mo
     done = run.finish(process, seconds=SECONDS)
     assert done.out.split() == [site.address]
     until(lambda: site.asked.get("/v1/index").json()["name"] == other.name, "the other index")
-    assert {hit["id"] for hit in site.search("a red circle").json()["data"]} == {"other-0", "other-1", "other-2"}
+    assert {hit["id"] for hit in site.search("a red circle").json()["data"]} == {
+        "other-0",
+        "other-1",
+        "other-2",
+    }
     assert [one["id"] for one in site.asked.get("/v1/models").json()["data"]] == ["mini", "words"]
     assert set(site.application()["deployments"]) == {
         "ingress",

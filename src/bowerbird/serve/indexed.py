@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from bowerbird.errors import BowerbirdError, InputError, QueryError, UnreadableE
 from bowerbird.flow.files import from_uri
 from bowerbird.flow.remote import StoredFile, is_remote
 from bowerbird.hits import Hits
-from bowerbird.media.image import decode
 from bowerbird.media.policy import DecodePolicy
 from bowerbird.media.reading import read_bytes
 from bowerbird.record import Record, content_id
@@ -206,12 +204,12 @@ class ServedIndex:
     def original(self, id_: str, policy: DecodePolicy) -> bytes | None:
         """The picture of a record as it lies where the index has it from; None when there is no record, or no picture.
 
-        Only what the index itself names is read, and given only if it is the picture that was indexed, or another one
-        in its place: a picture that can be decoded.
+        Only what the index itself names is read, and given only if it is what was indexed, byte for byte: whoever can
+        put a link into an indexed folder cannot have the service send what it leads to.
 
         Raises:
-            UnreadableError: it is not there any more, or is on the web, where the service does not go for it.
-            DecodeError: what lies there is no picture.
+            UnreadableError: it is not there any more, or has changed, or is on the web, where the service does not go
+                for it.
         """
         row = self._row(self._now, id_, ["uri", "picture"])
         uri = row and row["uri"]
@@ -229,7 +227,10 @@ class ServedIndex:
                 f"The picture of {id_} cannot be read where it was indexed.", hint="Ask for the thumbnail."
             ) from None
         if content_id(data) != row["picture"]:
-            decode(data, replace(policy, scaled=1.0), name=f"The picture of {id_}", target=1)
+            raise UnreadableError(
+                f"The picture of {id_} has changed since it was indexed.",
+                hint="Ask for the thumbnail, or index it again.",
+            )
         return data
 
     def preview(self, id_: str, side: int, policy: DecodePolicy) -> bytes | None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from bowerbird.errors import BowerbirdError, MissingExtraError
 from bowerbird.models.crossencoder import read_cross_card
 from bowerbird.models.hub.fetch import check_name, here
+from bowerbird.serve.allocation import give_back_large_blocks
 from bowerbird.serve.callers import check_callers, open_doors
 from bowerbird.serve.keys import Keys
 from bowerbird.serve.limits import Limits
@@ -133,6 +134,7 @@ def serve(options: Served, *, started: Started | None = None, stopping: Stopping
     _check_models(options)
     listening = listen(options.host, options.port, options.uds)
     traces = tracing(options.otlp)
+    give_back_large_blocks()
     try:
         with logged(options.log_format):
             for warning in open_doors(

@@ -16,6 +16,7 @@ import numpy as np
 from bowerbird.errors import BowerbirdError, QueryError
 from bowerbird.hits import Hits
 from bowerbird.search.query import Query
+from bowerbird.serve.api.errors import error_of
 from bowerbird.serve.indexed import Ask, Stored
 from bowerbird.serve.page.asked import LIKELY, Asked
 from bowerbird.serve.page.boards import message, near, results, side, status, unsure, welcome
@@ -369,10 +370,13 @@ def _word(what: dict[str, Any], name: str) -> str:
 
 
 def _told(error: Exception) -> str:
-    """An error, for people."""
+    """An error, for people; what the API does not tell of the library's errors is not told here either."""
+    if isinstance(error, TimeoutError):
+        return message("This took too long.")
+    found = error_of(error)
+    if found.hidden is not None:
+        _LOG.error("A search of the page failed.", exc_info=error)
+        return message(found.message, "The log of the service has the details.")
     if isinstance(error, BowerbirdError) and not isinstance(error, NotServedError):
         return message(error.message, error.hint or "")
-    if isinstance(error, (NotServedError, TimeoutError)):
-        return message(str(error) or "This took too long.")
-    _LOG.error("A search of the page failed.", exc_info=error)
-    return message("Something went wrong here.", "The log of the service has the details.")
+    return message(str(error))

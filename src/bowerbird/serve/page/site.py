@@ -22,6 +22,7 @@ from starlette.routing import BaseRoute, Match
 
 from bowerbird.errors import BowerbirdError, InputError
 from bowerbird.search.page import resource
+from bowerbird.serve.api.errors import error_of
 from bowerbird.serve.batching import BusyError
 from bowerbird.serve.keys import Allowances, TooManyError, caller_of
 from bowerbird.serve.page.drawing import Drawings
@@ -222,7 +223,7 @@ class Page:
             )
             if status == 503:
                 _LOG.warning("The page could not show %s: %s", path, error)
-            return Response(str(error), status, media_type="text/plain")
+            return Response(error_of(error).message, status, media_type="text/plain")
 
     async def _first(self, request: Request, nonce: str) -> Response:
         """Gradio's document without what it would ask other sites for."""

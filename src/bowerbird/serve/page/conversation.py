@@ -18,6 +18,7 @@ from bowerbird.hits import Hits
 from bowerbird.search.query import Query
 from bowerbird.serve.api.errors import error_of
 from bowerbird.serve.indexed import Ask, Stored
+from bowerbird.serve.keys import TooManyError
 from bowerbird.serve.page.asked import LIKELY, Asked
 from bowerbird.serve.page.boards import message, near, results, side, status, unsure, welcome
 from bowerbird.serve.page.cards import cards, collection
@@ -373,10 +374,12 @@ def _told(error: Exception) -> str:
     """An error, for people; what the API does not tell of the library's errors is not told here either."""
     if isinstance(error, TimeoutError):
         return message("This took too long.")
+    if isinstance(error, (NotServedError, TooManyError)):
+        return message(str(error))
     found = error_of(error)
     if found.hidden is not None:
         _LOG.error("A search of the page failed.", exc_info=error)
         return message(found.message, "The log of the service has the details.")
-    if isinstance(error, BowerbirdError) and not isinstance(error, NotServedError):
-        return message(error.message, error.hint or "")
-    return message(str(error))
+    return (
+        message(error.message, error.hint or "") if isinstance(error, BowerbirdError) else message(str(error))
+    )

@@ -49,6 +49,7 @@ export interface Outcome {
 export type Input = Exclude<EmbeddingsRequest["input"], string | readonly unknown[]> | string | Uint8Array | Blob;
 export type EmbedOptions = Omit<EmbeddingsRequest, "input" | "encoding_format">;
 export type Question = Omit<SearchRequest, "image"> & { image?: string | Uint8Array | Blob };
+export type ImageSize = NonNullable<NonNullable<paths["/v1/records/{id}/image"]["get"]["parameters"]["query"]>["size"]>;
 export type NewRecord = Omit<RecordInput, "image"> & { image?: string | Uint8Array | Blob };
 
 export interface Health {
@@ -135,8 +136,8 @@ export class Bowerbird {
     return orNull(async () => must((await this.http.GET("/v1/records/{id}", { params: { path: { id: inPath(id) } } })).data));
   }
 
-  /** The picture of a record; null when there is none. */
-  async image(id: string, size: "thumbnail" | "original" = "thumbnail"): Promise<Blob | null> {
+  /** The picture of a record, of at most so many pixels a side; null when there is none. */
+  async image(id: string, size: ImageSize = "thumbnail"): Promise<Blob | null> {
     return orNull(async () => {
       const { data } = await this.http.GET("/v1/records/{id}/image", {
         params: { path: { id: inPath(id) }, query: { size } },

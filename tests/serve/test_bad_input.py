@@ -394,6 +394,13 @@ def test_ids_that_would_be_paths(address: str, id_: str, after: str) -> None:
     assert b"root:" not in reply.body
 
 
+def test_two_names_of_the_host(address: str) -> None:
+    """What is in front of the service may have let it in for the sake of the other one."""
+    reply = exchanged(address, b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nHost: other\r\n\r\n")
+    check_refused(reply, (400,))
+    assert reply.json()["error"]["code"] == "invalid_host"
+
+
 def test_wrong_keys(service: LocalService, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("the-right-key-of-many\n")
     with serving(build(service, keys=Keys(tmp_path / "keys")), LIMITS) as address:

@@ -55,7 +55,8 @@ def test_a_model_is_loaded_and_unloaded(models):
 def test_what_is_not_served_is_not_found(models, method, path, name):
     answer = models.request(method, f"/v1/models/{name}{path}")
     assert answer.status_code == 404, answer.text
-    assert answer.json()["error"]["code"] in ("model_not_found", "not_found")
+    error = answer.json()["error"]
+    assert (error["code"], error["param"]) in (("model_not_found", "id"), ("not_found", None))
 
 
 def test_models_of_the_index_stay(client):

@@ -281,7 +281,7 @@ def _unknown(name: str, known: Iterable[str]) -> ModelNotFoundError:
     near = get_close_matches(name, names, 1)
     meant = f"Did you mean {near[0]}? " if near else ""
     return ModelNotFoundError(
-        f"There is no model {name!r} here.",
+        f"There is no model {name[:200]!r} here.",
         hint=f"{meant}Use one of: {', '.join(names) or 'none is served'}.",
     )
 

@@ -82,11 +82,15 @@ class Admission:
         """Let a request in, and note who it is from.
 
         Raises:
-            ApiError: 401 without a key that is known, 403 where it may not do this, 429 where it asks too much.
+            ApiError: 400 with two names of this machine, 401 without a key that is known, 403 where it may not do this,
+                429 where it asks too much.
         """
         client = scope.get("client")
         passing.noted.caller = address = caller_of(client[0]) if client else "local"
         path: str = scope["path"]
+        if sum(name == b"host" for name, _ in scope["headers"]) > 1:
+            # RFC 9112, 3.2: what is in front may have looked at another one than is looked at here.
+            raise ApiError(400, "Send one Host header.", code="invalid_host")
         if self._hosts and _host(headers.get(b"host", b"")) not in self._hosts:
             raise ApiError(
                 403,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from bowerbird.errors import ModelNotFoundError
 from bowerbird.serve.api.bodies import answer
 from bowerbird.serve.api.document import Answers, Routes
 from bowerbird.serve.api.errors import ApiError
@@ -76,14 +79,16 @@ def routes(to: Routes, service: Service) -> None:
 
     async def model_load(request: Request) -> Response:
         """Have a model in memory, so that the first request for it does not wait."""
-        return answer(_shown(await service.load(_id(request))))
+        with _of_its_id():
+            return answer(_shown(await service.load(_id(request))))
 
     async def model_unload(request: Request) -> Response:
         """Take a model out of memory, until it is asked for again. Requests that have begun are finished; models that
         the index is searched with stay.
         """
         wanted = _id(request)
-        return answer({"id": wanted, "object": "model", "unloaded": await service.unload(wanted)})
+        with _of_its_id():
+            return answer({"id": wanted, "object": "model", "unloaded": await service.unload(wanted)})
 
     about: dict[str, Any] = {"tag": "Models"}
     to.add(
@@ -125,6 +130,16 @@ def routes(to: Routes, service: Service) -> None:
         answers=Answers(ModelShown, "The model.", (404,)),
         **about,
     )
+
+
+@contextmanager
+def _of_its_id() -> Iterator[None]:
+    """What is wrong with the model is wrong with the `id` of the path."""
+    try:
+        yield
+    except ModelNotFoundError as error:
+        error.param = "id"
+        raise
 
 
 def _id(request: Request) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 import bowerbird as bb
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from tests.store.postgres_server import Server
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# How long an example takes says what else the machine does.
+settings.register_profile("no deadline", parent=settings(), deadline=None)
+settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import math
 import pickle
 import random
 import threading
@@ -279,14 +280,18 @@ def test_a_batch_is_of_inputs_of_like_cost(alone):
     assert sorted(sorted(cost for cost, _ in run) for run in steps.runs) == [[10] * 4 + [12] * 4, [100] * 4]
 
 
+@settings(deadline=None)
 @given(
     costs=st.lists(st.integers(1, 12), min_size=1, max_size=7),
     alone=st.integers(0, 10),
     budget=st.integers(1, 60),
     most=st.integers(1, 6),
+    others=st.integers(0, 3),
 )
-def test_no_other_batch_of_the_most_urgent_input_has_less_padding(costs, alone, budget, most):
-    """Of all that could be run with it, the one taken has the largest share of inputs in what it costs."""
+def test_no_other_batch_of_the_most_urgent_input_has_less_padding(costs, alone, budget, most, others):
+    """Of all that could be run with it, the one taken has the largest share of inputs in what it costs; where other
+    workers are free, of those that leave them their share.
+    """
 
     def share(batch: Sequence[int]) -> float:
         return sum(batch) / (max(batch) * len(batch) + alone)
@@ -295,7 +300,8 @@ def test_no_other_batch_of_the_most_urgent_input_has_less_padding(costs, alone, 
     call = Call([None] * len(costs), print)
     works = [Work(call, place, cost, None, lane, number=place) for place, cost in enumerate(costs)]
     lane.waiting.put(works)
-    taken = lane.take()
+    taken = lane.take(others)
+    most = min(most, math.ceil(len(costs) / (1 + others)))
     batch = [work.cost for work in taken]
     assert taken[0] is works[0]
     assert len(batch) == 1 or (max(batch) * len(batch) <= budget and len(batch) <= most)
@@ -308,6 +314,17 @@ def test_no_other_batch_of_the_most_urgent_input_has_less_padding(costs, alone, 
     assert share(batch) == pytest.approx(max([share(costs[:1]), *map(share, possible)]))
     assert len(lane.waiting) == len(costs) - len(batch)
     assert set(lane.waiting.works()).isdisjoint(taken)
+
+
+def test_workers_that_are_free_share_what_comes():
+    scheduler = Scheduler(3, queue_seconds=1e9)
+    steps = Steps()
+    call = submit(scheduler, Lane("texts", steps, 512, 16), range(6))
+    for _ in range(3):
+        steps.begun()  # beside each other: none of them is let go before all have begun
+    steps.open()
+    assert call.results() == [("done", number) for number in range(6)]
+    assert scheduler.stop(SECONDS)
 
 
 def test_decoding_goes_on_beside_the_network():

@@ -1,9 +1,9 @@
 """Cross-request batching: texts and pictures of many callers share runs of the network.
 
 A few worker threads, one for each core, do all the work there is: they decode pictures and run networks. A worker that
-is free takes the most urgent batch at once, so nobody waits while a core is idle; while all are busy, what arrives
-gathers, and the next batch is larger. Nothing waits to be joined by others, but decoded pictures, and those for
-`GATHER_SECONDS` at most.
+is free takes the most urgent batch at once, and no more than its share with other workers that are free, so nobody
+waits while a core is idle; while all are busy, what arrives gathers, and the next batch is larger. Nothing waits to be
+joined by others, but decoded pictures, and those for `GATHER_SECONDS` at most.
 
 What is most urgent is decided by deadlines. An input's deadline is its arrival plus the seconds of work that its own
 call has asked for up to it: the one sentence of a short call comes before the thousandth of a long one, and no call
@@ -84,9 +84,10 @@ class Scheduler:
         self._preparing = Queue()
         self._numbers = itertools.count()
         self._stopping = False
+        self._free = max(1, threads)  # workers that have nothing to do
         self._workers = [
             threading.Thread(target=self._work, name=f"bowerbird-worker-{number}", daemon=True)
-            for number in range(max(1, threads))
+            for number in range(self._free)
         ]
         for worker in self._workers:
             worker.start()
@@ -267,8 +268,11 @@ class Scheduler:
     # Working
 
     def _work(self) -> None:
+        worked = False
         while True:
             with self._changed:
+                self._free += worked
+                worked = True
                 task = self._next()
                 while task is None:
                     if self._stopping and not self._open.lanes:
@@ -277,6 +281,7 @@ class Scheduler:
                     gathering = any(len(lane.waiting) for lane in self._open.lanes)
                     self._changed.wait(GATHER_SECONDS if gathering else None)
                     task = self._next()
+                self._free -= 1
             try:
                 task()
             except Exception:  # noqa: BLE001  of who asked and of the accounts; others are waiting for the worker
@@ -299,7 +304,10 @@ class Scheduler:
             return lambda: self._prepare(work)
         if best is None:
             return None
-        works = best.take()
+        others = self._free - 1
+        works = best.take(others)
+        if others and len(best.waiting):
+            self._changed.notify()  # what is left is for them, and they may not know of it
         return lambda: self._run(best, works)
 
     def _prepare(self, work: Work) -> None:

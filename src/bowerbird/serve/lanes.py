@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 
 __all__ = ["Batch", "Call", "Lane", "Queue", "Work"]
@@ -207,22 +208,28 @@ class Lane:
         count = len(self.waiting)
         return count >= self.most or count * first.cost >= self.budget
 
-    def take(self) -> list[Work]:
-        """The most urgent input, and of the next ones those that fit to it best."""
-        if len(self.waiting) == 1:
-            return self.waiting.take(1)
-        return self.waiting.take(LOOKED_AT, self._chosen)
+    def take(self, others: int = 0) -> list[Work]:
+        """The most urgent input, and of the next ones those that fit to it best.
 
-    def _chosen(self, works: Sequence[Work]) -> list[int]:
+        Args:
+            others: workers that are free as well: each can have its share of what waits.
+        """
+        count = len(self.waiting)
+        if count == 1:
+            return self.waiting.take(1)
+        most = min(self.most, ceil(count / (1 + others)))
+        return self.waiting.take(LOOKED_AT, lambda works: self._chosen(works, most))
+
+    def _chosen(self, works: Sequence[Work], most: int) -> list[int]:
         """The places of the batch that the most urgent input, the first one, is to be run in.
 
         Of all batches that hold it, the one whose inputs make up the largest share of what it costs: padding, and what
-        a run costs beside its inputs, are the rest.
+        a run costs beside its inputs, are the rest. There are at most so many in it.
         """
         costs = [work.cost for work in works]
         first = costs[0]
         if min(costs) == max(costs):
-            return list(range(max(1, min(len(costs), self.most, self.budget // first))))
+            return list(range(max(1, min(len(costs), most, self.budget // first))))
         # Under one largest cost, the next costly input pads least. A stable sort: of equal ones the more urgent first.
         order = sorted(range(1, len(costs)), key=lambda place: -costs[place])
         best, best_share = [0], first / (first + self.alone)
@@ -233,7 +240,7 @@ class Lane:
                 count = len(taken) + 1
                 more = (own + costs[other]) / (largest * count + self.alone)
                 # As soon as one does not raise the share, those after it, which are shorter still, would not either.
-                if count > self.most or largest * count > self.budget or more < share:
+                if count > most or largest * count > self.budget or more < share:
                     break
                 taken.append(other)
                 own, share = own + costs[other], more

@@ -25,8 +25,11 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml
 	$(PIP) -e '.[demo]'
 	@touch $@
 
+# Gradio asks for a Pillow below 13, which resizes some pixels by one step otherwise than the one that the reference arrays
+# were made with. What the page asks of it is in both.
 $(VENV)/.dev: $(BIN)/python pyproject.toml
 	$(PIP) -e '.[dev]'
+	$(PIP) --no-deps 'pillow>=13'
 	@touch $@ $(VENV)/.demo
 
 # What `bowerbird export` needs. The version pinned first is one whose CPU build is small where an index offers one.

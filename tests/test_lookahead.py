@@ -56,6 +56,7 @@ def test_an_exception_comes_at_its_items_place():
 
 
 def test_closing_early_stops_what_has_not_started():
+    before = set(threading.enumerate())
     started = []
     gate = threading.Event()
 
@@ -72,17 +73,19 @@ def test_closing_early_stops_what_has_not_started():
     count = len(started)
     time.sleep(0.05)
     assert len(started) == count <= 51
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("bowerbird")]
+    assert not [one for one in set(threading.enumerate()) - before if one.name.startswith("bowerbird")]
 
 
 def test_an_exception_of_the_source_ends_the_threads_too():
+    before = set(threading.enumerate())
+
     def items():
         yield 1
         raise OSError("the folder is gone")
 
     with pytest.raises(OSError, match="folder is gone"):
         list(ordered_map(lambda number: number, items(), threads=2))
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("bowerbird")]
+    assert not [one for one in set(threading.enumerate()) - before if one.name.startswith("bowerbird")]
 
 
 def test_it_does_run_ahead():

@@ -131,7 +131,8 @@ def test_several_models_have_deployments_of_their_own(index_path):
 def test_without_an_index_the_default_model_is_served():
     deployed = Deployed()
     assert [model.name for model in resolved(deployed)] == ["mini"]
-    assert "search" not in as_yaml(deployed)
+    names = {one["name"] for one in yaml.safe_load(as_yaml(deployed))["applications"][0]["deployments"]}
+    assert names == {"ingress", "mini-text", "mini-image"}
 
 
 @pytest.mark.parametrize(

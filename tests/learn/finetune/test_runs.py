@@ -131,7 +131,7 @@ def test_the_verb(source, classed, run):
     assert not (run.cwd / "mine.training").exists()
     run("verify", "mine")
     run("report", "mine", "-o", "report.html")
-    assert "is not empty" in run(*words, code=2).err
+    assert "holds a model that was fitted before" in run(*words, code=2).err
     assert "Add --lora" in run(*words[:-1], "other", "--rank", "4", code=2).err
     assert "Add --on ray" in run(*words[:-1], "other", "--workers", "2", code=2).err
     assert not (run.cwd / "other").exists()

@@ -1,11 +1,13 @@
-"""Memory of large pictures is given back to the system as soon as they are done with."""
+"""Memory of the whole process: large blocks go back to the system at once, and what stays is not looked through."""
 
 from __future__ import annotations
 
 import ctypes
-from contextlib import suppress
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
-__all__ = ["give_back_large_blocks"]
+__all__ = ["give_back_large_blocks", "keep_what_is_here", "without_collecting"]
 
 M_MMAP_THRESHOLD = -3
 """Of glibc's <malloc.h>."""
@@ -23,3 +25,29 @@ def give_back_large_blocks() -> None:
     """
     with suppress(OSError, AttributeError):  # another system, or another C library
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
+
+
+@contextmanager
+def without_collecting() -> Iterator[None]:
+    """Within, cycles of references are not looked for until `keep_what_is_here`; afterwards all is as it was before.
+
+    A service imports some 300,000 objects that stay. Python would look through all of them several times while the
+    page is imported, and again whenever a quarter has come: each time nobody is answered for 0.2 s.
+    """
+    collected = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if collected:
+            gc.enable()
+
+
+def keep_what_is_here() -> None:
+    """Look for cycles among what comes from now on only: everything is imported and loaded.
+
+    What is rubbish already stays too; at a start that is one object in eighty, and not worth a third of a second.
+    """
+    gc.freeze()
+    gc.enable()

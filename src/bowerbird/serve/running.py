@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from bowerbird.errors import BowerbirdError
+from bowerbird.serve.allocation import keep_what_is_here
 from bowerbird.serve.api.door import Door
 from bowerbird.serve.keys import Keys
 from bowerbird.serve.listening import Listening
@@ -202,6 +203,7 @@ class Running(uvicorn.Server):
             return
         if self._page is not None:
             await self._show(self._page)
+        keep_what_is_here()
 
     async def _show(self, page: Page) -> None:
         """The page takes seconds to import, so the API does not wait for it; without it, the API goes on."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from bowerbird.errors import BowerbirdError, MissingExtraError
 from bowerbird.models.crossencoder import read_cross_card
 from bowerbird.models.hub.fetch import check_name, here
-from bowerbird.serve.allocation import give_back_large_blocks
+from bowerbird.serve.allocation import give_back_large_blocks, without_collecting
 from bowerbird.serve.callers import check_callers, open_doors
 from bowerbird.serve.keys import Keys
 from bowerbird.serve.limits import Limits
@@ -136,7 +136,7 @@ def serve(options: Served, *, started: Started | None = None, stopping: Stopping
     traces = tracing(options.otlp)
     give_back_large_blocks()
     try:
-        with logged(options.log_format):
+        with logged(options.log_format), without_collecting():
             for warning in open_doors(
                 beyond="" if listening.is_local else options.host or "this machine",
                 keys=bool(len(keys)),

@@ -10,6 +10,8 @@ PYTEST_ARGS ?= -n auto
 # A worker for each core, so one thread in each: numerical libraries whose threads wait for a core spin, and take the
 # time of the others.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+# Tests start Python hundreds of times. Where it is told to keep no bytecode, it would compile all modules each time.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast test-export lint types imports audit check format bench constraints build clean

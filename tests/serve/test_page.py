@@ -338,6 +338,32 @@ def test_a_picture_is_pasted_and_dropped(visit: Visit, drawn: Callable[..., byte
 
 
 @needs_chromium
+def test_the_last_question_is_the_one_that_is_answered(visit: Visit) -> None:
+    tab = visit.tab
+    visit.ask("a red circle")
+    visit.options()
+    box, where = tab.get_by_label("Search by words"), tab.get_by_label("Only those where")
+    for words in (
+        "a green circle",
+        "a blue square",
+        "a purple square",
+    ):  # none waits for the answer to the one before
+        box.fill(words)
+        box.press("Enter")
+    tab.locator("#asked .chip q", has_text="a purple square").wait_for()
+    visit.answered()
+    assert visit.ids[0] == "purple-square"
+    least = tab.get_by_label("number input for Least match, in percent")
+    least.fill("1")
+    least.press("Enter")
+    where.fill("nonsense ===")
+    where.press("Enter")
+    tab.locator("#fault .notice.alert").wait_for()
+    visit.answered()
+    assert tab.locator("#fault .notice.alert").count() == 1
+
+
+@needs_chromium
 def test_nothing_matches_is_said(visit: Visit) -> None:
     tab = visit.tab
     visit.options()

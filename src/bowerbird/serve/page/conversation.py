@@ -115,6 +115,8 @@ class Shown:
         folded: whether they are folded.
         most: match that none has more of, where words are asked together with something to look at.
         head: what is said above the results.
+        turn: held by one question at a time, in the order in which they were asked: else the answer to an earlier one,
+            where that took longer, would stay in the place of the last.
     """
 
     asked: Asked = field(default_factory=Asked)
@@ -128,6 +130,7 @@ class Shown:
     most: float = math.nan
     names: dict[str, str] = field(default_factory=dict)
     head: str = ""
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 @dataclass(frozen=True)

@@ -255,27 +255,31 @@ class Layout:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": True}
 
         async def ask(request: gr.Request, shown: Shown, *given: Any) -> list[Any]:
-            self._take(shown, given)
-            if shown.view not in ("results", "compare"):
-                shown.view = "results"
-            return self._typed(await self._answered(request, shown, given))
+            async with shown.turn:
+                self._take(shown, given)
+                if shown.view not in ("results", "compare"):
+                    shown.view = "results"
+                return self._typed(await self._answered(request, shown, given))
 
         async def change(request: gr.Request, shown: Shown, *given: Any) -> list[Any]:
-            self._take(shown, given, words=False)
-            if not shown.asked.anything:
-                return [shown, *[gr.skip()] * (len(told) - 1)]
-            return self._typed(await self._answered(request, shown, given))
+            async with shown.turn:
+                self._take(shown, given, words=False)
+                if not shown.asked.anything:
+                    return [shown, *[gr.skip()] * (len(told) - 1)]
+                return self._typed(await self._answered(request, shown, given))
 
         async def press(request: gr.Request, event: gr.EventData, shown: Shown, *given: Any) -> list[Any]:
             data = event._data if isinstance(event._data, dict) else {}
-            self._take(shown, given, words=data.get("do") == "picture")
-            if await self.conversation.press(shown, data) and shown.view not in ("results", "compare"):
-                shown.view = "results"
-            return await self._answered(request, shown, given)
+            async with shown.turn:
+                self._take(shown, given, words=data.get("do") == "picture")
+                if await self.conversation.press(shown, data) and shown.view not in ("results", "compare"):
+                    shown.view = "results"
+                return await self._answered(request, shown, given)
 
         async def more(request: gr.Request, shown: Shown, *given: Any) -> list[Any]:
-            answered = await self._charged(request, shown, partial(self.conversation.more, shown), more=True)
-            return self._typed(self._told(shown, answered))
+            async with shown.turn:
+                ask = partial(self.conversation.more, shown)
+                return self._typed(self._told(shown, await self._charged(request, shown, ask, more=True)))
 
         async def begin(request: gr.Request) -> Any:
             try:
@@ -287,7 +291,9 @@ class Layout:
         for one in (ask, change, press, more, begin):
             _typed_for_gradio(one)
 
-        gr.on([self.words.submit, self.go.click, self.where.submit], ask, asking, told, js=_BUSY, **quiet)
+        # What is asked while an answer is on its way is asked after it; by itself Gradio would leave it out.
+        last: dict[str, Any] = {**quiet, "trigger_mode": "always_last"}
+        gr.on([self.words.submit, self.go.click, self.where.submit], ask, asking, told, js=_BUSY, **last)
         changes = [self.blend.release, self.k.release, self.least.release, self.model.input, self.among.input]
         gr.on(
             [*changes, self.fusion.input, *(one.input for one in self.sides)],
@@ -295,7 +301,7 @@ class Layout:
             asking,
             told,
             js=_BUSY,
-            **quiet,
+            **last,
         )
         pressed = [self.chips, self.board, self.picture, *self.lists]
         gr.on([one.click for one in pressed], press, asking, told, **quiet)
@@ -308,10 +314,11 @@ class Layout:
 
         def viewing(view: str) -> Callable[..., Any]:
             async def look(request: gr.Request, shown: Shown, *given: Any) -> list[Any]:
-                before, shown.view = shown.view, view
-                if view == before or (view == "results" and shown.cards) or not shown.asked.anything:
-                    return [shown, *[gr.skip()] * (len(told) - 1)]
-                return self._typed(await self._answered(request, shown, given))
+                async with shown.turn:
+                    before, shown.view = shown.view, view
+                    if view == before or (view == "results" and shown.cards) or not shown.asked.anything:
+                        return [shown, *[gr.skip()] * (len(told) - 1)]
+                    return self._typed(await self._answered(request, shown, given))
 
             return _typed_for_gradio(look)
 
@@ -328,7 +335,14 @@ class Layout:
         which = [self.shown, self.kind, self.map_model, self.colour]
         drawn = [self.shown, self.drawing, self.colour]
         self.tab_collection.select(look, which, drawn, **quiet)
-        gr.on([self.kind.input, self.map_model.input, self.colour.input], look, which, drawn, **quiet)
+        gr.on(
+            [self.kind.input, self.map_model.input, self.colour.input],
+            look,
+            which,
+            drawn,
+            trigger_mode="always_last",
+            **quiet,
+        )
 
     def _take(self, shown: Shown, given: tuple[Any, ...], *, words: bool = True) -> None:
         """What the controls say."""

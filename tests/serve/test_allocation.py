@@ -24,3 +24,12 @@ class TestCollecting:
         with pytest.raises(OSError, match="taken"), without_collecting():
             raise OSError("taken")
         assert gc.isenabled()
+
+    def test_who_does_not_collect_goes_on_without(self) -> None:
+        gc.disable()
+        try:
+            with without_collecting():
+                keep_what_is_here()
+            assert not gc.isenabled()
+        finally:
+            gc.enable()

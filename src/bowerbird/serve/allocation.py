@@ -42,6 +42,8 @@ def without_collecting() -> Iterator[None]:
         gc.unfreeze()
         if collected:
             gc.enable()
+        else:
+            gc.disable()
 
 
 def keep_what_is_here() -> None:
